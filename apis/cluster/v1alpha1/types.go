@@ -1,0 +1,144 @@
+package v1alpha1
+
+// APIVersion and Kind of the config file; KindAPIVersion is kind's own, which
+// is read in as well.
+const (
+	APIVersion     = "skiff.cluster/v1alpha1"
+	Kind           = "Cluster"
+	KindAPIVersion = "kind.x-k8s.io/v1alpha4"
+)
+
+// Cluster is the config file of `skiff create cluster --config`. It is a
+// superset of kind's v1alpha4 Cluster.
+type Cluster struct {
+	Kind       string `json:"kind,omitempty"`
+	APIVersion string `json:"apiVersion,omitempty"`
+
+	// Name of the cluster, a DNS label of at most 50 characters. Default
+	// "skiff"; the --name flag wins.
+	Name string `json:"name,omitempty"`
+	// Nodes of the cluster. Default: one control-plane node.
+	Nodes []Node `json:"nodes,omitempty"`
+	// Networking of the cluster.
+	Networking Networking `json:"networking,omitempty"`
+	// FeatureGates are Kubernetes feature gates for every component.
+	FeatureGates map[string]bool `json:"featureGates,omitempty"`
+	// RuntimeConfig is kube-apiserver's --runtime-config, "api/alpha": "false".
+	RuntimeConfig map[string]string `json:"runtimeConfig,omitempty"`
+
+	// Durability is "ephemeral" (no fsync: a power cut or kernel crash may
+	// lose the last writes; the death of any process loses nothing) or
+	// "durable". Default ephemeral. skiff only.
+	Durability Durability `json:"durability,omitempty"`
+	// EtcdServers are the client URLs of an existing etcd to use instead of
+	// the embedded one. skiff only.
+	EtcdServers []string `json:"etcdServers,omitempty"`
+	// EtcdTLS are the files for EtcdServers over https. skiff only.
+	EtcdTLS *EtcdTLS `json:"etcdTLS,omitempty"`
+	// AuditPolicy is the path of an audit.k8s.io/v1 Policy file. skiff only.
+	AuditPolicy string `json:"auditPolicy,omitempty"`
+	// SeccompDefault runs containers without a profile under RuntimeDefault.
+	// skiff only.
+	SeccompDefault bool `json:"seccompDefault,omitempty"`
+}
+
+// Durability says what survives a power cut.
+type Durability string
+
+// The values of Durability.
+const (
+	Ephemeral Durability = "ephemeral"
+	Durable   Durability = "durable"
+)
+
+// EtcdTLS are host paths of PEM files.
+type EtcdTLS struct {
+	CAFile   string `json:"caFile,omitempty"`
+	CertFile string `json:"certFile,omitempty"`
+	KeyFile  string `json:"keyFile,omitempty"`
+}
+
+// Role of a node.
+type Role string
+
+// The values of Role.
+const (
+	ControlPlaneRole Role = "control-plane"
+	WorkerRole       Role = "worker"
+)
+
+// Node is one machine of the cluster.
+type Node struct {
+	// Role is control-plane (default) or worker.
+	Role Role `json:"role,omitempty"`
+	// Image is accepted for kind's configs when it names this release's
+	// Kubernetes minor version, refused otherwise: skiff's nodes have no image.
+	Image string `json:"image,omitempty"`
+	// Labels go on the Node object.
+	Labels map[string]string `json:"labels,omitempty"`
+	// ExtraMounts bring host paths into the node.
+	ExtraMounts []Mount `json:"extraMounts,omitempty"`
+	// ExtraPortMappings open host ports that lead to node ports.
+	ExtraPortMappings []PortMapping `json:"extraPortMappings,omitempty"`
+	// Resources is the node's declared capacity. Default: the host's. skiff only.
+	Resources Resources `json:"resources,omitempty"`
+
+	// Name is set by SetDefaults: <cluster>-control-plane[N], <cluster>-worker[N].
+	Name string `json:"-"`
+}
+
+// Resources are Kubernetes quantities.
+type Resources struct {
+	// CPU in whole cores.
+	CPU string `json:"cpu,omitempty"`
+	// Memory, for example "4Gi".
+	Memory string `json:"memory,omitempty"`
+	// Pods is the most Pods on the node. Default 110.
+	Pods int `json:"pods,omitempty"`
+}
+
+// Mount is kind's extraMounts entry.
+type Mount struct {
+	HostPath      string `json:"hostPath"`
+	ContainerPath string `json:"containerPath"`
+	ReadOnly      bool   `json:"readOnly,omitempty"`
+	// Propagation is None (default), HostToContainer or Bidirectional.
+	Propagation string `json:"propagation,omitempty"`
+}
+
+// PortMapping is kind's extraPortMappings entry.
+type PortMapping struct {
+	ContainerPort int32 `json:"containerPort"`
+	// HostPort 0 picks a free one.
+	HostPort int32 `json:"hostPort,omitempty"`
+	// ListenAddress defaults to 127.0.0.1 (kind: 0.0.0.0): safe by default.
+	ListenAddress string `json:"listenAddress,omitempty"`
+	// Protocol is TCP (default) or UDP.
+	Protocol string `json:"protocol,omitempty"`
+}
+
+// Networking of a cluster.
+type Networking struct {
+	// IPFamily is ipv4; ipv6 and dual are refused by this release.
+	IPFamily string `json:"ipFamily,omitempty"`
+	// APIServerPort on the host; 0 picks a free one.
+	APIServerPort int32 `json:"apiServerPort,omitempty"`
+	// APIServerAddress on the host. Default 127.0.0.1.
+	APIServerAddress string `json:"apiServerAddress,omitempty"`
+	// PodSubnet: default 10.244.0.0/16 or the next free one.
+	PodSubnet string `json:"podSubnet,omitempty"`
+	// ServiceSubnet: default 10.96.0.0/16 or the next free one.
+	ServiceSubnet string `json:"serviceSubnet,omitempty"`
+	// NodeSubnet holds the machines' own addresses: default 172.30.0.0/24 or
+	// the next free one. skiff only.
+	NodeSubnet string `json:"nodeSubnet,omitempty"`
+	// LoadBalancerSubnet: default 172.31.0.0/24 or the next free one. skiff only.
+	LoadBalancerSubnet string `json:"loadBalancerSubnet,omitempty"`
+	// DNSSearch are the search domains of the nodes' resolv.conf.
+	DNSSearch *[]string `json:"dnsSearch,omitempty"`
+	// DisableDefaultCNI leaves the pod network to the user.
+	DisableDefaultCNI bool `json:"disableDefaultCNI,omitempty"`
+	// KubeProxyMode is read from kind's configs: iptables, ipvs and nftables
+	// are served by skiff's eBPF dataplane; none is refused.
+	KubeProxyMode string `json:"kubeProxyMode,omitempty"`
+}

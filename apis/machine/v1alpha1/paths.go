@@ -1,0 +1,70 @@
+package v1alpha1
+
+// Paths inside every machine. They are fixed: a machine has a mount
+// namespace of its own.
+const (
+	// EtcDir is the read-only directory with this machine's configuration
+	// and keys: node.json, control-plane.json, pki/.
+	EtcDir = "/etc/skiff"
+	// NodeConfigFile is the NodeConfiguration of this machine.
+	NodeConfigFile = EtcDir + "/node.json"
+	// ControlPlaneConfigFile is the ControlPlaneConfiguration; only machines
+	// with the control-plane role have it.
+	ControlPlaneConfigFile = EtcDir + "/control-plane.json"
+	// PKIDir holds the certificates and keys that this machine may know.
+	PKIDir = EtcDir + "/pki"
+
+	// LibexecDir is the read-only directory with skiff's own programs:
+	// skiff-machine, skiff-init, skiff-shim, skiff-pause, runc.
+	LibexecDir = "/skiff/libexec"
+
+	// ImageStoreDir is the host's image store, read-only.
+	ImageStoreDir = "/var/lib/skiff/images"
+	// VolumesDir is the cluster's directory for dynamically provisioned
+	// volumes, the same directory in every machine of the cluster.
+	VolumesDir = "/var/lib/skiff/volumes"
+
+	// EtcdDir is etcd's data directory.
+	EtcdDir = "/var/lib/etcd"
+	// KubeletDir is the kubelet's root directory.
+	KubeletDir = "/var/lib/kubelet"
+	// ContainerdRoot is containerd's persistent directory.
+	ContainerdRoot = "/var/lib/containerd"
+	// ContainerdState is containerd's run directory, on tmpfs: it dies with
+	// the machine, as a production node's does at reboot.
+	ContainerdState = "/run/containerd"
+	// ContainerdSocket is where crictl finds the CRI.
+	ContainerdSocket = "/run/containerd/containerd.sock"
+	// StaticPodDir is where the kubelet looks for static Pod manifests.
+	StaticPodDir = "/etc/kubernetes/manifests"
+
+	// BPFDir is the machine's own bpffs: pins outlive skiff-machine and die
+	// with the machine.
+	BPFDir = "/sys/fs/bpf"
+	// SwitchBPFDir is the bpffs directory with the pinned maps of the
+	// cluster's switch. Only the control-plane machine has it; its node
+	// process keeps those maps up to date.
+	SwitchBPFDir = "/run/skiff/switch-bpf"
+
+	// RunDir is on the machine's tmpfs.
+	RunDir = "/run/skiff"
+	// APIServerPort is the port on which the API server listens inside the
+	// control-plane machine's network namespace.
+	APIServerPort = 6443
+	// DNSPort is the port on which cluster DNS listens on the control-plane
+	// machine's node address; the Service kube-system/kube-dns maps 53 to it.
+	DNSPort = 53
+)
+
+// Names of sockets that the supervisor opens in the host's network namespace
+// and hands over. A service finds them in the environment variable ListenFDs,
+// as "name=fd" pairs separated by commas.
+const (
+	// ListenFDs is the environment variable with the handed-over sockets.
+	ListenFDs = "SKIFF_LISTEN_FDS"
+	// SocketAPIServer is the host's API endpoint, a TCP listener.
+	SocketAPIServer = "apiserver"
+	// SocketPortPrefix starts the name of a socket of extraPortMappings:
+	// "port/<protocol>/<containerPort>/<index>", protocol tcp or udp.
+	SocketPortPrefix = "port/"
+)

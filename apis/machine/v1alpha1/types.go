@@ -1,0 +1,178 @@
+package v1alpha1
+
+// ControlPlaneConfiguration is all that `skiff-machine control-plane` needs.
+// Files are paths inside the machine.
+type ControlPlaneConfiguration struct {
+	ClusterName string `json:"clusterName"`
+	NodeName    string `json:"nodeName"`
+	// NodeIP is the machine's address on the fabric: the API server's
+	// advertise address and the address of cluster DNS.
+	NodeIP string `json:"nodeIP"`
+
+	// PodSubnet and ServiceSubnet are CIDRs, comma separated when dual stack.
+	PodSubnet     string `json:"podSubnet"`
+	ServiceSubnet string `json:"serviceSubnet"`
+	// DNSServiceIP is the ClusterIP of kube-system/kube-dns (the tenth
+	// address of ServiceSubnet).
+	DNSServiceIP string `json:"dnsServiceIP"`
+	// DNSDomain is the cluster domain, "cluster.local".
+	DNSDomain string `json:"dnsDomain"`
+	// UpstreamResolvers are the host's nameservers that cluster DNS forwards
+	// to; empty: names outside the cluster fail at once.
+	UpstreamResolvers []string `json:"upstreamResolvers,omitempty"`
+
+	// EtcdServers are the URLs of an existing etcd; empty: embedded etcd.
+	EtcdServers  []string `json:"etcdServers,omitempty"`
+	EtcdCAFile   string   `json:"etcdCAFile,omitempty"`
+	EtcdCertFile string   `json:"etcdCertFile,omitempty"`
+	EtcdKeyFile  string   `json:"etcdKeyFile,omitempty"`
+	// Durable makes the embedded etcd fsync; false is the default
+	// (`durability: ephemeral`).
+	Durable bool `json:"durable,omitempty"`
+
+	FeatureGates  map[string]bool   `json:"featureGates,omitempty"`
+	RuntimeConfig map[string]string `json:"runtimeConfig,omitempty"`
+	// AuditPolicyFile is optional; the log goes to AuditLogFile.
+	AuditPolicyFile string `json:"auditPolicyFile,omitempty"`
+	AuditLogFile    string `json:"auditLogFile,omitempty"`
+
+	// TaintControlPlane says that the control-plane node carries
+	// node-role.kubernetes.io/control-plane:NoSchedule (there are workers).
+	TaintControlPlane bool `json:"taintControlPlane,omitempty"`
+
+	// Verbosity is klog's -v.
+	Verbosity int `json:"verbosity,omitempty"`
+}
+
+// Files of the control plane under PKIDir. All keys are ECDSA P-256.
+const (
+	CACertFile               = PKIDir + "/ca.crt"
+	CAKeyFile                = PKIDir + "/ca.key"
+	APIServerCertFile        = PKIDir + "/apiserver.crt"
+	APIServerKeyFile         = PKIDir + "/apiserver.key"
+	APIServerKubeletCertFile = PKIDir + "/apiserver-kubelet-client.crt"
+	APIServerKubeletKeyFile  = PKIDir + "/apiserver-kubelet-client.key"
+	FrontProxyCACertFile     = PKIDir + "/front-proxy-ca.crt"
+	FrontProxyClientCertFile = PKIDir + "/front-proxy-client.crt"
+	FrontProxyClientKeyFile  = PKIDir + "/front-proxy-client.key"
+	ServiceAccountKeyFile    = PKIDir + "/sa.key"
+	ServiceAccountPubFile    = PKIDir + "/sa.pub"
+	EncryptionConfigFile     = PKIDir + "/encryption.yaml"
+	KubeletClientCertFile    = PKIDir + "/kubelet-client.crt"
+	KubeletClientKeyFile     = PKIDir + "/kubelet-client.key"
+	KubeletServerCertFile    = PKIDir + "/kubelet-server.crt"
+	KubeletServerKeyFile     = PKIDir + "/kubelet-server.key"
+	// DataplaneClientCertFile is the certificate of user
+	// "system:node:<name>"'s dataplane: CN "system:kube-proxy", which
+	// upstream's bootstrap roles allow to watch services, endpoint slices
+	// and nodes.
+	DataplaneClientCertFile = PKIDir + "/dataplane-client.crt"
+	DataplaneClientKeyFile  = PKIDir + "/dataplane-client.key"
+)
+
+// NodeConfiguration is all that `skiff-machine node` needs.
+type NodeConfiguration struct {
+	ClusterName string `json:"clusterName"`
+	NodeName    string `json:"nodeName"`
+	NodeIP      string `json:"nodeIP"`
+	// APIServer is the URL of the API server on the fabric,
+	// "https://<control plane's node IP>:6443".
+	APIServer string `json:"apiServer"`
+	// ControlPlane says that this machine has the control-plane role.
+	ControlPlane bool `json:"controlPlane,omitempty"`
+
+	// Labels and Taints go on the Node object when it is created.
+	Labels map[string]string `json:"labels,omitempty"`
+	Taints []Taint           `json:"taints,omitempty"`
+	// ProviderID is "skiff://<cluster>/<node>".
+	ProviderID string `json:"providerID"`
+
+	// PodCIDR is this node's part of PodSubnet.
+	PodCIDR       string `json:"podCIDR"`
+	PodSubnet     string `json:"podSubnet"`
+	ServiceSubnet string `json:"serviceSubnet"`
+	ClusterDNS    string `json:"clusterDNS"`
+	DNSDomain     string `json:"dnsDomain"`
+	MTU           int    `json:"mtu"`
+
+	// CPU (whole cores), MemoryBytes and Pods are the declared capacity;
+	// zero CPU or memory means the host's.
+	CPU         int   `json:"cpu,omitempty"`
+	MemoryBytes int64 `json:"memoryBytes,omitempty"`
+	Pods        int   `json:"pods,omitempty"`
+
+	FeatureGates map[string]bool `json:"featureGates,omitempty"`
+	// SeccompDefault runs containers without a seccomp profile under
+	// RuntimeDefault; costs 30 ms a container.
+	SeccompDefault bool `json:"seccompDefault,omitempty"`
+	Verbosity      int  `json:"verbosity,omitempty"`
+}
+
+// Taint is corev1.Taint without its time.
+type Taint struct {
+	Key    string `json:"key"`
+	Value  string `json:"value,omitempty"`
+	Effect string `json:"effect"`
+}
+
+// MachineConfiguration is what skiff-init reads (as JSON, from fd 3) before
+// anything else of the machine exists.
+type MachineConfiguration struct {
+	Name string `json:"name"`
+	// Cgroups are the absolute directories on the host that become the
+	// machine's cgroup roots: one per v1 hierarchy, and the cgroup2 one.
+	// They exist, with limits set, before init starts.
+	Cgroups []Cgroup `json:"cgroups"`
+	// Mounts are made in order under NewRoot, before pivot_root.
+	Mounts []Mount `json:"mounts"`
+	// NewRoot is an empty host directory on which the machine's root tmpfs
+	// is mounted (inside the new mount namespace only).
+	NewRoot string `json:"newRoot"`
+	// Files are written into the new root before pivot_root.
+	Files []File `json:"files,omitempty"`
+	// Services run until the machine stops; they are restarted with
+	// back-off when they end.
+	Services []Service `json:"services"`
+	// LogDir is where each service's log goes, a path inside the machine.
+	LogDir string `json:"logDir"`
+}
+
+// Cgroup is one hierarchy of the machine.
+type Cgroup struct {
+	// HostPath is the machine's directory in this hierarchy on the host.
+	HostPath string `json:"hostPath"`
+	// Controllers is the v1 mount option ("cpu,cpuacct", "name=systemd") or
+	// empty for cgroup2.
+	Controllers string `json:"controllers,omitempty"`
+	// MountPath is where the machine sees the hierarchy,
+	// "/sys/fs/cgroup/memory", "/sys/fs/cgroup/unified", "/sys/fs/cgroup".
+	MountPath string `json:"mountPath"`
+}
+
+// Mount is one mount(2) call, or a bind of a plain file or directory.
+type Mount struct {
+	Source string `json:"source"`
+	Target string `json:"target"`
+	// Type is the file system, or "bind", "rbind".
+	Type     string `json:"type"`
+	Data     string `json:"data,omitempty"`
+	ReadOnly bool   `json:"readOnly,omitempty"`
+	// Propagation is "", "rslave" or "rshared" (extraMounts).
+	Propagation string `json:"propagation,omitempty"`
+}
+
+// File is a plain file of the machine's root.
+type File struct {
+	Path    string `json:"path"`
+	Content string `json:"content"`
+	Mode    uint32 `json:"mode"`
+}
+
+// Service is one program that init keeps running.
+type Service struct {
+	Name string            `json:"name"`
+	Args []string          `json:"args"`
+	Env  map[string]string `json:"env,omitempty"`
+	// Sockets name inherited descriptors that go to this service.
+	Sockets []string `json:"sockets,omitempty"`
+}
