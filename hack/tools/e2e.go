@@ -5,9 +5,21 @@ package tools
 // Programs that are built from their modules but imported by nobody.
 import (
 	_ "github.com/cilium/ebpf/cmd/bpf2go"
+	_ "github.com/coredns/coredns"
 	_ "github.com/opencontainers/runc"
-	_ "k8s.io/kubernetes/cmd/kubectl"
+	_ "go.etcd.io/etcd/server/v3"
+	_ "k8s.io/kubernetes/cmd/kube-apiserver"
+	_ "k8s.io/kubernetes/cmd/kube-controller-manager"
 	_ "k8s.io/kubernetes/cmd/kube-proxy"
+	_ "k8s.io/kubernetes/cmd/kube-scheduler"
+	_ "k8s.io/kubernetes/cmd/kubectl"
+	_ "k8s.io/kubernetes/cmd/kubelet"
 	_ "k8s.io/kubernetes/test/e2e"
 	_ "k8s.io/kubernetes/test/images/agnhost"
+	_ "k8s.io/kubernetes/test/images/busybox"
+	_ "k8s.io/kubernetes/test/images/nonewprivs"
+	_ "k8s.io/kubernetes/test/images/regression-issue-74839"
+	_ "k8s.io/kubernetes/test/images/resource-consumer"
+	_ "k8s.io/kubernetes/test/images/sample-device-plugin"
+	_ "k8s.io/sample-apiserver"
 )

@@ -1,0 +1,221 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+)
+
+// recipe says what an image is made of. Layers come in the order: Debian
+// packages, programs, files; recipes with the same packages share the layer.
+type recipe struct {
+	names []string
+	sets  []string
+	// debs are Debian packages, with their dependencies.
+	debs []string
+	// programs maps a path in the image to a Go package of the module graph.
+	programs map[string]string
+	// files maps a path in the image to its content.
+	files map[string]file
+	// from maps a path in the image to a file of a module.
+	from   map[string]moduleFile
+	links  map[string]string
+	config v1.Config
+	// registry fills /var/registry with the image pause:testing, in the
+	// layout of agnhost's fake-registry-server.
+	registry bool
+}
+
+type file struct {
+	content string
+	mode    int64
+	uid     int
+}
+
+type moduleFile struct{ module, path string }
+
+const (
+	e2eRegistry = "registry.k8s.io/e2e-test-images/"
+	kubernetes  = "k8s.io/kubernetes"
+	shellPath   = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+)
+
+// users are those of upstream's agnhost image: the SupplementalGroups specs
+// look for user-defined-in-image (1000) and its group (50000).
+var users = map[string]file{
+	"etc/passwd": {content: "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\nwww-data:x:33:33:www-data:/var/www:/bin/false\nuser-defined-in-image:x:1000:1000::/home/user-defined-in-image:/bin/sh\n", mode: 0o644},
+	"etc/group":  {content: "root:x:0:\ntty:x:5:\nwww-data:x:33:\nnogroup:x:65534:\nuser-defined-in-image:x:1000:\ngroup-defined-in-image:x:50000:user-defined-in-image\n", mode: 0o644},
+	// The ImageVolume spec reads this name out of the kitten image.
+	"etc/os-release":    {content: "NAME=\"Alpine Linux\"\nID=alpine\nPRETTY_NAME=\"Alpine Linux (skiff's stand-in)\"\n", mode: 0o644},
+	"etc/nsswitch.conf": {content: "passwd: files\ngroup: files\nhosts: files dns\n", mode: 0o644},
+	"tmp/.keep":         {mode: 0o644},
+	"uploads/.keep":     {mode: 0o644},
+}
+
+// tools are what upstream's agnhost image takes from Alpine.
+var tools = []string{"bash-static", "busybox-static", "bind9-dnsutils", "curl", "netcat-openbsd", "iproute2", "iperf", "socat", "util-linux"}
+
+// shell is bash, not busybox: busybox's shell prefers its applets to PATH
+// (its nc lacks the suite's flags) and drops variables whose names have a dash.
+var shell = map[string]string{"usr/bin/sh": "bash-static"}
+
+func agnhost(names ...string) recipe {
+	return recipe{
+		names:    names,
+		debs:     tools,
+		programs: map[string]string{"agnhost": kubernetes + "/test/images/agnhost", "coredns": "github.com/coredns/coredns"},
+		files:    users,
+		from: map[string]moduleFile{
+			"localhost.crt": {kubernetes, "test/images/agnhost/porter/localhost.crt"},
+			"localhost.key": {kubernetes, "test/images/agnhost/porter/localhost.key"},
+		},
+		links:    merge(shell, map[string]string{"agnhost-2": "agnhost", "usr/local/bin/iperf": "/usr/bin/iperf"}),
+		config:   v1.Config{Entrypoint: []string{"/agnhost"}, Cmd: []string{"pause"}, Env: []string{shellPath}},
+		registry: true,
+	}
+}
+
+func pictured(name, picture string) recipe {
+	r := agnhost(e2eRegistry + name + ":1.8")
+	r.from = merge(r.from, map[string]moduleFile{
+		picture:     {kubernetes, "test/images/" + name + "/html/" + picture},
+		"data.json": {kubernetes, "test/images/" + name + "/html/data.json"},
+	})
+	r.config.Cmd = []string{"test-webserver"}
+	return r
+}
+
+func busybox(names ...string) recipe {
+	return recipe{
+		names: names,
+		debs:  []string{"bash-static", "busybox-static", "wget"},
+		programs: map[string]string{
+			"usr/bin/hostname": kubernetes + "/test/images/busybox",
+		},
+		files:  users,
+		links:  shell,
+		config: v1.Config{Cmd: []string{"sh"}, Env: []string{shellPath}},
+	}
+}
+
+func nginx(tag string) recipe {
+	return recipe{
+		names: []string{e2eRegistry + "nginx:" + tag},
+		debs:  []string{"bash-static", "busybox-static", "nginx-light"},
+		files: merge(users, map[string]file{
+			"usr/share/nginx/html/index.html": {content: "<!DOCTYPE html>\n<html>\n<head>\n<title>Welcome to nginx!</title>\n</head>\n<body><h1>Welcome to nginx!</h1></body>\n</html>\n", mode: 0o644},
+			"etc/nginx/nginx.conf":            {content: "user www-data;\nworker_processes 1;\npid /run/nginx.pid;\nerror_log /dev/stderr;\nevents { worker_connections 512; }\nhttp {\n  include /etc/nginx/mime.types;\n  access_log /dev/stdout;\n  server {\n    listen 80 default_server;\n    listen [::]:80 default_server;\n    root /usr/share/nginx/html;\n  }\n}\n", mode: 0o644},
+			"run/.keep":                       {mode: 0o644},
+			"var/log/nginx/.keep":             {mode: 0o644},
+			"var/lib/nginx/.keep":             {mode: 0o644},
+		}),
+		links:  shell,
+		config: v1.Config{Cmd: []string{"nginx", "-g", "daemon off;"}, Env: []string{shellPath}},
+	}
+}
+
+// catalogue lists the recipes of a set.
+func catalogue(set string) ([]recipe, error) {
+	if !slices.Contains([]string{"demo", "e2e", "conformance"}, set) {
+		return nil, fmt.Errorf("-set %q: want demo, e2e or conformance", set)
+	}
+	var chosen []recipe
+	for _, r := range recipes() {
+		if slices.Contains(r.sets, set) {
+			chosen = append(chosen, r)
+		}
+	}
+	return chosen, nil
+}
+
+func recipes() []recipe {
+	in := func(r recipe, sets ...string) recipe { r.sets = append(sets, "conformance"); return r }
+	nonroot := busybox(e2eRegistry + "nonroot:1.5")
+	nonroot.config.User = "1234"
+	nonewprivs := busybox(e2eRegistry + "nonewprivs:1.4")
+	nonewprivs.programs = merge(nonewprivs.programs, map[string]string{"usr/local/bin/nnp": kubernetes + "/test/images/nonewprivs"})
+	nonewprivs.config.Cmd = []string{"nnp"}
+	program := func(tag, path, pkg string) recipe {
+		return recipe{names: []string{e2eRegistry + tag}, programs: map[string]string{path: kubernetes + pkg}, files: users, config: v1.Config{Entrypoint: []string{"/" + path}}}
+	}
+	device := program("sample-device-plugin:1.7", "sampledeviceplugin", "/test/images/sample-device-plugin")
+	device.config.Entrypoint = append(device.config.Entrypoint, "-alsologtostderr")
+	consumer := program("resource-consumer:1.14", "consumer", "/test/images/resource-consumer")
+	consumer.programs["consume-cpu"] = kubernetes + "/test/images/resource-consumer/consume-cpu"
+	consumer.debs = []string{"bash-static", "busybox-static", "stress"}
+	consumer.links = shell
+	return []recipe{
+		{
+			names:    []string{"skiff.cluster/demo:latest"},
+			sets:     []string{"demo", "e2e"},
+			programs: map[string]string{"demo": "github.com/skiff-k8s/skiff/test/images/demo"},
+			files:    users,
+			config:   v1.Config{Entrypoint: []string{"/demo"}, ExposedPorts: map[string]struct{}{"8080/tcp": {}}},
+		},
+		in(pause("registry.k8s.io/pause:3.10.2"), "e2e"),
+		in(busybox(e2eRegistry+"busybox:1.37.0-2", "docker.io/library/busybox:latest"), "e2e"),
+		in(agnhost(e2eRegistry+"agnhost:2.66.1", e2eRegistry+"agnhost:2.55"), "e2e"),
+		in(nginx("1.27.0-2"), "e2e"),
+		in(nginx("1.28.0-2")),
+		in(nonroot),
+		in(nonewprivs, "e2e"),
+		in(pictured("kitten", "kitten.jpg")),
+		in(pictured("nautilus", "nautilus.jpg")),
+		in(recipe{
+			names:    []string{e2eRegistry + "glibc-dns-testing:2.1.1"},
+			debs:     []string{"bash-static", "busybox-static", "bind9-dnsutils"},
+			programs: map[string]string{"coredns": "github.com/coredns/coredns"},
+			files:    users,
+			links:    shell,
+			config:   v1.Config{Cmd: []string{"bash"}, Env: []string{shellPath}},
+		}),
+		in(recipe{
+			names:  []string{e2eRegistry + "ipc-utils:1.4"},
+			debs:   []string{"bash-static", "busybox-static", "util-linux"},
+			files:  users,
+			links:  shell,
+			config: v1.Config{Cmd: []string{"sh"}, Env: []string{shellPath}},
+		}),
+		in(recipe{
+			names:  []string{e2eRegistry + "perl:5.26"},
+			debs:   []string{"bash-static", "busybox-static", "perl"},
+			files:  users,
+			links:  shell,
+			config: v1.Config{Cmd: []string{"perl"}, Env: []string{shellPath}},
+		}),
+		in(program("regression-issue-74839:1.5", "regression-issue-74839", "/test/images/regression-issue-74839")),
+		in(consumer),
+		in(device),
+		in(recipe{
+			names:    []string{e2eRegistry + "sample-apiserver:1.29.2"},
+			programs: map[string]string{"sample-apiserver": "k8s.io/sample-apiserver"},
+			files:    users,
+			config:   v1.Config{Entrypoint: []string{"/sample-apiserver"}},
+		}),
+		in(recipe{
+			names:    []string{"registry.k8s.io/etcd:3.7.0-0"},
+			programs: map[string]string{"usr/local/bin/etcd": "go.etcd.io/etcd/server/v3"},
+			files:    users,
+			config:   v1.Config{Env: []string{shellPath}},
+		}),
+	}
+}
+
+func pause(names ...string) recipe {
+	return recipe{
+		names:    names,
+		programs: map[string]string{"pause": "github.com/skiff-k8s/skiff/test/images/pause"},
+		config:   v1.Config{Entrypoint: []string{"/pause"}, User: "65535:65535"},
+	}
+}
+
+func merge[V any](maps ...map[string]V) map[string]V {
+	out := map[string]V{}
+	for _, m := range maps {
+		for k, v := range m {
+			out[k] = v
+		}
+	}
+	return out
+}
