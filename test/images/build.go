@@ -27,6 +27,8 @@ var epoch = time.Unix(0, 0)
 type builder struct {
 	cache  string
 	layers map[string]v1.Layer
+	// files counts layer files: a layer may build another while it is filled.
+	files int
 }
 
 func (b *builder) build(ctx context.Context, r recipe) (v1.Image, error) {
@@ -43,7 +45,7 @@ func (b *builder) build(ctx context.Context, r recipe) (v1.Image, error) {
 	}{
 		{"debs " + strings.Join(r.debs, " "), func(ctx context.Context, w *tar.Writer) error { return b.debs(ctx, w, r.debs) }},
 		{"programs " + fmt.Sprint(r.programs), func(ctx context.Context, w *tar.Writer) error { return b.programs(ctx, w, r.programs) }},
-		{"files " + fmt.Sprint(r.files, r.from, r.links, r.registry), func(ctx context.Context, w *tar.Writer) error { return b.files(ctx, w, r) }},
+		{"files " + fmt.Sprint(r.files, r.from, r.links, r.registry), func(ctx context.Context, w *tar.Writer) error { return b.plain(ctx, w, r) }},
 	}
 	for i, s := range steps {
 		if (i == 0 && len(r.debs) == 0) || (i == 1 && len(r.programs) == 0) {
@@ -65,7 +67,8 @@ func (b *builder) layer(ctx context.Context, key string, fill func(context.Conte
 	if l, ok := b.layers[key]; ok {
 		return l, nil
 	}
-	path := filepath.Join(b.cache, fmt.Sprintf("layer-%d.tar", len(b.layers)))
+	path := filepath.Join(b.cache, fmt.Sprintf("layer-%d.tar", b.files))
+	b.files++
 	f, err := os.Create(path)
 	if err != nil {
 		return nil, err
@@ -123,7 +126,8 @@ func (b *builder) program(ctx context.Context, pkg string) (string, error) {
 	return out, nil
 }
 
-func (b *builder) files(_ context.Context, w *tar.Writer, r recipe) error {
+// plain adds files, links and directories.
+func (b *builder) plain(_ context.Context, w *tar.Writer, r recipe) error {
 	for _, p := range sortedKeys(r.files) {
 		f := r.files[p]
 		if err := addFile(w, p, []byte(f.content), f.mode, f.uid); err != nil {
