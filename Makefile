@@ -1,0 +1,105 @@
+# Everything a person or CI does with skiff. Logic lives in hack/.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+# One setting for every program: cgo on and off do not share the build cache.
+export CGO_ENABLED := 0
+
+KUBERNETES_VERSION := v1.37.2
+VERSION ?= $(KUBERNETES_VERSION)+skiff
+VERSION_PKG := k8s.io/component-base/version
+COMMIT := $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
+DATE := $(shell git log -1 --format=%cd --date=format:%Y-%m-%dT%H:%M:%SZ 2>/dev/null)
+LDFLAGS := -s -w \
+	-X $(VERSION_PKG).gitVersion=$(VERSION) -X $(VERSION_PKG).gitMajor=1 -X $(VERSION_PKG).gitMinor=37 \
+	-X $(VERSION_PKG).gitCommit=$(COMMIT) -X $(VERSION_PKG).gitTreeState=clean -X $(VERSION_PKG).buildDate=$(DATE) \
+	-X main.version=$(VERSION) -X main.commit=$(COMMIT)
+
+OUT := _output
+LIBEXEC := bin/libexec/skiff
+PROGRAMS := $(LIBEXEC)/skiff-machine $(LIBEXEC)/skiff-init $(LIBEXEC)/skiff-shim $(LIBEXEC)/skiff-pause
+
+##@ Use
+
+.PHONY: help
+help: ## Show this help
+	@awk 'BEGIN {FS = ":.*##"} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*##/ {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: up
+up: setup build kubectl ## Build all, create a cluster of three nodes, run the demo on it
+	hack/up.sh
+
+.PHONY: down
+down: ## Delete the demo cluster
+	bin/skiff delete cluster --name skiff
+
+##@ Build
+
+.PHONY: setup
+setup: ## Install what the machine lacks (Debian packages)
+	hack/setup.sh
+
+.PHONY: build
+build: bin/skiff $(PROGRAMS) $(LIBEXEC)/runc ## Build bin/skiff and bin/libexec/skiff
+
+.PHONY: bin/skiff $(PROGRAMS)
+bin/skiff:
+	go build -ldflags '$(LDFLAGS)' -o $@ ./cmd/skiff
+$(PROGRAMS):
+	go build -tags no_grpc -ldflags '$(LDFLAGS)' -o $@ ./cmd/$(@F)
+# The big program has no build tags, so that it shares its cache with tests.
+$(LIBEXEC)/skiff-machine: 
+	go build -ldflags '$(LDFLAGS)' -o $@ ./cmd/$(@F)
+
+$(LIBEXEC)/runc: go.mod hack/build-runc.sh
+	hack/build-runc.sh $@
+
+.PHONY: kubectl
+kubectl: $(OUT)/bin/kubectl
+$(OUT)/bin/kubectl: go.mod
+	go build -ldflags '$(LDFLAGS)' -o $@ k8s.io/kubernetes/cmd/kubectl
+
+.PHONY: dist
+dist: build ## Make one self-contained archive of the programs
+	hack/dist.sh $(OUT)/dist $(VERSION)
+
+.PHONY: generate
+generate: ## Generate code: eBPF objects and their Go bindings (needs clang)
+	go generate ./...
+
+.PHONY: verify
+verify: ## Check formatting, go vet, and that generated files are current
+	hack/verify.sh
+
+##@ Test
+
+.PHONY: test
+test: setup build kubectl verify test-unit test-root e2e conformance-slice ## Everything that CI runs
+
+.PHONY: test-unit
+test-unit: ## Unit tests with the race detector
+	hack/test-unit.sh
+
+.PHONY: test-root
+test-root: build ## Tests that need root, a kernel or an API server
+	hack/test-root.sh
+
+.PHONY: e2e
+e2e: build kubectl ## End-to-end tests on real clusters
+	hack/test-e2e.sh
+
+.PHONY: conformance
+conformance: build kubectl ## Upstream's e2e suite: [FOCUS=regexp] [SKIP=regexp] [PROCS=n]
+	test/conformance/run.sh
+
+.PHONY: conformance-slice
+conformance-slice: build kubectl ## The slice of upstream's suite that CI runs
+	test/conformance/run.sh --slice
+
+.PHONY: bench
+bench: build kubectl ## Measure skiff beside upstream's own programs
+	hack/bench.sh
+
+.PHONY: clean
+clean: ## Remove what was built
+	rm -rf bin $(OUT)

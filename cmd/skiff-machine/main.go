@@ -1,0 +1,40 @@
+// Command skiff-machine holds everything big that runs inside a machine, in
+// one file so that all its processes share its pages: the control plane, the
+// node, and the image tools that the host calls.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+const usage = `skiff-machine is started by skiff, not by hand.
+
+  skiff-machine control-plane   etcd, API server, scheduler, controllers, DNS
+  skiff-machine node            containerd, kubelet, dataplane
+  skiff-machine images VERB     load, list and delete images of the host's store
+`
+
+var commands = map[string]func(ctx context.Context, args []string) error{
+	"control-plane": controlPlaneCommand,
+	"node":          nodeCommand,
+	"images":        imagesCommand,
+}
+
+func main() {
+	if len(os.Args) < 2 || commands[os.Args[1]] == nil {
+		fmt.Fprint(os.Stderr, usage)
+		os.Exit(2)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	if err := commands[os.Args[1]](ctx, os.Args[2:]); err != nil && !errors.Is(err, context.Canceled) {
+		fmt.Fprintf(os.Stderr, "Error: skiff-machine %s: %v\n", os.Args[1], err)
+		stop()
+		os.Exit(1)
+	}
+}

@@ -1,0 +1,86 @@
+#!/usr/bin/env bash
+# Runs upstream's e2e suite against a skiff cluster of its own.
+#
+#   run.sh [--slice] [--keep]
+#   FOCUS=regexp SKIP=regexp PROCS=n   as for ginkgo; default: all [Conformance]
+#
+# Specs marked [Serial] or [Disruptive] run alone, after the others. Writes
+# JUnit files and summary.md to _output/conformance/; exits non-zero when a
+# spec failed.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+export CGO_ENABLED=0
+
+slice= keep=
+for arg in "$@"; do
+	case "$arg" in
+	--slice) slice=1 ;;
+	--keep) keep=1 ;;
+	*) echo "Error: $arg: unknown flag; see the head of $0"; exit 2 ;;
+	esac
+done
+
+out=$PWD/_output/conformance
+name=conformance
+kubeconfig=$out/kubeconfig
+mirror=172.30.77.2:5000
+procs=${PROCS:-$(($(nproc) * 7))}
+focus=${FOCUS:-'\[Conformance\]'}
+skip=${SKIP:-}
+[ -z "$slice" ] || focus=$(grep -vE '^(#|$)' test/conformance/slice.txt | paste -sd'|')
+alone='\[Serial\]|\[Disruptive\]'
+
+rm -rf "$out"
+mkdir -p "$out/certs.d/registry.k8s.io"
+mkdir -p _output/bin
+go build -o _output/bin/mirror ./test/images/mirror
+go build -o _output/bin/ginkgo github.com/onsi/ginkgo/v2/ginkgo
+go build -o _output/bin/conformance-summary ./test/conformance/summary
+go test -c -vet=off -ldflags '-s -w' -o _output/bin/e2e.test k8s.io/kubernetes/test/e2e
+archive=_output/images-conformance.tar
+go run ./test/images -set conformance -o "$archive"
+
+# Specs that pull "always" reach a mirror of upstream's registry.
+cat >"$out/certs.d/registry.k8s.io/hosts.toml" <<TOML
+server = "http://$mirror"
+[host."http://$mirror"]
+  capabilities = ["pull", "resolve"]
+TOML
+cat >"$out/cluster.yaml" <<YAML
+kind: Cluster
+apiVersion: skiff.cluster/v1alpha1
+networking:
+  nodeSubnet: 172.30.77.0/24
+nodes:
+$(for role in control-plane worker worker; do
+	printf -- '- role: %s\n  extraMounts:\n  - hostPath: %s\n    containerPath: /etc/containerd/certs.d\n    readOnly: true\n' "$role" "$out/certs.d"
+done)
+YAML
+
+mirror_pid=
+finish() {
+	[ -z "$mirror_pid" ] || kill "$mirror_pid" 2>/dev/null || true
+	[ -n "$keep" ] || bin/skiff delete cluster --name "$name" --kubeconfig "$kubeconfig" -q || true
+}
+trap finish EXIT
+
+bin/skiff create cluster --name "$name" --config "$out/cluster.yaml" --kubeconfig "$kubeconfig"
+bin/skiff load image-archive "$archive" --name "$name"
+_output/bin/mirror -listen "$mirror" "$archive" >"$out/mirror.log" 2>&1 &
+mirror_pid=$!
+
+suite() { # suite NAME PROCS FOCUS SKIP
+	echo "== $1: procs $2"
+	_output/bin/ginkgo run --procs "$2" --timeout 3h --poll-progress-after 0 --no-color \
+		--focus "$3" ${4:+--skip "$4"} --succinct --output-dir "$out" --junit-report "junit_$1.xml" \
+		_output/bin/e2e.test -- \
+		--kubeconfig "$kubeconfig" --provider skeleton --kubectl-path "$PWD/_output/bin/kubectl" \
+		--num-nodes 2 --disable-log-dump --report-dir "$out/reports_$1" >"$out/$1.log" 2>&1 || true
+	tail -n 3 "$out/$1.log"
+}
+
+suite parallel "$procs" "$focus" "${skip:+$skip|}$alone"
+# ginkgo joins focus expressions with "or": the serial part names both in one.
+suite serial 1 "($focus).*($alone)|($alone).*($focus)" "$skip"
+
+_output/bin/conformance-summary -o "$out/summary.md" "$out"/junit_*.xml
