@@ -1,0 +1,75 @@
+package e2e
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+)
+
+// threeNodes is the config of the suite's own cluster.
+const threeNodes = `
+kind: Cluster
+apiVersion: skiff.cluster/v1alpha1
+nodes:
+- role: control-plane
+  extraPortMappings:
+  - containerPort: 30080
+    hostPort: 0
+- role: worker
+  labels: {tier: front}
+- role: worker
+`
+
+var (
+	shared cluster
+	before []string
+)
+
+func TestE2E(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("clusters need root")
+	}
+	RegisterFailHandler(Fail)
+	SetDefaultEventuallyTimeout(30 * time.Second)
+	SetDefaultEventuallyPollingInterval(50 * time.Millisecond)
+	RunSpecs(t, "skiff")
+}
+
+func init() {
+	fail = func(message string) { Fail(message, 2) }
+}
+
+var _ = BeforeSuite(func() {
+	var err error
+	before, err = inventory()
+	Expect(err).NotTo(HaveOccurred())
+	var r result
+	shared, r = create("e2e", threeNodes)
+	r.must()
+	skiff("load", "image-archive", filepath.Join(root, "_output/images-e2e.tar"), "--name", shared.name).must()
+})
+
+var _ = AfterSuite(func() {
+	if shared.name == "" {
+		return
+	}
+	if CurrentSpecReport().Failed() {
+		skiff("export", "logs", filepath.Join(root, "_output/e2e-logs"), "--name", shared.name)
+	}
+	shared.delete().must()
+	expectNothingLeft(before)
+})
+
+// expectNothingLeft compares the host with an earlier inventory. The kernel
+// frees BPF objects and network namespaces a little after the last reference.
+func expectNothingLeft(before []string) {
+	GinkgoHelper()
+	Eventually(func() ([]string, error) {
+		after, err := inventory()
+		return difference(before, after), err
+	}).WithTimeout(20 * time.Second).Should(BeEmpty())
+}
