@@ -14,8 +14,9 @@ type Cluster struct {
 	Kind       string `json:"kind,omitempty"`
 	APIVersion string `json:"apiVersion,omitempty"`
 
-	// Name of the cluster, a DNS label of at most 50 characters. Default
-	// "skiff"; the --name flag wins.
+	// Name of the cluster, a DNS label of at most 49 characters, so that
+	// <name>-control-plane is one as well. Default "skiff"; the --name flag
+	// wins.
 	Name string `json:"name,omitempty"`
 	// Nodes of the cluster. Default: one control-plane node.
 	Nodes []Node `json:"nodes,omitempty"`
@@ -29,17 +30,17 @@ type Cluster struct {
 	// Durability is "ephemeral" (no fsync: a power cut or kernel crash may
 	// lose the last writes; the death of any process loses nothing) or
 	// "durable". Default ephemeral. skiff only.
-	Durability Durability `json:"durability,omitempty"`
+	Durability Durability `json:"durability,omitempty" skiff:"only"`
 	// EtcdServers are the client URLs of an existing etcd to use instead of
 	// the embedded one. skiff only.
-	EtcdServers []string `json:"etcdServers,omitempty"`
+	EtcdServers []string `json:"etcdServers,omitempty" skiff:"only"`
 	// EtcdTLS are the files for EtcdServers over https. skiff only.
-	EtcdTLS *EtcdTLS `json:"etcdTLS,omitempty"`
+	EtcdTLS *EtcdTLS `json:"etcdTLS,omitempty" skiff:"only"`
 	// AuditPolicy is the path of an audit.k8s.io/v1 Policy file. skiff only.
-	AuditPolicy string `json:"auditPolicy,omitempty"`
+	AuditPolicy string `json:"auditPolicy,omitempty" skiff:"only"`
 	// SeccompDefault runs containers without a profile under RuntimeDefault.
 	// skiff only.
-	SeccompDefault bool `json:"seccompDefault,omitempty"`
+	SeccompDefault bool `json:"seccompDefault,omitempty" skiff:"only"`
 }
 
 // Durability says what survives a power cut.
@@ -71,8 +72,9 @@ const (
 type Node struct {
 	// Role is control-plane (default) or worker.
 	Role Role `json:"role,omitempty"`
-	// Image is accepted for kind's configs when it names this release's
-	// Kubernetes minor version, refused otherwise: skiff's nodes have no image.
+	// Image is accepted for kind's configs when it is kindest/node of this
+	// release's Kubernetes minor version, and refused otherwise: skiff's nodes
+	// have no image.
 	Image string `json:"image,omitempty"`
 	// Labels go on the Node object.
 	Labels map[string]string `json:"labels,omitempty"`
@@ -81,7 +83,7 @@ type Node struct {
 	// ExtraPortMappings open host ports that lead to node ports.
 	ExtraPortMappings []PortMapping `json:"extraPortMappings,omitempty"`
 	// Resources is the node's declared capacity. Default: the host's. skiff only.
-	Resources Resources `json:"resources,omitempty"`
+	Resources Resources `json:"resources,omitempty" skiff:"only"`
 
 	// Name is set by SetDefaults: <cluster>-control-plane[N], <cluster>-worker[N].
 	Name string `json:"-"`
@@ -89,31 +91,37 @@ type Node struct {
 
 // Resources are Kubernetes quantities.
 type Resources struct {
-	// CPU in whole cores.
+	// CPU in whole cores, at least "1".
 	CPU string `json:"cpu,omitempty"`
-	// Memory, for example "4Gi".
+	// Memory, for example "4Gi"; at least 128Mi.
 	Memory string `json:"memory,omitempty"`
-	// Pods is the most Pods on the node. Default 110.
+	// Pods is the most Pods on the node, at most 250 (a node has a /24).
+	// Default 110.
 	Pods int `json:"pods,omitempty"`
 }
 
 // Mount is kind's extraMounts entry.
 type Mount struct {
-	HostPath      string `json:"hostPath"`
+	// HostPath must exist. Relative paths count from the directory in which
+	// skiff is run, as with kind.
+	HostPath string `json:"hostPath"`
+	// ContainerPath is an absolute path inside the node.
 	ContainerPath string `json:"containerPath"`
-	ReadOnly      bool   `json:"readOnly,omitempty"`
+	// ReadOnly mounts cannot be written to from the node.
+	ReadOnly bool `json:"readOnly,omitempty"`
 	// Propagation is None (default), HostToContainer or Bidirectional.
 	Propagation string `json:"propagation,omitempty"`
 }
 
 // PortMapping is kind's extraPortMappings entry.
 type PortMapping struct {
+	// ContainerPort is the port inside the node, for example a NodePort.
 	ContainerPort int32 `json:"containerPort"`
 	// HostPort 0 picks a free one.
 	HostPort int32 `json:"hostPort,omitempty"`
 	// ListenAddress defaults to 127.0.0.1 (kind: 0.0.0.0): safe by default.
 	ListenAddress string `json:"listenAddress,omitempty"`
-	// Protocol is TCP (default) or UDP.
+	// Protocol is TCP (default) or UDP; SCTP is refused by this release.
 	Protocol string `json:"protocol,omitempty"`
 }
 
@@ -131,12 +139,13 @@ type Networking struct {
 	ServiceSubnet string `json:"serviceSubnet,omitempty"`
 	// NodeSubnet holds the machines' own addresses: default 172.30.0.0/24 or
 	// the next free one. skiff only.
-	NodeSubnet string `json:"nodeSubnet,omitempty"`
+	NodeSubnet string `json:"nodeSubnet,omitempty" skiff:"only"`
 	// LoadBalancerSubnet: default 172.31.0.0/24 or the next free one. skiff only.
-	LoadBalancerSubnet string `json:"loadBalancerSubnet,omitempty"`
+	LoadBalancerSubnet string `json:"loadBalancerSubnet,omitempty" skiff:"only"`
 	// DNSSearch are the search domains of the nodes' resolv.conf.
 	DNSSearch *[]string `json:"dnsSearch,omitempty"`
-	// DisableDefaultCNI leaves the pod network to the user.
+	// DisableDefaultCNI leaves the pod network to the user; true is refused by
+	// this release.
 	DisableDefaultCNI bool `json:"disableDefaultCNI,omitempty"`
 	// KubeProxyMode is read from kind's configs: iptables, ipvs and nftables
 	// are served by skiff's eBPF dataplane; none is refused.
