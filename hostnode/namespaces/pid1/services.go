@@ -1,0 +1,245 @@
+package pid1
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	machine "github.com/skiff-k8s/skiff/apis/machine/v1alpha1"
+)
+
+// stopBound is how long services may take to stop on SIGTERM before the
+// machine goes down with them. Etcd's last snapshot and the kubelet's node
+// shutdown fit in well.
+const stopBound = 10 * time.Second
+
+// defaultPath has skiff's own programs first: containerd must find our runc.
+const defaultPath = machine.LibexecDir + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+// Services keeps the machine's services running. All of it happens on the
+// goroutine of Run.
+type Services struct {
+	log      *slog.Logger
+	sockets  map[string]int
+	services []*service
+	due      chan *service
+	stopping bool
+}
+
+// service is one program: running (pid > 0), or waiting for its restart.
+//
+//	starting → running → ended → (back-off) → running …
+//	any, on SIGTERM → stopping → gone
+type service struct {
+	machine.Service
+	pid     int
+	started time.Time
+	backoff Backoff
+	output  *os.File
+}
+
+// NewServices prepares the services of cfg; sockets are the inherited
+// descriptors by name.
+func NewServices(cfg *machine.MachineConfiguration, sockets map[string]int, log *slog.Logger) (*Services, error) {
+	s := &Services{log: log, sockets: sockets, due: make(chan *service, len(cfg.Services))}
+	if err := os.MkdirAll(cfg.LogDir, 0o755); err != nil {
+		return nil, fmt.Errorf("create log directory %s: %w", cfg.LogDir, err)
+	}
+	for _, spec := range cfg.Services {
+		output, err := openLog(filepath.Join(cfg.LogDir, spec.Name+".log"))
+		if err != nil {
+			return nil, fmt.Errorf("open log of service %s: %w", spec.Name, err)
+		}
+		s.services = append(s.services, &service{Service: spec, output: output})
+	}
+	return s, nil
+}
+
+// ParseSockets reads the value of SKIFF_LISTEN_FDS, "name=fd,name=fd", and
+// keeps those descriptors from programs that are not to have them.
+func ParseSockets(value string) (map[string]int, error) {
+	sockets := map[string]int{}
+	for entry := range strings.SplitSeq(value, ",") {
+		if entry == "" {
+			continue
+		}
+		name, number, _ := strings.Cut(entry, "=")
+		fd, err := strconv.Atoi(number)
+		if err != nil || fd < 3 || name == "" {
+			return nil, fmt.Errorf("read %s: entry %q is not name=fd", machine.ListenFDs, entry)
+		}
+		syscall.CloseOnExec(fd)
+		sockets[name] = fd
+	}
+	return sockets, nil
+}
+
+// Run starts the services and keeps them running until SIGTERM or SIGINT;
+// then it asks all of them to stop and returns when
+// they are gone, or after stopBound.
+func (s *Services) Run() {
+	children := make(chan os.Signal, 1)
+	signal.Notify(children, syscall.SIGCHLD)
+	stop := make(chan os.Signal, 1)
+	signal.Notify(stop, syscall.SIGTERM, syscall.SIGINT)
+	check := time.NewTicker(logCheck)
+	defer check.Stop()
+	var deadline <-chan time.Time
+
+	for _, svc := range s.services {
+		s.start(svc)
+	}
+	for {
+		select {
+		case <-children:
+			s.reap()
+		case svc := <-s.due:
+			s.start(svc)
+		case <-check.C:
+			s.rotateLogs()
+		case sig := <-stop:
+			if !s.stopping {
+				s.log.Info("stopping", "signal", sig.String())
+				s.stopping = true
+				deadline = time.After(stopBound)
+				s.signalAll(syscall.SIGTERM)
+			}
+		case <-deadline:
+			s.log.Warn("services did not stop in time", "after", stopBound)
+			return
+		}
+		if s.stopping && !slices.ContainsFunc(s.services, func(svc *service) bool { return svc.pid > 0 }) {
+			s.log.Info("stopped")
+			return
+		}
+	}
+}
+
+func (s *Services) start(svc *service) {
+	if s.stopping {
+		return
+	}
+	svc.started = time.Now()
+	pid, err := s.exec(svc)
+	if err != nil {
+		delay := svc.backoff.After(0)
+		s.log.Error("service does not start", "service", svc.Name, "error", err, "again", delay)
+		s.later(svc, delay)
+		return
+	}
+	svc.pid = pid
+	s.log.Info("service started", "service", svc.Name, "pid", pid)
+}
+
+// later has a buffer for every service and each waits at most once, so the
+// timer never blocks.
+func (s *Services) later(svc *service, delay time.Duration) {
+	time.AfterFunc(delay, func() { s.due <- svc })
+}
+
+func (s *Services) exec(svc *service) (int, error) {
+	if len(svc.Args) == 0 {
+		return 0, errors.New("no program given")
+	}
+	null, err := os.Open("/dev/null")
+	if err != nil {
+		return 0, err
+	}
+	defer null.Close()
+	files := []uintptr{null.Fd(), svc.output.Fd(), svc.output.Fd()}
+	var names []string
+	for _, name := range svc.Sockets {
+		fd, ok := s.sockets[name]
+		if !ok {
+			return 0, fmt.Errorf("socket %s was not handed over", name)
+		}
+		names = append(names, fmt.Sprintf("%s=%d", name, len(files)))
+		files = append(files, uintptr(fd))
+	}
+	return syscall.ForkExec(svc.Args[0], svc.Args, &syscall.ProcAttr{
+		Dir:   "/",
+		Env:   environment(svc.Env, names),
+		Files: files,
+		Sys:   &syscall.SysProcAttr{Setsid: true},
+	})
+}
+
+// environment of a service: a small fixed one, its own, and its sockets.
+func environment(own map[string]string, sockets []string) []string {
+	env := map[string]string{"PATH": defaultPath, "HOME": "/root", "LANG": "C.UTF-8"}
+	maps.Copy(env, own)
+	if len(sockets) > 0 {
+		env[machine.ListenFDs] = strings.Join(sockets, ",")
+	}
+	list := make([]string, 0, len(env))
+	for _, name := range slices.Sorted(maps.Keys(env)) {
+		list = append(list, name+"="+env[name])
+	}
+	return list
+}
+
+// reap collects every ended process: services, and the orphans of the whole
+// machine, which the kernel gives to process 1.
+func (s *Services) reap() {
+	for {
+		var status syscall.WaitStatus
+		pid, err := syscall.Wait4(-1, &status, syscall.WNOHANG, nil)
+		if err == syscall.EINTR {
+			continue
+		}
+		if err != nil || pid <= 0 {
+			return
+		}
+		for _, svc := range s.services {
+			if svc.pid == pid {
+				s.ended(svc, status)
+			}
+		}
+	}
+}
+
+func (s *Services) ended(svc *service, status syscall.WaitStatus) {
+	svc.pid = 0
+	ran := time.Since(svc.started)
+	if s.stopping {
+		s.log.Info("service stopped", "service", svc.Name, "status", describe(status))
+		return
+	}
+	delay := svc.backoff.After(ran)
+	s.log.Warn("service ended", "service", svc.Name, "status", describe(status), "ran", ran, "again", delay)
+	s.later(svc, delay)
+}
+
+func describe(status syscall.WaitStatus) string {
+	if status.Signaled() {
+		return status.Signal().String()
+	}
+	return fmt.Sprintf("exit %d", status.ExitStatus())
+}
+
+func (s *Services) signalAll(sig syscall.Signal) {
+	for _, svc := range s.services {
+		if svc.pid > 0 {
+			// Only the program itself: what it started (containers' shims)
+			// is its own to stop, or goes with the machine.
+			_ = syscall.Kill(svc.pid, sig)
+		}
+	}
+}
+
+func (s *Services) rotateLogs() {
+	for _, svc := range s.services {
+		if err := rotate(svc.output, logMost); err != nil {
+			s.log.Warn("log not rotated", "service", svc.Name, "error", err)
+		}
+	}
+}
