@@ -5,7 +5,15 @@ package tools
 // Programs that are built from their modules but imported by nobody.
 import (
 	_ "github.com/cilium/ebpf/cmd/bpf2go"
+	_ "github.com/containerd/containerd/v2/cmd/containerd"
+	_ "github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2"
+	_ "github.com/containerd/containerd/v2/cmd/ctr"
+	_ "github.com/containernetworking/plugins/plugins/ipam/host-local"
+	_ "github.com/containernetworking/plugins/plugins/main/bridge"
+	_ "github.com/containernetworking/plugins/plugins/main/loopback"
+	_ "github.com/containernetworking/plugins/plugins/meta/portmap"
 	_ "github.com/coredns/coredns"
+	_ "github.com/onsi/ginkgo/v2/ginkgo"
 	_ "github.com/opencontainers/runc"
 	_ "go.etcd.io/etcd/server/v3"
 	_ "k8s.io/kubernetes/cmd/kube-apiserver"

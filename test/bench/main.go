@@ -1,0 +1,160 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"k8s.io/client-go/rest"
+
+	"github.com/skiff-k8s/skiff/test/bench/upstream"
+)
+
+// subject is a cluster of one control plane and two workers that can be
+// created and deleted again and again.
+type subject interface {
+	Name() string
+	// Prepare does what a user has done once: images, programs.
+	Prepare(ctx context.Context) error
+	// Create starts the cluster and returns at once when its API can be
+	// asked for; what is not up yet is waited for by the measurement.
+	Create(ctx context.Context) (*rest.Config, error)
+	Delete(ctx context.Context) error
+	// Processes are all that belong to the cluster.
+	Processes() ([]int, error)
+	// CPU is the processor time used since Create, of the dead as well.
+	CPU() (time.Duration, error)
+}
+
+// sample is one run: seconds, megabytes or percent, by the name of the figure.
+type sample map[string]float64
+
+func main() {
+	n := flag.Int("n", 5, "runs of each subject")
+	out := flag.String("out", "_output/bench", "directory for results")
+	names := flag.String("subjects", "skiff,tuned,shipped", "what to measure")
+	idle := flag.Duration("idle", 30*time.Second, "how long a cluster idles before memory and processor are read")
+	burst := flag.Int("burst", 100, "Pods in the burst")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	if err := run(ctx, *n, *out, strings.Split(*names, ","), options{idle: *idle, burst: *burst}); err != nil {
+		fmt.Fprintln(os.Stderr, "Error:", err)
+		os.Exit(1)
+	}
+}
+
+type options struct {
+	idle  time.Duration
+	burst int
+}
+
+func run(ctx context.Context, n int, out string, names []string, opts options) error {
+	subjects, err := choose(names, out)
+	if err != nil {
+		return err
+	}
+	for _, s := range subjects {
+		if err := s.Prepare(ctx); err != nil {
+			return fmt.Errorf("prepare %s: %w", s.Name(), err)
+		}
+	}
+	results := map[string][]sample{}
+	for i := range n {
+		for _, s := range subjects {
+			fmt.Fprintf(os.Stderr, "run %d/%d %s\n", i+1, n, s.Name())
+			got, err := measure(ctx, s, opts)
+			if err != nil {
+				return fmt.Errorf("run %d of %s: %w", i+1, s.Name(), err)
+			}
+			results[s.Name()] = append(results[s.Name()], got)
+		}
+	}
+	data, err := json.MarshalIndent(results, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(out, 0o755); err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(out, "results.json"), data, 0o644); err != nil {
+		return err
+	}
+	report := markdown(subjects, results)
+	fmt.Print(report)
+	return os.WriteFile(filepath.Join(out, "results.md"), []byte(report), 0o644)
+}
+
+func choose(names []string, out string) ([]subject, error) {
+	var chosen []subject
+	dir, err := filepath.Abs(out)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range names {
+		switch name {
+		case "skiff":
+			chosen = append(chosen, &skiffCluster{kubeconfig: filepath.Join(dir, "skiff.kubeconfig")})
+		case "tuned", "shipped":
+			chosen = append(chosen, &assembled{name: name, cluster: upstream.New(upstream.Config{
+				Dir: filepath.Join(dir, "upstream"), Programs: filepath.Join(dir, "../upstream"), Archive: "_output/images-e2e.tar",
+				Script: "test/bench/upstream/node.sh", AsShipped: name == "shipped",
+			})})
+		default:
+			return nil, fmt.Errorf("-subjects: %q: want skiff, tuned or shipped", name)
+		}
+	}
+	return chosen, nil
+}
+
+// figures are all that is measured, in the order of the report.
+var figures = []struct{ key, title string }{
+	{"api", "create → API answers, s"},
+	{"ready", "create → 3 nodes Ready, s"},
+	{"firstPod", "create → first Pod Running, s"},
+	{"byName", "create → Service answers by name, s"},
+	{"cpuReady", "CPU until then, s"},
+	{"pss", "PSS after idling, MB"},
+	{"idleCPU", "CPU while idling, % of a core"},
+	{"pod", "Pod create → Running, ms"},
+	{"podVolumes", "the same with ConfigMap, Secret and token, ms"},
+	{"gone", "Pod delete → gone, ms"},
+	{"burst", "100 Pods at once → all Running, s"},
+	{"delete", "delete the cluster, s"},
+}
+
+func markdown(subjects []subject, results map[string][]sample) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "Median (minimum–maximum), n = %d, subjects in turn. ", len(results[subjects[0].Name()]))
+	fmt.Fprintf(&b, "%s, kernel %s.\n\n| |", machine(), kernel())
+	for _, s := range subjects {
+		fmt.Fprintf(&b, " %s |", s.Name())
+	}
+	b.WriteString("\n|---|" + strings.Repeat("---|", len(subjects)) + "\n")
+	for _, f := range figures {
+		fmt.Fprintf(&b, "| %s |", f.title)
+		for _, s := range subjects {
+			var values []float64
+			for _, r := range results[s.Name()] {
+				if v, ok := r[f.key]; ok {
+					values = append(values, v)
+				}
+			}
+			if len(values) == 0 {
+				b.WriteString(" – |")
+				continue
+			}
+			slices.Sort(values)
+			fmt.Fprintf(&b, " %.3g (%.3g–%.3g) |", values[len(values)/2], values[0], values[len(values)-1])
+		}
+		b.WriteString("\n")
+	}
+	return b.String()
+}
