@@ -1,0 +1,239 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"strconv"
+
+	noop "go.opentelemetry.io/otel/trace/noop"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apiserver/pkg/server/healthz"
+	utilfeature "k8s.io/apiserver/pkg/util/feature"
+	clientcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
+	"k8s.io/client-go/tools/record"
+	"k8s.io/component-base/configz"
+	metricsfeatures "k8s.io/component-base/metrics/features"
+	internalapi "k8s.io/cri-api/pkg/apis"
+	"k8s.io/klog/v2"
+	kubeletv1beta1 "k8s.io/kubelet/config/v1beta1"
+	"k8s.io/kubernetes/cmd/kubelet/app"
+	"k8s.io/kubernetes/cmd/kubelet/app/options"
+	"k8s.io/kubernetes/pkg/api/legacyscheme"
+	"k8s.io/kubernetes/pkg/kubelet"
+	kubeletconfig "k8s.io/kubernetes/pkg/kubelet/apis/config"
+	kubeletscheme "k8s.io/kubernetes/pkg/kubelet/apis/config/scheme"
+	kubecontainer "k8s.io/kubernetes/pkg/kubelet/container"
+	"k8s.io/kubernetes/pkg/kubelet/server"
+	"k8s.io/kubernetes/pkg/kubelet/util"
+	"k8s.io/kubernetes/pkg/kubelet/watchdog"
+	"k8s.io/kubernetes/pkg/util/oom"
+	"k8s.io/kubernetes/pkg/volume/util/hostutil"
+	"k8s.io/kubernetes/pkg/volume/util/subpath"
+	"k8s.io/mount-utils"
+	utilexec "k8s.io/utils/exec"
+
+	"golang.org/x/sync/errgroup"
+
+	machinev1alpha1 "github.com/skiff-k8s/skiff/apis/machine/v1alpha1"
+	"github.com/skiff-k8s/skiff/hostnode/agent/stats"
+)
+
+// Config of the node's kubelet. Node, Runtime and Images are required.
+type Config struct {
+	Node machinev1alpha1.NodeConfiguration
+
+	// Runtime and Images are the CRI, called in process.
+	Runtime internalapi.RuntimeService
+	Images  internalapi.ImageManagerService
+	// RuntimeEndpoint is where others find the CRI; the kubelet only shows
+	// it. Default: containerd's socket.
+	RuntimeEndpoint string
+
+	// PKIDir holds kubelet-client.{crt,key}, kubelet-server.{crt,key} and
+	// ca.crt. Default: the machine's.
+	PKIDir string
+	// RootDir is the kubelet's directory. Default: the machine's.
+	RootDir string
+	// ImageDir is the directory whose file system holds images and
+	// containers. Default: containerd's.
+	ImageDir string
+	// StaticPodDir has manifests of static pods. Default: the machine's.
+	StaticPodDir string
+	// CgroupRoot is the cgroup, in every hierarchy, below which the kubelet
+	// works. Default "/": the machine has a cgroup namespace.
+	CgroupRoot string
+}
+
+// Run runs the kubelet until ctx ends. One process runs one kubelet, once:
+// upstream keeps state in globals, and ends the process on some errors.
+func Run(ctx context.Context, cfg Config) error {
+	cfg = cfg.complete()
+	if err := cfg.validate(); err != nil {
+		return err
+	}
+	s, err := kubeletServer(cfg)
+	if err != nil {
+		return err
+	}
+	if err := applyGates(s); err != nil {
+		return err
+	}
+
+	d := newDoors(cfg.Node.NodeName)
+	c, err := newClients(cfg, d, s.NodeStatusUpdateFrequency.Duration, float32(s.EventRecordQPS), int(s.EventBurst))
+	if err != nil {
+		return err
+	}
+
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		if err := registerNode(ctx, c.direct, desiredNode(cfg.Node)); err != nil {
+			return err
+		}
+		d.openNode()
+		return nil
+	})
+	group.Go(func() error { return d.Run(ctx) })
+	group.Go(func() error {
+		deps, err := dependencies(ctx, cfg, s, c, d)
+		if err != nil {
+			return err
+		}
+		if err := publishConfiguration(&s.KubeletConfiguration); err != nil {
+			return err
+		}
+		if err := app.RunKubelet(ctx, s, deps); err != nil {
+			return fmt.Errorf("run kubelet: %w", err)
+		}
+		return serveHealthz(ctx, net.JoinHostPort(s.HealthzBindAddress, strconv.Itoa(int(s.HealthzPort))))
+	})
+	if err := group.Wait(); err != nil && !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
+}
+
+// applyGates sets the process's feature gates and checks the configuration,
+// in upstream's order: the checks depend on the gates.
+func applyGates(s *options.KubeletServer) error {
+	if err := utilfeature.DefaultMutableFeatureGate.SetFromMap(s.FeatureGates); err != nil {
+		return fmt.Errorf("set feature gates: %w", err)
+	}
+	metricsfeatures.ApplyFeatureGates(utilfeature.DefaultFeatureGate)
+	if err := options.ValidateKubeletServer(s); err != nil {
+		return fmt.Errorf("check kubelet configuration: %w", err)
+	}
+	return nil
+}
+
+// dependencies are all that upstream's kubelet is given.
+func dependencies(ctx context.Context, cfg Config, s *options.KubeletServer, c *clients, d *doors) (*kubelet.Dependencies, error) {
+	logger := klog.FromContext(ctx)
+	nodeName := types.NodeName(cfg.Node.NodeName)
+
+	machine, err := stats.New(stats.Config{
+		Name: cfg.Node.ClusterName + "/" + cfg.Node.NodeName,
+		CPU:  cfg.Node.CPU, MemoryBytes: cfg.Node.MemoryBytes,
+		RootDir: cfg.RootDir, ImageDir: cfg.ImageDir,
+		Runtime: cfg.Runtime,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("describe machine %s: %w", cfg.Node.NodeName, err)
+	}
+
+	broadcaster := record.NewBroadcaster(record.WithContext(ctx))
+	recorder := broadcaster.NewRecorder(legacyscheme.Scheme, corev1.EventSource{Component: server.ComponentKubelet, Host: cfg.Node.NodeName})
+	broadcaster.StartStructuredLogging(3)
+	broadcaster.StartRecordingToSink(&clientcorev1.EventSinkImpl{Interface: c.events.Events("")})
+
+	mounter := mount.New("")
+	manager, err := containerManager(ctx, s, mounter, machine, recorder, c.kube)
+	if err != nil {
+		return nil, err
+	}
+
+	auth, runCAReload, err := app.BuildAuth(nodeName, c.kube, s.KubeletConfiguration)
+	if err != nil {
+		return nil, fmt.Errorf("make authentication and authorization of the kubelet's API: %w", err)
+	}
+	runCAReload(ctx.Done())
+	// With certificate files named, this reads nothing and makes no key.
+	tlsOptions, err := app.InitializeTLS(ctx, &s.KubeletFlags, &s.KubeletConfiguration)
+	if err != nil {
+		return nil, fmt.Errorf("set up TLS of the kubelet's API: %w", err)
+	}
+
+	plugins, err := app.ProbeVolumePlugins(ctx, utilfeature.DefaultFeatureGate)
+	if err != nil {
+		return nil, fmt.Errorf("list volume plugins: %w", err)
+	}
+	health, err := watchdog.NewHealthChecker(logger)
+	if err != nil {
+		return nil, fmt.Errorf("make health checker: %w", err)
+	}
+	health.Start(ctx)
+
+	handle := &kubeletHandle{}
+	tracker := util.NewPodStartupLatencyTracker()
+	deps := &kubelet.Dependencies{
+		Options:                   []kubelet.Option{func(k *kubelet.Kubelet) { handle.Store(k) }},
+		Auth:                      auth,
+		CAdvisorInterface:         machine,
+		ContainerManager:          manager,
+		KubeClient:                c.kube,
+		HeartbeatClient:           c.heartbeat,
+		OnHeartbeatFailure:        c.closeIdle,
+		EventClient:               c.events,
+		Recorder:                  recorder,
+		Mounter:                   mounter,
+		Subpather:                 subpath.New(mounter),
+		HostUtil:                  hostutil.NewHostUtil(),
+		OOMAdjuster:               oom.NewFakeOOMAdjuster(),
+		OSInterface:               kubecontainer.RealOS{},
+		TracerProvider:            noop.NewTracerProvider(),
+		VolumePlugins:             plugins,
+		DynamicPluginProber:       app.GetDynamicPluginProber(ctx, s.VolumePluginDir, utilexec.New()),
+		TLSOptions:                tlsOptions,
+		RemoteRuntimeService:      cfg.Runtime,
+		RemoteImageService:        cfg.Images,
+		PodStartupLatencyTracker:  tracker,
+		NodeStartupLatencyTracker: util.NewNodeStartupLatencyTracker(logger),
+		HealthChecker:             health,
+	}
+	deps.PodConfig = podSource(ctx, &s.KubeletConfiguration, nodeName, c.kube, recorder, tracker, handle.nodeSeen(ctx, d))
+	return deps, nil
+}
+
+// publishConfiguration serves the configuration at /configz.
+func publishConfiguration(cfg *kubeletconfig.KubeletConfiguration) error {
+	scheme, _, err := kubeletscheme.NewSchemeAndCodecs()
+	if err != nil {
+		return fmt.Errorf("publish kubelet configuration: %w", err)
+	}
+	versioned := &kubeletv1beta1.KubeletConfiguration{}
+	if err := scheme.Convert(cfg, versioned, nil); err != nil {
+		return fmt.Errorf("publish kubelet configuration: %w", err)
+	}
+	versioned.SetGroupVersionKind(kubeletv1beta1.SchemeGroupVersion.WithKind("KubeletConfiguration"))
+	cz, err := configz.New("kubeletconfig")
+	if err != nil {
+		return fmt.Errorf("publish kubelet configuration: %w", err)
+	}
+	return cz.Set(versioned)
+}
+
+func serveHealthz(ctx context.Context, address string) error {
+	mux := http.NewServeMux()
+	healthz.InstallHandler(mux)
+	srv := &http.Server{Addr: address, Handler: mux, BaseContext: func(net.Listener) context.Context { return ctx }}
+	stop := context.AfterFunc(ctx, func() { srv.Close() })
+	defer stop()
+	if err := srv.ListenAndServe(); err != nil && !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve kubelet health: %w", err)
+	}
+	return ctx.Err()
+}

@@ -1,0 +1,78 @@
+package agent
+
+import (
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"k8s.io/apimachinery/pkg/runtime"
+	utilnet "k8s.io/apimachinery/pkg/util/net"
+	"k8s.io/client-go/kubernetes"
+	corev1 "k8s.io/client-go/kubernetes/typed/core/v1"
+	"k8s.io/client-go/rest"
+)
+
+// clients of the API server. They share one connection.
+type clients struct {
+	// direct waits at no door; it creates the Node.
+	direct kubernetes.Interface
+	// kube, heartbeat and events are the kubelet's.
+	kube      kubernetes.Interface
+	heartbeat kubernetes.Interface
+	events    corev1.EventsGetter
+	// closeIdle drops connections after repeated failures to report.
+	closeIdle func()
+}
+
+// newClients are the clients of the user "system:node:<name>".
+func newClients(cfg Config, d *doors, heartbeatTimeout time.Duration, eventQPS float32, eventBurst int) (*clients, error) {
+	base := &rest.Config{
+		Host: cfg.Node.APIServer,
+		TLSClientConfig: rest.TLSClientConfig{
+			CertFile: filepath.Join(cfg.PKIDir, "kubelet-client.crt"),
+			KeyFile:  filepath.Join(cfg.PKIDir, "kubelet-client.key"),
+			CAFile:   filepath.Join(cfg.PKIDir, "ca.crt"),
+		},
+		ContentConfig: rest.ContentConfig{
+			ContentType:        runtime.ContentTypeProtobuf,
+			AcceptContentTypes: runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON,
+		},
+		UserAgent: rest.DefaultKubernetesUserAgent(),
+		// Upstream lets a kubelet ask 50 times a second, for API servers with
+		// thousands of kubelets. Ours has priority and fairness, and few.
+		QPS: -1,
+	}
+
+	var c clients
+	var err error
+	if c.direct, err = kubernetes.NewForConfig(base); err != nil {
+		return nil, fmt.Errorf("make the client for the node object: %w", err)
+	}
+
+	kube := rest.CopyConfig(base)
+	kube.Wrap(d.behindNode)
+	if c.kube, err = kubernetes.NewForConfig(kube); err != nil {
+		return nil, fmt.Errorf("make the kubelet's client: %w", err)
+	}
+
+	heartbeat := rest.CopyConfig(base)
+	heartbeat.Timeout = heartbeatTimeout
+	heartbeat.Wrap(d.behindStatus)
+	if c.heartbeat, err = kubernetes.NewForConfig(heartbeat); err != nil {
+		return nil, fmt.Errorf("make the client for heartbeats: %w", err)
+	}
+
+	events := rest.CopyConfig(base)
+	events.QPS, events.Burst = eventQPS, eventBurst
+	events.Wrap(d.behindNode)
+	if c.events, err = corev1.NewForConfig(events); err != nil {
+		return nil, fmt.Errorf("make the client for events: %w", err)
+	}
+
+	transport, err := rest.TransportFor(base)
+	if err != nil {
+		return nil, fmt.Errorf("make the transport to the API server: %w", err)
+	}
+	c.closeIdle = func() { utilnet.CloseIdleConnectionsFor(transport) }
+	return &c, nil
+}

@@ -1,0 +1,110 @@
+package agent
+
+import (
+	"fmt"
+	"path/filepath"
+
+	"k8s.io/kubernetes/cmd/kubelet/app/options"
+	kubeletconfig "k8s.io/kubernetes/pkg/kubelet/apis/config"
+
+	machinev1alpha1 "github.com/skiff-k8s/skiff/apis/machine/v1alpha1"
+)
+
+const (
+	kubeletPort = 10250
+	healthzPort = 10248
+	// defaultPods is upstream's maxPods.
+	defaultPods = 110
+)
+
+// kubeletServer is upstream's configuration: its defaults for a kubelet with
+// a config file, and what a machine needs otherwise.
+func kubeletServer(cfg Config) (*options.KubeletServer, error) {
+	s, err := options.NewKubeletServer()
+	if err != nil {
+		return nil, fmt.Errorf("make kubelet configuration: %w", err)
+	}
+
+	f := &s.KubeletFlags
+	f.HostnameOverride = cfg.Node.NodeName
+	f.NodeIP = cfg.Node.NodeIP
+	f.RootDirectory = filepath.Clean(cfg.RootDir)
+	f.CertDirectory = filepath.Join(f.RootDirectory, "pki")
+
+	c := &s.KubeletConfiguration
+	c.StaticPodPath = cfg.StaticPodDir
+	c.Port = kubeletPort
+	c.ReadOnlyPort = 0
+	c.HealthzPort = healthzPort
+	c.TLSCertFile = filepath.Join(cfg.PKIDir, "kubelet-server.crt")
+	c.TLSPrivateKeyFile = filepath.Join(cfg.PKIDir, "kubelet-server.key")
+	c.Authentication = kubeletconfig.KubeletAuthentication{
+		X509:    kubeletconfig.KubeletX509Authentication{ClientCAFile: filepath.Join(cfg.PKIDir, "ca.crt")},
+		Webhook: kubeletconfig.KubeletWebhookAuthentication{Enabled: true, CacheTTL: c.Authentication.Webhook.CacheTTL},
+	}
+	c.Authorization.Mode = kubeletconfig.KubeletAuthorizationModeWebhook
+	c.ContainerRuntimeEndpoint = cfg.RuntimeEndpoint
+	c.RegisterNode = false
+	c.ProviderID = cfg.Node.ProviderID
+
+	c.ClusterDomain = cfg.Node.DNSDomain
+	if cfg.Node.ClusterDNS != "" {
+		c.ClusterDNS = []string{cfg.Node.ClusterDNS}
+	}
+	c.MaxPods = defaultPods
+	if cfg.Node.Pods > 0 {
+		c.MaxPods = int32(cfg.Node.Pods)
+	}
+	c.SeccompDefault = cfg.Node.SeccompDefault
+	c.FeatureGates = cfg.Node.FeatureGates
+
+	c.CgroupRoot = cfg.CgroupRoot
+	c.FailCgroupV1 = false
+	c.FailSwapOn = false
+	c.MakeIPTablesUtilChains = false
+	// Disks are the developer's and often fairly full: as in kind, neither a
+	// full disk evicts pods nor are images collected. The store is the host's.
+	c.EvictionHard = map[string]string{
+		"memory.available":   "100Mi",
+		"nodefs.available":   "0%",
+		"nodefs.inodesFree":  "0%",
+		"imagefs.available":  "0%",
+		"imagefs.inodesFree": "0%",
+	}
+	c.ImageGCHighThresholdPercent = 100
+	c.SerializeImagePulls = false
+	return s, nil
+}
+
+// complete fills in the defaults of a Config.
+func (cfg Config) complete() Config {
+	set := func(field *string, value string) {
+		if *field == "" {
+			*field = value
+		}
+	}
+	set(&cfg.PKIDir, machinev1alpha1.PKIDir)
+	set(&cfg.RootDir, machinev1alpha1.KubeletDir)
+	set(&cfg.ImageDir, machinev1alpha1.ContainerdRoot)
+	set(&cfg.StaticPodDir, machinev1alpha1.StaticPodDir)
+	set(&cfg.RuntimeEndpoint, "unix://"+machinev1alpha1.ContainerdSocket)
+	set(&cfg.CgroupRoot, "/")
+	return cfg
+}
+
+// validate refuses what would fail later with a worse message.
+func (cfg Config) validate() error {
+	for _, field := range []struct{ name, value string }{
+		{"nodeName", cfg.Node.NodeName},
+		{"nodeIP", cfg.Node.NodeIP},
+		{"apiServer", cfg.Node.APIServer},
+	} {
+		if field.value == "" {
+			return fmt.Errorf("node configuration: %s is empty", field.name)
+		}
+	}
+	if cfg.Runtime == nil || cfg.Images == nil {
+		return fmt.Errorf("node %s: no container runtime", cfg.Node.NodeName)
+	}
+	return nil
+}

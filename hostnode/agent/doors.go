@@ -1,0 +1,134 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Upstream's kubelet asks an API server that is not there yet again after
+// 0.8 s and more (reflectors), 1 s (CSINode) or 10 s (node status). Ours
+// starts beside the API server, so its requests wait at a door until they can
+// succeed, and go on at that moment.
+//
+// The first door opens when the Node object exists: before that nothing of a
+// kubelet's makes sense. The second holds back the node's status until the
+// CSINode object is published: until then upstream would report the node as
+// not ready, and report again 10 s later.
+type doors struct {
+	nodeName string
+	// node and status are closed when their doors open.
+	node, status chan struct{}
+	openNode     func()
+	openStatus   func()
+
+	// mu guards published.
+	mu        sync.Mutex
+	published int
+}
+
+// statusPatience is how long a node's status waits for the CSINode object
+// after the Node exists: longer means that something is wrong with storage,
+// and that has to be reported.
+const statusPatience = 3 * time.Second
+
+// errRecompute makes upstream compute the node's status again.
+var errRecompute = errors.New("node status was computed before the node's storage was published")
+
+func newDoors(nodeName string) *doors {
+	d := &doors{nodeName: nodeName, node: make(chan struct{}), status: make(chan struct{})}
+	d.openNode = sync.OnceFunc(func() { close(d.node) })
+	d.openStatus = sync.OnceFunc(func() { close(d.status) })
+	return d
+}
+
+// behindNode is a transport whose requests wait for the Node object.
+func (d *doors) behindNode(next http.RoundTripper) http.RoundTripper {
+	return roundTripper(func(req *http.Request) (*http.Response, error) {
+		if err := pass(req.Context(), d.node); err != nil {
+			return nil, err
+		}
+		resp, err := next.RoundTrip(req)
+		if err == nil && strings.HasPrefix(req.URL.Path, "/apis/storage.k8s.io/v1/csinodes") {
+			d.sawCSINode(req.Method, resp.StatusCode)
+		}
+		return resp, err
+	})
+}
+
+// behindStatus is the transport of heartbeats: it waits at both doors. A
+// status that was computed before the second door opened is thrown away.
+func (d *doors) behindStatus(next http.RoundTripper) http.RoundTripper {
+	own := "/api/v1/nodes/" + d.nodeName
+	return roundTripper(func(req *http.Request) (*http.Response, error) {
+		if err := pass(req.Context(), d.node); err != nil {
+			return nil, err
+		}
+		if strings.HasPrefix(req.URL.Path, own) && !isOpen(d.status) {
+			if err := pass(req.Context(), d.status); err != nil {
+				return nil, err
+			}
+			if req.Method == http.MethodPatch {
+				return nil, errRecompute
+			}
+		}
+		return next.RoundTrip(req)
+	})
+}
+
+// sawCSINode follows the csi plugin's start: it reads the CSINode to see the
+// API server, reads it again, and creates or corrects it. The object is
+// published after a successful write or the second successful read.
+func (d *doors) sawCSINode(method string, status int) {
+	if status >= 300 {
+		return
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.published++; d.published > 1 || method != http.MethodGet {
+		// The plugin withdraws its error right after it read the answer.
+		time.AfterFunc(time.Millisecond, d.openStatus)
+	}
+}
+
+// Run opens the second door when storage takes too long.
+func (d *doors) Run(ctx context.Context) error {
+	if err := pass(ctx, d.node); err != nil {
+		return err
+	}
+	late := time.NewTimer(statusPatience)
+	defer late.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-d.status:
+	case <-late.C:
+		d.openStatus()
+	}
+	return nil
+}
+
+func isOpen(door <-chan struct{}) bool {
+	select {
+	case <-door:
+		return true
+	default:
+		return false
+	}
+}
+
+func pass(ctx context.Context, door <-chan struct{}) error {
+	select {
+	case <-door:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
