@@ -1,0 +1,56 @@
+package ready
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"strings"
+	"testing"
+)
+
+func TestNodesThatTakeNoPodsSayWhy(t *testing.T) {
+	for name, tc := range map[string]struct{ object, want string }{
+		"just registered": {`{"metadata":{"name":"a"}}`, "no status yet"},
+		"not Ready": {`{"status":{"conditions":[{"type":"MemoryPressure","status":"False"},{"type":"Ready","status":"False","reason":"KubeletNotReady","message":"network not ready"}]}}`,
+			"not Ready: KubeletNotReady: network not ready"},
+		"lost": {`{"status":{"conditions":[{"type":"Ready","status":"Unknown","reason":"NodeStatusUnknown"}]}}`, "not Ready: NodeStatusUnknown"},
+		"Ready, the taint not yet gone": {`{"spec":{"taints":[{"key":"node.kubernetes.io/not-ready","effect":"NoSchedule"}]},"status":{"conditions":[{"type":"Ready","status":"True"}]}}`,
+			"tainted node.kubernetes.io/not-ready"},
+		"Ready, with the control plane's taint": {`{"spec":{"taints":[{"key":"node-role.kubernetes.io/control-plane","effect":"NoSchedule"}]},"status":{"conditions":[{"type":"Ready","status":"True"}]}}`, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var n node
+			if err := json.Unmarshal([]byte(tc.object), &n); err != nil {
+				t.Fatal(err)
+			}
+			if got := n.lacks(); got != tc.want {
+				t.Errorf("want %q, have %q", tc.want, got)
+			}
+		})
+	}
+}
+
+func TestWatchesEndWhenEnoughIsSeen(t *testing.T) {
+	stream := `{"type":"ADDED","object":{"kind":"Node"}}` + "\n" + `{"type":"MODIFIED","object":{}}` + "\n" + `{"type":"ADDED","object":{}}`
+	seen := 0
+	if err := events(strings.NewReader(stream), func(event) bool { seen++; return seen == 2 }); err != nil || seen != 2 {
+		t.Errorf("seen %d, %v", seen, err)
+	}
+	if err := events(strings.NewReader(stream), func(event) bool { return false }); !errors.Is(err, io.EOF) {
+		t.Errorf("end of the stream: %v", err)
+	}
+	err := events(strings.NewReader(`{"type":"ERROR","object":{"reason":"Expired"}}`), func(event) bool { t.Error("saw an error"); return true })
+	if err == nil || !strings.Contains(err.Error(), "Expired") {
+		t.Errorf("error event: %v", err)
+	}
+}
+
+func TestFailedChecksAreNamed(t *testing.T) {
+	body := "[+]ping ok\n[-]etcd failed: reason withheld\n[-]poststarthook/rbac/bootstrap-roles failed: not finished\nreadyz check failed\n"
+	if got := failedChecks("500 Internal Server Error", body); got != "etcd, poststarthook/rbac/bootstrap-roles not ready" {
+		t.Errorf("have %q", got)
+	}
+	if got := failedChecks("403 Forbidden", "{}"); got != "403 Forbidden" {
+		t.Errorf("have %q", got)
+	}
+}
