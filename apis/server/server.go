@@ -1,0 +1,132 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/kubernetes/cmd/kube-apiserver/app"
+
+	machinev1alpha1 "github.com/skiff-k8s/skiff/apis/machine/v1alpha1"
+	"github.com/skiff-k8s/skiff/apis/storage"
+)
+
+// Config of a Server.
+type Config struct {
+	ControlPlane machinev1alpha1.ControlPlaneConfiguration
+	// Listeners are TCP listeners that serve the same API. The Service
+	// default/kubernetes leads to NodeIP and the port of the first. Nothing
+	// is accepted before Run, and Run closes them all.
+	Listeners []net.Listener
+	// Storage must be running, or about to.
+	Storage *storage.Storage
+
+	// PKIDir holds the files that the machine API names. Default:
+	// machinev1alpha1.PKIDir.
+	PKIDir string
+	// RunDir is where the server puts files of its own; it need not exist.
+	// Default: apiserver in machinev1alpha1.RunDir.
+	RunDir string
+}
+
+// Server is one API server.
+type Server struct {
+	loopback *rest.Config
+	run      func(context.Context) error
+	ready    chan struct{}
+}
+
+// New composes the server. It waits for the storage to answer and reads the
+// certificates; it serves nothing yet.
+func New(ctx context.Context, cfg Config) (*Server, error) {
+	if len(cfg.Listeners) == 0 {
+		return nil, errors.New("compose API server: no listener")
+	}
+	if cfg.Storage == nil {
+		return nil, errors.New("compose API server: no storage")
+	}
+	if cfg.PKIDir == "" {
+		cfg.PKIDir = machinev1alpha1.PKIDir
+	}
+	if cfg.RunDir == "" {
+		cfg.RunDir = machinev1alpha1.RunDir + "/apiserver"
+	}
+	if _, err := cfg.Storage.Client(ctx); err != nil {
+		return nil, err
+	}
+	// The server's clients of itself need no warnings about what it does.
+	rest.SetDefaultWarningHandler(rest.NoWarnings{})
+
+	opts, err := serverOptions(ctx, cfg)
+	if err != nil {
+		return nil, fmt.Errorf("configure API server: %w", err)
+	}
+	config, err := app.NewConfig(opts)
+	if err != nil {
+		return nil, fmt.Errorf("configure API server: %w", err)
+	}
+	completed, err := config.Complete()
+	if err != nil {
+		return nil, fmt.Errorf("configure API server: %w", err)
+	}
+	chain, err := app.CreateServerChain(completed)
+	if err != nil {
+		return nil, fmt.Errorf("compose API server: %w", err)
+	}
+	prepared, err := chain.PrepareRun()
+	if err != nil {
+		return nil, fmt.Errorf("compose API server: %w", err)
+	}
+	return &Server{
+		loopback: chain.GenericAPIServer.LoopbackClientConfig,
+		run:      prepared.Run,
+		ready:    make(chan struct{}),
+	}, nil
+}
+
+// Run serves until ctx ends and then shuts down gracefully: /readyz fails,
+// requests in flight are answered, watches end, listeners close.
+func (s *Server) Run(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		if err := s.run(ctx); err != nil {
+			return fmt.Errorf("run API server: %w", err)
+		}
+		return nil
+	})
+	group.Go(func() error { return s.watchReady(ctx) })
+	return group.Wait()
+}
+
+// LoopbackClientConfig is a client of this server with all privileges and
+// without limits. Every call returns a new copy.
+func (s *Server) LoopbackClientConfig() *rest.Config {
+	cfg := rest.CopyConfig(s.loopback)
+	cfg.QPS = -1
+	return cfg
+}
+
+// Ready is closed when /readyz has passed for the first time.
+func (s *Server) Ready() <-chan struct{} { return s.ready }
+
+// watchReady asks /readyz until it passes: it is the sum of some sixty checks
+// and hooks, and there is no event for that.
+func (s *Server) watchReady(ctx context.Context) error {
+	client, err := kubernetes.NewForConfig(s.LoopbackClientConfig())
+	if err != nil {
+		return fmt.Errorf("make loopback client: %w", err)
+	}
+	err = wait.PollUntilContextCancel(ctx, 5*time.Millisecond, true, func(ctx context.Context) (bool, error) {
+		return client.RESTClient().Get().AbsPath("/readyz").Do(ctx).Error() == nil, nil
+	})
+	if err == nil {
+		close(s.ready)
+	}
+	return nil
+}

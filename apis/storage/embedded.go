@@ -1,0 +1,98 @@
+package storage
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+
+	"go.etcd.io/etcd/server/v3/embed"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
+	"go.etcd.io/etcd/server/v3/storage/wal"
+)
+
+const (
+	// tickMs and electionMs are for a cluster of one: nobody's heartbeat can
+	// be missed, and the wait for the first election is random in
+	// 0..electionMs.
+	tickMs     = 10
+	electionMs = 50
+	// walSegmentBytes replaces 64 MB, which are allocated twice at start.
+	walSegmentBytes = 4 << 20
+	// quotaBytes is the most etcd upstream recommends; the default of 2 GiB
+	// ends in a read-only cluster sooner than a developer expects.
+	quotaBytes = 8 << 30
+	// memberName and peerURL only have to be the same at every start. The
+	// member listens for no peers.
+	memberName = "skiff"
+	peerURL    = "http://127.0.0.1:2380"
+)
+
+func (s *Storage) runEmbedded(ctx context.Context) error {
+	cfg, err := s.embedConfig()
+	if err != nil {
+		return err
+	}
+	etcd, err := embed.StartEtcd(cfg)
+	if err != nil {
+		return fmt.Errorf("start etcd in %s: %w", cfg.Dir, err)
+	}
+	defer etcd.Close()
+	if err := os.Chmod(s.cfg.Socket, 0o600); err != nil {
+		return fmt.Errorf("close etcd's socket to others: %w", err)
+	}
+
+	select {
+	case <-etcd.Server.ReadyNotify():
+	case <-etcd.Server.StopNotify():
+		return fmt.Errorf("etcd in %s stopped while starting", cfg.Dir)
+	case err := <-etcd.Err():
+		return fmt.Errorf("etcd in %s: %w", cfg.Dir, err)
+	case <-ctx.Done():
+		return nil
+	}
+	client := v3client.New(etcd.Server)
+	defer client.Close()
+	s.set(client, nil)
+
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-etcd.Server.StopNotify():
+		return fmt.Errorf("etcd in %s stopped", cfg.Dir)
+	case err := <-etcd.Err():
+		return fmt.Errorf("etcd in %s: %w", cfg.Dir, err)
+	}
+}
+
+func (s *Storage) embedConfig() (*embed.Config, error) {
+	if err := os.MkdirAll(s.cfg.DataDir, 0o700); err != nil {
+		return nil, fmt.Errorf("make etcd's data directory: %w", err)
+	}
+	if err := os.MkdirAll(filepath.Dir(s.cfg.Socket), 0o755); err != nil {
+		return nil, fmt.Errorf("make the directory of etcd's socket: %w", err)
+	}
+	client := url.URL{Scheme: "unix", Path: s.cfg.Socket}
+	peer, err := url.Parse(peerURL)
+	if err != nil {
+		return nil, err
+	}
+
+	wal.SegmentSizeBytes = walSegmentBytes
+	cfg := embed.NewConfig()
+	cfg.Name = memberName
+	cfg.Dir = s.cfg.DataDir
+	cfg.ListenClientUrls = []url.URL{client}
+	cfg.AdvertiseClientUrls = []url.URL{client}
+	cfg.ListenPeerUrls = nil
+	cfg.AdvertisePeerUrls = []url.URL{*peer}
+	cfg.InitialCluster = cfg.InitialClusterFromName(memberName)
+	cfg.TickMs, cfg.ElectionMs = tickMs, electionMs
+	cfg.UnsafeNoFsync = !s.cfg.Durable
+	cfg.QuotaBackendBytes = quotaBytes
+	// The REST gateway would connect back to the socket for nobody.
+	cfg.EnableGRPCGateway = false
+	cfg.LogLevel = "warn"
+	return cfg, nil
+}

@@ -1,0 +1,143 @@
+package storage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.etcd.io/etcd/client/v3/kubernetes"
+
+	machinev1alpha1 "github.com/skiff-k8s/skiff/apis/machine/v1alpha1"
+)
+
+// DefaultCompactionInterval is kube-apiserver's --etcd-compaction-interval.
+const DefaultCompactionInterval = 5 * time.Minute
+
+// Config of the storage. The zero value is an embedded, ephemeral member at
+// the machine's fixed paths.
+type Config struct {
+	// DataDir of the embedded member. Default: machinev1alpha1.EtcdDir.
+	DataDir string
+	// Socket is the unix socket on which the embedded member serves etcd's
+	// API to other processes of the machine (etcdctl). At most 100 bytes.
+	// Default: etcd.sock in machinev1alpha1.RunDir.
+	Socket string
+	// Durable makes every write reach the disk before it is answered. False
+	// leaves that to the kernel: the death of any process loses nothing, a
+	// power cut may.
+	Durable bool
+
+	// Servers are the client URLs of an existing etcd cluster; empty means
+	// the embedded member. The files are PEM and needed for https only.
+	Servers  []string
+	CAFile   string
+	CertFile string
+	KeyFile  string
+
+	// CompactionInterval is how often old revisions are forgotten; a watch or
+	// a list page older than one to two intervals has to start anew. Default:
+	// DefaultCompactionInterval; negative: never.
+	CompactionInterval time.Duration
+}
+
+// Storage is one etcd, embedded or remote. All methods may be called from
+// several goroutines; Run only once.
+type Storage struct {
+	cfg Config
+
+	settle sync.Once
+	// settled is closed when client or err is set.
+	settled chan struct{}
+	client  *kubernetes.Client
+	err     error
+}
+
+// New checks cfg. It starts nothing.
+func New(cfg Config) (*Storage, error) {
+	if cfg.DataDir == "" {
+		cfg.DataDir = machinev1alpha1.EtcdDir
+	}
+	if cfg.Socket == "" {
+		cfg.Socket = machinev1alpha1.RunDir + "/etcd.sock"
+	}
+	if cfg.CompactionInterval == 0 {
+		cfg.CompactionInterval = DefaultCompactionInterval
+	}
+	// sun_path has 108 bytes; some are left for etcd's own suffixes.
+	if len(cfg.Servers) == 0 && len(cfg.Socket) > 100 {
+		return nil, fmt.Errorf("etcd socket %s: longer than 100 bytes", cfg.Socket)
+	}
+	if (cfg.CertFile == "") != (cfg.KeyFile == "") {
+		return nil, errors.New("etcd client certificate: certificate and key files go together")
+	}
+	return &Storage{cfg: cfg, settled: make(chan struct{})}, nil
+}
+
+// Embedded reports whether Run starts a member of our own.
+func (s *Storage) Embedded() bool { return len(s.cfg.Servers) == 0 }
+
+// Endpoints are the URLs under which other processes, and code that insists
+// on a connection of its own, reach this etcd.
+func (s *Storage) Endpoints() []string {
+	if s.Embedded() {
+		return []string{"unix://" + s.cfg.Socket}
+	}
+	return s.cfg.Servers
+}
+
+// TLSFiles are the CA, certificate and key files for Endpoints; empty for the
+// embedded member.
+func (s *Storage) TLSFiles() (ca, cert, key string) {
+	if s.Embedded() {
+		return "", "", ""
+	}
+	return s.cfg.CAFile, s.cfg.CertFile, s.cfg.KeyFile
+}
+
+// CompactionInterval is zero when old revisions are kept for ever.
+func (s *Storage) CompactionInterval() time.Duration { return max(s.cfg.CompactionInterval, 0) }
+
+// Run serves until ctx ends or etcd fails. When it returns, the embedded
+// member is closed; so its users must be gone before ctx ends.
+func (s *Storage) Run(ctx context.Context) (err error) {
+	defer func() {
+		if err == nil {
+			err = context.Cause(ctx)
+		}
+		s.set(nil, fmt.Errorf("etcd stopped: %w", err))
+		if ctx.Err() != nil {
+			err = nil
+		}
+	}()
+	if s.Embedded() {
+		return s.runEmbedded(ctx)
+	}
+	return s.runRemote(ctx)
+}
+
+// Client waits until Run has an etcd that answers and returns the client that
+// the whole process shares. The caller must not close it.
+func (s *Storage) Client(ctx context.Context) (*kubernetes.Client, error) {
+	select {
+	case <-s.settled:
+		return s.client, s.err
+	case <-ctx.Done():
+		return nil, fmt.Errorf("wait for etcd: %w", context.Cause(ctx))
+	}
+}
+
+// set publishes the client, or the reason why there is none, once.
+func (s *Storage) set(client *clientv3.Client, err error) {
+	s.settle.Do(func() {
+		if err != nil {
+			s.err = err
+		} else {
+			s.client = &kubernetes.Client{Client: client}
+			s.client.Kubernetes = s.client
+		}
+		close(s.settled)
+	})
+}
