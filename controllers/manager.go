@@ -1,0 +1,211 @@
+package controllers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/go-logr/logr"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/util/wait"
+	utilfeature "k8s.io/apiserver/pkg/util/feature"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/rest"
+	"k8s.io/component-base/featuregate"
+	"k8s.io/utils/clock"
+	"k8s.io/utils/ptr"
+	"net/http"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/config"
+	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+
+	machinev1alpha1 "github.com/skiff-k8s/skiff/apis/machine/v1alpha1"
+)
+
+// Config is all that the controllers need.
+type Config struct {
+	// RESTConfig reaches the API server as a cluster administrator, over its
+	// in-process loopback. Its rate limit is ignored: there is none.
+	RESTConfig *rest.Config
+	// ControlPlane names the cluster's ranges and feature gates.
+	ControlPlane machinev1alpha1.ControlPlaneConfiguration
+	// PKIDir holds ca.crt and ca.key, which sign CSRs, and sa.key, which signs
+	// service account tokens. Default machinev1alpha1.PKIDir.
+	PKIDir string
+	// Clock is the cluster's clock. Default the machine's.
+	Clock clock.WithTicker
+	// Log receives our own messages. Default slog.Default().
+	Log *slog.Logger
+}
+
+// Manager runs the controllers of one cluster.
+type Manager struct {
+	cfg Config
+}
+
+// New checks cfg. It starts nothing.
+func New(cfg Config) (*Manager, error) {
+	if cfg.RESTConfig == nil {
+		return nil, errors.New("controllers: no client configuration")
+	}
+	if cfg.PKIDir == "" {
+		cfg.PKIDir = machinev1alpha1.PKIDir
+	}
+	if cfg.Clock == nil {
+		cfg.Clock = clock.RealClock{}
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.Default()
+	}
+	if err := errors.Join(
+		validateSubnets("pod subnet", cfg.ControlPlane.PodSubnet),
+		validateSubnets("service subnet", cfg.ControlPlane.ServiceSubnet),
+	); err != nil {
+		return nil, fmt.Errorf("controllers: %w", err)
+	}
+	cfg.RESTConfig = rest.CopyConfig(cfg.RESTConfig)
+	cfg.RESTConfig.QPS = -1
+	cfg.RESTConfig.RateLimiter = nil
+	return &Manager{cfg: cfg}, nil
+}
+
+// Run waits for the API server, then runs the controllers until ctx ends. It
+// returns when all of them have stopped, or after five seconds.
+func (m *Manager) Run(ctx context.Context) error {
+	begin := time.Now()
+	if err := setFeatureGates(m.cfg.ControlPlane.FeatureGates); err != nil {
+		return err
+	}
+	logger := logr.FromSlogHandler(m.cfg.Log.Handler())
+	ctrllog.SetLogger(logger)
+
+	// Built-in kinds travel as protobuf.
+	protobuf := rest.CopyConfig(m.cfg.RESTConfig)
+	protobuf.ContentType = "application/vnd.kubernetes.protobuf"
+	protobuf.AcceptContentTypes = "application/vnd.kubernetes.protobuf,application/json"
+	clientset, err := kubernetes.NewForConfig(protobuf)
+	if err != nil {
+		return fmt.Errorf("client: %w", err)
+	}
+	if err := waitForAPI(ctx, clientset); err != nil {
+		return err
+	}
+	reached := time.Since(begin)
+
+	factory := informers.NewSharedInformerFactoryWithOptions(clientset, resyncPeriod, informers.WithTransform(stripManagedFields))
+	var shared *sharedCache
+	mgr, err := newManager(m.cfg.RESTConfig, logger, newSharedCache(factory, func(c *sharedCache) { shared = c }))
+	if err != nil {
+		return fmt.Errorf("controller manager: %w", err)
+	}
+	up, err := newUpstream(ctx, m.cfg, protobuf, factory, shared.started)
+	if err != nil {
+		return err
+	}
+	controllers, err := up.build(ctx, Names())
+	if err != nil {
+		return err
+	}
+	for _, c := range controllers {
+		if err := mgr.Add(manager.RunnableFunc(func(ctx context.Context) error {
+			c.Run(ctx)
+			return nil
+		})); err != nil {
+			return fmt.Errorf("controller %s: %w", c.Name(), err)
+		}
+	}
+	if err := mgr.Add(manager.RunnableFunc(up.refreshDiscovery)); err != nil {
+		return err
+	}
+	built := time.Since(begin)
+	if err := mgr.Add(manager.RunnableFunc(func(context.Context) error {
+		m.cfg.Log.Info("controllers started", "upstream", len(controllers),
+			"reached", reached, "built", built, "after", time.Since(begin))
+		return nil
+	})); err != nil {
+		return err
+	}
+	return mgr.Start(ctx)
+}
+
+// resyncPeriod is upstream's: every object once in twelve hours.
+const resyncPeriod = 12 * time.Hour
+
+// newManager is a controller-runtime manager without any listener.
+func newManager(cfg *rest.Config, logger logr.Logger, newCache cache.NewCacheFunc) (manager.Manager, error) {
+	return ctrl.NewManager(cfg, manager.Options{
+		Scheme: scheme.Scheme,
+		MapperProvider: func(*rest.Config, *http.Client) (meta.RESTMapper, error) {
+			return builtinMapper(), nil
+		},
+		NewCache: newCache,
+		// Objects of the cache are shared: whoever changes one copies it first.
+		Cache:                   cache.Options{DefaultUnsafeDisableDeepCopy: ptr.To(true)},
+		Logger:                  logger,
+		Metrics:                 metricsserver.Options{BindAddress: "0"},
+		HealthProbeBindAddress:  "0",
+		PprofBindAddress:        "0",
+		GracefulShutdownTimeout: ptr.To(5 * time.Second),
+		Controller: config.Controller{
+			MaxConcurrentReconciles: 5,
+			// Names are upstream's, and unique by the table.
+			SkipNameValidation: ptr.To(true),
+		},
+	})
+}
+
+// builtinMapper knows the built-in kinds without asking the API server.
+func builtinMapper() meta.RESTMapper {
+	mapper := meta.NewDefaultRESTMapper(scheme.Scheme.PrioritizedVersionsAllGroups())
+	root := map[string]bool{
+		"Namespace": true, "Node": true, "PersistentVolume": true, "StorageClass": true,
+	}
+	for gvk := range scheme.Scheme.AllKnownTypes() {
+		scope := meta.RESTScopeNamespace
+		if root[gvk.Kind] {
+			scope = meta.RESTScopeRoot
+		}
+		mapper.Add(gvk, scope)
+	}
+	return mapper
+}
+
+// waitForAPI returns when the API server answers.
+func waitForAPI(ctx context.Context, client kubernetes.Interface) error {
+	var last error
+	err := wait.PollUntilContextCancel(ctx, 5*time.Millisecond, true, func(ctx context.Context) (bool, error) {
+		_, last = client.Discovery().ServerVersion()
+		return last == nil, nil
+	})
+	if err != nil {
+		return fmt.Errorf("wait for the API server: %w", errors.Join(err, last))
+	}
+	return nil
+}
+
+// setFeatureGates turns the cluster's feature gates on for upstream's
+// controllers. The API server of the same process has usually done it before;
+// then this changes nothing.
+func setFeatureGates(gates map[string]bool) error {
+	known := utilfeature.DefaultMutableFeatureGate.GetAll()
+	change := map[string]bool{}
+	for name, on := range gates {
+		if _, ok := known[featuregate.Feature(name)]; ok && utilfeature.DefaultFeatureGate.Enabled(featuregate.Feature(name)) != on {
+			change[name] = on
+		}
+	}
+	if len(change) == 0 {
+		return nil
+	}
+	if err := utilfeature.DefaultMutableFeatureGate.SetFromMap(change); err != nil {
+		return fmt.Errorf("feature gates of the controllers: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,252 @@
+package controllers
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/wait"
+	cacheddiscovery "k8s.io/client-go/discovery/cached/memory"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/metadata"
+	"k8s.io/client-go/metadata/metadatainformer"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/restmapper"
+	"k8s.io/client-go/util/keyutil"
+	controllersmetrics "k8s.io/component-base/metrics/prometheus/controllers"
+	"k8s.io/controller-manager/pkg/clientbuilder"
+	"k8s.io/controller-manager/pkg/informerfactory"
+	"k8s.io/klog/v2"
+	"k8s.io/kubernetes/cmd/kube-controller-manager/app"
+	"k8s.io/kubernetes/cmd/kube-controller-manager/app/options"
+	"k8s.io/kubernetes/cmd/kube-controller-manager/names"
+	kubectrlmgrconfig "k8s.io/kubernetes/pkg/controller/apis/config"
+	"k8s.io/kubernetes/pkg/controller/garbagecollector"
+	garbagecollectorconfig "k8s.io/kubernetes/pkg/controller/garbagecollector/config"
+	"k8s.io/kubernetes/pkg/controller/nodeipam/ipam"
+	serviceaccountcontroller "k8s.io/kubernetes/pkg/controller/serviceaccount"
+	"k8s.io/kubernetes/pkg/controller/volume/attachdetach"
+	"k8s.io/kubernetes/pkg/serviceaccount"
+)
+
+// upstream builds controllers of kube-controller-manager over shared
+// informers, configured as kubeadm does.
+type upstream struct {
+	context  app.ControllerContext
+	metadata metadatainformer.SharedInformerFactory
+	keyFile  string
+	rootCA   []byte
+}
+
+// componentConfig is kube-controller-manager's default configuration with the
+// cluster's ranges and keys.
+func componentConfig(cfg Config) (kubectrlmgrconfig.KubeControllerManagerConfiguration, error) {
+	c, err := options.NewDefaultComponentConfig()
+	if err != nil {
+		return c, fmt.Errorf("default configuration of upstream's controllers: %w", err)
+	}
+	services := strings.Split(cfg.ControlPlane.ServiceSubnet, ",")
+	c.KubeCloudShared.AllocateNodeCIDRs = true
+	c.KubeCloudShared.ClusterCIDR = cfg.ControlPlane.PodSubnet
+	c.KubeCloudShared.CIDRAllocatorType = string(ipam.RangeAllocatorType)
+	c.NodeIPAMController.ServiceCIDR = services[0]
+	if len(services) > 1 {
+		c.NodeIPAMController.SecondaryServiceCIDR = services[1]
+	}
+	c.SAController.ServiceAccountKeyFile = filepath.Join(cfg.PKIDir, "sa.key")
+	c.SAController.RootCAFile = filepath.Join(cfg.PKIDir, "ca.crt")
+	c.CSRSigningController.ClusterSigningCertFile = filepath.Join(cfg.PKIDir, "ca.crt")
+	c.CSRSigningController.ClusterSigningKeyFile = filepath.Join(cfg.PKIDir, "ca.key")
+	for r := range garbagecollector.DefaultIgnoredResources() {
+		c.GarbageCollectorController.GCIgnoredResources = append(c.GarbageCollectorController.GCIgnoredResources,
+			garbagecollectorconfig.GroupResource{Group: r.Group, Resource: r.Resource})
+	}
+	return c, nil
+}
+
+// validateSubnets refuses what upstream's node IPAM would refuse at the start.
+func validateSubnets(name, subnets string) error {
+	for s := range strings.SplitSeq(subnets, ",") {
+		if _, err := netip.ParsePrefix(s); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// stripManagedFields is the informers' transform, as upstream's.
+func stripManagedFields(obj any) (any, error) {
+	if accessor, err := meta.Accessor(obj); err == nil && accessor.GetManagedFields() != nil {
+		accessor.SetManagedFields(nil)
+	}
+	return obj, nil
+}
+
+// newUpstream makes what upstream's controllers share. started is to be closed
+// when the informers run.
+func newUpstream(ctx context.Context, cfg Config, config *rest.Config, factory informers.SharedInformerFactory, started chan struct{}) (*upstream, error) {
+	component, err := componentConfig(cfg)
+	if err != nil {
+		return nil, err
+	}
+	rootCA, err := os.ReadFile(component.SAController.RootCAFile)
+	if err != nil {
+		return nil, fmt.Errorf("cluster CA: %w", err)
+	}
+	builder := clientbuilder.SimpleControllerClientBuilder{ClientConfig: config}
+	metadataClient, err := metadata.NewForConfig(rest.AddUserAgent(rest.CopyConfig(config), "metadata-informers"))
+	if err != nil {
+		return nil, fmt.Errorf("metadata client: %w", err)
+	}
+	discovery, err := builder.DiscoveryClient("controller-discovery")
+	if err != nil {
+		return nil, fmt.Errorf("discovery client: %w", err)
+	}
+	resync := func() time.Duration {
+		return time.Duration(float64(component.Generic.MinResyncPeriod.Duration) * (1 + rand.Float64()))
+	}
+	u := &upstream{
+		metadata: metadatainformer.NewSharedInformerFactoryWithOptions(metadataClient, resync(), metadatainformer.WithTransform(stripManagedFields)),
+		keyFile:  component.SAController.ServiceAccountKeyFile,
+		rootCA:   rootCA,
+	}
+	u.context = app.ControllerContext{
+		ClientBuilder:                   builder,
+		InformerFactory:                 factory,
+		ObjectOrMetadataInformerFactory: informerfactory.NewInformerFactory(factory, u.metadata),
+		ComponentConfig:                 component,
+		RESTMapper:                      restmapper.NewDeferredDiscoveryRESTMapper(cacheddiscovery.NewMemCacheClient(discovery)),
+		InformersStarted:                started,
+		ResyncPeriod:                    resync,
+		ControllerManagerMetrics:        controllersmetrics.NewControllerManagerMetrics("kube-controller-manager"),
+	}
+	u.context.GraphBuilder = garbagecollector.NewDependencyGraphBuilder(ctx, metadataClient, u.context.RESTMapper,
+		ignoredResources(component), u.context.ObjectOrMetadataInformerFactory, started)
+	registerMetrics()
+	return u, nil
+}
+
+// registerMetrics panics upstream when called twice in a process.
+var registerMetrics = sync.OnceFunc(controllersmetrics.Register)
+
+func ignoredResources(component kubectrlmgrconfig.KubeControllerManagerConfiguration) map[schema.GroupResource]struct{} {
+	ignored := map[schema.GroupResource]struct{}{}
+	for _, r := range component.GarbageCollectorController.GCIgnoredResources {
+		ignored[schema.GroupResource{Group: r.Group, Resource: r.Resource}] = struct{}{}
+	}
+	return ignored
+}
+
+// build makes the named controllers, in the order of the names. Those that a
+// feature gate or upstream's defaults turn off are left out.
+func (u *upstream) build(ctx context.Context, wanted []string) ([]app.Controller, error) {
+	descriptors := app.NewControllerDescriptors()
+	var built []app.Controller
+	slices.Sort(wanted)
+	for _, name := range wanted {
+		descriptor := descriptors[name]
+		if descriptor == nil {
+			return nil, fmt.Errorf("upstream has no controller %q", name)
+		}
+		if !u.context.IsControllerEnabled(descriptor) {
+			continue
+		}
+		controller, err := u.buildOne(ctx, descriptor)
+		if err != nil {
+			return nil, fmt.Errorf("controller %s: %w", name, err)
+		}
+		if controller != nil {
+			built = append(built, controller)
+		}
+	}
+	return built, nil
+}
+
+func (u *upstream) buildOne(ctx context.Context, descriptor *app.ControllerDescriptor) (app.Controller, error) {
+	ctx = klog.NewContext(ctx, klog.LoggerWithName(klog.FromContext(ctx), descriptor.Name()))
+	switch descriptor.Name() {
+	case names.ServiceAccountTokenController:
+		return u.tokens(ctx)
+	case names.PersistentVolumeAttachDetachController:
+		return u.attachDetach(ctx)
+	default:
+		return descriptor.BuildController(ctx, u.context)
+	}
+}
+
+// loop is a controller that is a function.
+type loop struct {
+	name string
+	run  func(context.Context)
+}
+
+func (l loop) Name() string            { return l.name }
+func (l loop) Run(ctx context.Context) { l.run(ctx) }
+
+// tokens is the controller of Secrets of type service-account-token. Upstream
+// builds it with a client of its own, ahead of all others.
+func (u *upstream) tokens(ctx context.Context) (app.Controller, error) {
+	key, err := keyutil.PrivateKeyFromFile(u.keyFile)
+	if err != nil {
+		return nil, fmt.Errorf("service account key: %w", err)
+	}
+	generator, err := serviceaccount.JWTTokenGenerator(serviceaccount.LegacyIssuer, key)
+	if err != nil {
+		return nil, fmt.Errorf("token generator: %w", err)
+	}
+	client, err := u.context.NewClient("tokens-controller")
+	if err != nil {
+		return nil, err
+	}
+	controller, err := serviceaccountcontroller.NewTokensController(klog.FromContext(ctx),
+		u.context.InformerFactory.Core().V1().ServiceAccounts(), u.context.InformerFactory.Core().V1().Secrets(), client,
+		serviceaccountcontroller.TokensControllerOptions{TokenGenerator: generator, RootCA: u.rootCA})
+	if err != nil {
+		return nil, err
+	}
+	workers := int(u.context.ComponentConfig.SAController.ConcurrentSATokenSyncs)
+	return loop{names.ServiceAccountTokenController, func(ctx context.Context) { controller.Run(ctx, workers) }}, nil
+}
+
+// attachDetach is upstream's controller without the prober of FlexVolume
+// drivers: a machine has no directory for them, and the prober would make one.
+func (u *upstream) attachDetach(ctx context.Context) (app.Controller, error) {
+	component := u.context.ComponentConfig
+	plugins, err := app.ProbeAttachableVolumePlugins(klog.FromContext(ctx), component.PersistentVolumeBinderController.VolumeConfiguration)
+	if err != nil {
+		return nil, err
+	}
+	client, err := u.context.NewClient("attachdetach-controller")
+	if err != nil {
+		return nil, err
+	}
+	core, storage := u.context.InformerFactory.Core().V1(), u.context.InformerFactory.Storage().V1()
+	controller, err := attachdetach.NewAttachDetachController(ctx, client,
+		core.Pods(), core.Nodes(), core.PersistentVolumeClaims(), core.PersistentVolumes(),
+		storage.CSINodes(), storage.CSIDrivers(), storage.VolumeAttachments(),
+		plugins, nil,
+		component.AttachDetachController.DisableAttachDetachReconcilerSync,
+		component.AttachDetachController.ReconcilerSyncLoopPeriod.Duration,
+		component.AttachDetachController.DisableForceDetachOnTimeout,
+		attachdetach.DefaultTimerConfig)
+	if err != nil {
+		return nil, err
+	}
+	return loop{names.PersistentVolumeAttachDetachController, controller.Run}, nil
+}
+
+// refreshDiscovery lets upstream's controllers see new kinds, as
+// kube-controller-manager does every 30 s.
+func (u *upstream) refreshDiscovery(ctx context.Context) error {
+	wait.UntilWithContext(ctx, func(context.Context) { u.context.RESTMapper.Reset() }, 30*time.Second)
+	return nil
+}
