@@ -1,0 +1,146 @@
+package lb
+
+import (
+	"errors"
+	"maps"
+	"net/netip"
+	"slices"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/skiff-k8s/skiff/dataplane/lb/table"
+)
+
+// wanted is the plan for one Service in one target.
+type wanted struct {
+	service   *service // nil: gone
+	frontends []table.Frontend
+}
+
+// apply plans what changed and writes it. It returns the Services that could
+// not be written.
+func (l *Loader) apply(c change, first bool) map[types.NamespacedName]error {
+	failed := map[types.NamespacedName]error{}
+	for _, t := range l.targets {
+		names := c.services
+		if c.all {
+			if err := t.table.SetNodes(l.nodeAddresses(t)); err != nil {
+				l.log.Error("node addresses not programmed", "maps", t.name, "err", err)
+			}
+			names = l.feed.allServices(t.claims)
+		}
+		plans := l.feed.plan(names, t.node)
+		if first {
+			l.fill(t, names, plans, failed)
+			continue
+		}
+		for _, name := range names {
+			if err := l.write(t, name, plans[name]); err != nil {
+				failed[name] = errors.Join(failed[name], err)
+			}
+		}
+	}
+	return failed
+}
+
+// fill makes the plans all that a target holds.
+func (l *Loader) fill(t *target, names []types.NamespacedName, plans map[types.NamespacedName]wanted, failed map[types.NamespacedName]error) {
+	var all []table.Frontend
+	for _, name := range names {
+		got, taken, _, _ := t.claims.settle(name, plans[name].frontends)
+		all = append(all, got...)
+		l.report.problems(plans[name].service, taken)
+	}
+	for key, err := range t.table.Replace(all) {
+		if name, ok := t.claims.owner[key]; ok {
+			failed[name] = errors.Join(failed[name], err)
+		} else {
+			l.log.Error("service map entry not removed", "maps", t.name, "key", key, "err", err)
+		}
+	}
+}
+
+// write brings one Service's entries of a target to the plan.
+func (l *Loader) write(t *target, name types.NamespacedName, w wanted) error {
+	got, taken, gone, freed := t.claims.settle(name, w.frontends)
+	l.report.problems(w.service, taken)
+	var errs []error
+	for _, f := range got {
+		if _, err := t.table.Set(f); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	for _, key := range gone {
+		if err := t.table.Delete(key); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	if len(freed) > 0 {
+		l.feed.touch(freed...)
+	}
+	return errors.Join(errs...)
+}
+
+// nodeAddresses are the addresses on which node ports answer in a target.
+func (l *Loader) nodeAddresses(t *target) map[netip.Addr]bool {
+	l.feed.mu.Lock()
+	defer l.feed.mu.Unlock()
+	out := map[netip.Addr]bool{}
+	for name, n := range l.feed.nodes {
+		for _, a := range n.addrs {
+			out[a] = name == t.node
+		}
+	}
+	if t.node != "" {
+		// Known before the Node object is.
+		out[l.cfg.NodeIP] = true
+	}
+	return out
+}
+
+// service is a Service as last seen, or nil.
+func (f *feed) service(name types.NamespacedName) *service {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.services[name]
+}
+
+// allServices are the names of the Services that exist or still have claims,
+// oldest first: who came first keeps an address that two ask for.
+func (f *feed) allServices(c *claims) []types.NamespacedName {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	names := slices.Collect(maps.Keys(f.services))
+	slices.SortFunc(names, func(a, b types.NamespacedName) int {
+		if d := f.services[a].created.Compare(f.services[b].created); d != 0 {
+			return d
+		}
+		if a.String() < b.String() {
+			return -1
+		}
+		return 1
+	})
+	for name := range c.keys {
+		if _, ok := f.services[name]; !ok {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// plan plans Services as node sees them (empty: as the outside does).
+func (f *feed) plan(names []types.NamespacedName, node string) map[types.NamespacedName]wanted {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	out := make(map[types.NamespacedName]wanted, len(names))
+	v := view{node: node, nodes: f.nodes}
+	for _, name := range names {
+		s, ok := f.services[name]
+		if !ok {
+			out[name] = wanted{}
+			continue
+		}
+		out[name] = wanted{service: s, frontends: plan(s, f.slices[name], v)}
+	}
+	return out
+}

@@ -1,0 +1,175 @@
+package lb
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
+
+	"github.com/skiff-k8s/skiff/dataplane/lb/table"
+)
+
+// sockets are the socket programs of one node: loaded, and attached once
+// attach has been called.
+type sockets struct {
+	objects sockObjects
+	cgroup  string
+	pins    string
+	// links keeps every link referenced: one that is not is closed by its
+	// finalizer, which detaches the program.
+	links []link.Link
+}
+
+// hook is one program and where it goes.
+type hook struct {
+	name   string
+	attach ebpf.AttachType
+	prog   *ebpf.Program
+}
+
+func (s *sockets) hooks() []hook {
+	o := &s.objects
+	// What brings addresses back comes before what changes them.
+	return []hook{
+		{sockProgLbGetpeername4, ebpf.AttachCgroupInet4GetPeername, o.LbGetpeername4},
+		{sockProgLbGetpeername6, ebpf.AttachCgroupInet6GetPeername, o.LbGetpeername6},
+		{sockProgLbRecvmsg4, ebpf.AttachCGroupUDP4Recvmsg, o.LbRecvmsg4},
+		{sockProgLbRecvmsg6, ebpf.AttachCGroupUDP6Recvmsg, o.LbRecvmsg6},
+		{sockProgLbConnect4, ebpf.AttachCGroupInet4Connect, o.LbConnect4},
+		{sockProgLbConnect6, ebpf.AttachCGroupInet6Connect, o.LbConnect6},
+		{sockProgLbSendmsg4, ebpf.AttachCGroupUDP4Sendmsg, o.LbSendmsg4},
+	}
+}
+
+// loadSockets loads the programs over the table's maps. The caller's network
+// namespace is the node's.
+func loadSockets(t *table.Table, cgroup, pins string) (*sockets, error) {
+	netns, err := netnsCookie()
+	if err != nil {
+		return nil, err
+	}
+	spec, err := loadSock()
+	if err != nil {
+		return nil, fmt.Errorf("read socket programs: %w", err)
+	}
+	if err := spec.Variables[sockVarLbNodeNetns].Set(netns); err != nil {
+		return nil, fmt.Errorf("set the node's network namespace: %w", err)
+	}
+	opts := ebpf.CollectionOptions{MapReplacements: t.Maps()}
+	if pins != "" {
+		// Sockets that live on are known by what is stored with them.
+		spec.Maps[sockMapLbOrigins].Pinning = ebpf.PinByName
+		opts.Maps.PinPath = pins
+	}
+	s := &sockets{cgroup: cgroup, pins: pins}
+	err = spec.LoadAndAssign(&s.objects, &opts)
+	if errors.Is(err, ebpf.ErrMapIncompatible) && pins != "" {
+		if err := removePin(filepath.Join(pins, sockMapLbOrigins)); err != nil {
+			return nil, err
+		}
+		err = spec.LoadAndAssign(&s.objects, &opts)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("load socket programs: %w", err)
+	}
+	return s, nil
+}
+
+// attached says whether another process's programs are pinned.
+func (s *sockets) attached() bool {
+	_, err := os.Stat(s.pin(sockProgLbConnect4))
+	return s.pins != "" && err == nil
+}
+
+func (s *sockets) pin(program string) string { return filepath.Join(s.pins, program+".link") }
+
+// attach puts every program at the machine's cgroup: a pinned link gets the
+// new program without a moment without one, others are made and pinned.
+func (s *sockets) attach() error {
+	for _, h := range s.hooks() {
+		l, err := s.attachOne(h)
+		if err != nil {
+			return fmt.Errorf("attach %s to %s: %w", h.name, s.cgroup, err)
+		}
+		s.links = append(s.links, l)
+	}
+	return nil
+}
+
+func (s *sockets) attachOne(h hook) (link.Link, error) {
+	if s.pins != "" {
+		l, err := link.LoadPinnedLink(s.pin(h.name), nil)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+		case err != nil:
+			return nil, err
+		default:
+			if err = l.Update(h.prog); err == nil {
+				return l, nil
+			}
+			// The cgroup it was attached to is gone ("link has been
+			// severed"): the pin holds nothing.
+			if err := errors.Join(l.Close(), removePin(s.pin(h.name))); err != nil {
+				return nil, err
+			}
+		}
+	}
+	l, err := link.AttachCgroup(link.CgroupOptions{Path: s.cgroup, Attach: h.attach, Program: h.prog})
+	if err != nil {
+		return nil, err
+	}
+	if s.pins == "" {
+		return l, nil
+	}
+	if err := l.Pin(s.pin(h.name)); err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	return l, nil
+}
+
+// close lets go of programs and links; what is pinned stays attached.
+func (s *sockets) close() error {
+	var errs []error
+	for _, l := range s.links {
+		errs = append(errs, l.Close())
+	}
+	return errors.Join(append(errs, s.objects.Close())...)
+}
+
+// Unpin removes every pin of a Loader in dir, which detaches its programs.
+// It succeeds when they are gone. Machines need no Unpin: their bpf file
+// system goes with them.
+func Unpin(dir string) error {
+	s := sockets{pins: dir}
+	errs := []error{table.Unpin(dir), removePin(filepath.Join(dir, sockMapLbOrigins))}
+	for _, h := range s.hooks() {
+		errs = append(errs, removePin(s.pin(h.name)))
+	}
+	return errors.Join(errs...)
+}
+
+func removePin(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("unpin: %w", err)
+	}
+	return nil
+}
+
+// netnsCookie is the kernel's number for this process's network namespace.
+func netnsCookie() (uint64, error) {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return 0, fmt.Errorf("read network namespace cookie: %w", err)
+	}
+	defer unix.Close(fd)
+	cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+	if err != nil {
+		return 0, fmt.Errorf("read network namespace cookie: %w", err)
+	}
+	return cookie, nil
+}

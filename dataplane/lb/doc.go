@@ -1,0 +1,18 @@
+// Package lb is service load balancing: every node's own Loader watches
+// Services, EndpointSlices and Nodes and keeps the kernel maps of its node
+// equal to what model.go plans from them.
+//
+// A connect() to a service is translated at the socket (dataplane/bpf/lb_sock.c,
+// attached to the machine's own cgroup2 directory), so that packets of nodes
+// and pods never carry a service's address. Packets that start elsewhere, on
+// the host, are translated once, in the cluster's switch: the supervisor loads
+// that program (package switchnat), the control-plane machine's Loader writes
+// its maps.
+//
+// Maps and links are pinned in the machine's bpf file system: they go on
+// without the process, and the next one takes them over without a lost
+// connection. What a Service asks for and this package cannot do is reported
+// by an Event on the Service.
+package lb
+
+//go:generate ../../hack/generate-bpf.sh sock lb_sock.c -no-global-types

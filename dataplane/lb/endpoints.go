@@ -1,0 +1,80 @@
+package lb
+
+import (
+	"net/netip"
+	"slices"
+
+	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/kubernetes/pkg/proxy"
+)
+
+// portEndpoint is an endpoint of one service port, as upstream's
+// categorization asks about it: seen from node at.
+type portEndpoint struct {
+	*endpoint
+	port int
+	at   string
+}
+
+var _ proxy.Endpoint = (*portEndpoint)(nil)
+
+func (e *portEndpoint) addrPort() netip.AddrPort    { return netip.AddrPortFrom(e.addr, uint16(e.port)) }
+func (e *portEndpoint) String() string              { return e.addrPort().String() }
+func (e *portEndpoint) IP() string                  { return e.addr.String() }
+func (e *portEndpoint) Port() int                   { return e.port }
+func (e *portEndpoint) IsLocal() bool               { return e.at != "" && e.node == e.at }
+func (e *portEndpoint) IsReady() bool               { return e.ready }
+func (e *portEndpoint) IsServing() bool             { return e.serving }
+func (e *portEndpoint) IsTerminating() bool         { return e.terminating }
+func (e *portEndpoint) ZoneHints() sets.Set[string] { return e.zoneHints }
+func (e *portEndpoint) NodeHints() sets.Set[string] { return e.nodeHints }
+
+// endpointsOf collects the endpoints of one service port from its slices. An
+// address may be in two slices while it moves, or belong to two pods while
+// one of them terminates: the one that is not terminating counts.
+func endpointsOf(name proxy.ServicePortName, all map[string]*slice) []*portEndpoint {
+	found := map[netip.AddrPort]*portEndpoint{}
+	for _, s := range all {
+		for _, p := range s.ports {
+			if p.name != name.Port || p.proto != name.Protocol {
+				continue
+			}
+			for _, e := range s.endpoints {
+				pe := &portEndpoint{endpoint: e, port: p.port}
+				if _, exists := found[pe.addrPort()]; !exists || !e.terminating {
+					found[pe.addrPort()] = pe
+				}
+			}
+		}
+	}
+	out := make([]*portEndpoint, 0, len(found))
+	for _, e := range found {
+		out = append(out, e)
+	}
+	slices.SortFunc(out, func(a, b *portEndpoint) int { return a.addrPort().Compare(b.addrPort()) })
+	return out
+}
+
+// categorize asks upstream which endpoints traffic may use that starts on a
+// node: under the Cluster policy and under the Local policy.
+func categorize(eps []*portEndpoint, port proxy.ServicePort, node, zone string) (cluster, local []netip.AddrPort) {
+	seen := make([]proxy.Endpoint, len(eps))
+	for i, e := range eps {
+		e.at = node
+		seen[i] = e
+	}
+	labels := map[string]string{}
+	if zone != "" {
+		labels["topology.kubernetes.io/zone"] = zone
+	}
+	c, l, _, _ := proxy.CategorizeEndpoints(seen, port, node, labels)
+	return addrPorts(c), addrPorts(l)
+}
+
+func addrPorts(eps []proxy.Endpoint) []netip.AddrPort {
+	out := make([]netip.AddrPort, 0, len(eps))
+	for _, e := range eps {
+		out = append(out, e.(*portEndpoint).addrPort())
+	}
+	return out
+}

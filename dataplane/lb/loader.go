@@ -1,0 +1,198 @@
+package lb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/skiff-k8s/skiff/dataplane/lb/table"
+)
+
+// Config is what a Loader needs.
+type Config struct {
+	// NodeName is this node's name, NodeIP its address on the fabric.
+	NodeName string
+	NodeIP   netip.Addr
+	// CgroupPath is the cgroup2 directory whose sockets are translated.
+	// Default: the root of this cgroup namespace.
+	CgroupPath string
+	// PinDir is a directory of a bpf file system for this Loader alone; it is
+	// made. With an empty PinDir programs and maps go with the process.
+	PinDir string
+	// SwitchPinDir is where switchnat.Load pinned the maps of the cluster's
+	// switch, on the one node that writes them; empty on the others. That
+	// node also is the one that reports on Services by Events.
+	SwitchPinDir string
+	// Client may list and watch Services, EndpointSlices and Nodes, and
+	// create Events, as upstream's ClusterRole system:node-proxier allows.
+	Client kubernetes.Interface
+	// Log; default slog.Default().
+	Log *slog.Logger
+}
+
+// retryAfter is how long a Service waits whose maps could not be written: a
+// full map has room again when something else has gone.
+const retryAfter = time.Second
+
+// Loader keeps the service maps of one node, and those of the cluster's
+// switch if it is the node that writes them.
+type Loader struct {
+	cfg     Config
+	log     *slog.Logger
+	sockets *sockets
+	feed    *feed
+	targets []*target
+	report  *reporter
+	// attached says that the programs are at the cgroup.
+	attached bool
+	// synced is closed when the maps hold what the API server told first.
+	synced chan struct{}
+}
+
+// target is one set of maps and from where they are seen.
+type target struct {
+	name   string
+	node   string // of the view
+	table  *table.Table
+	claims *claims
+}
+
+// New loads the programs and, if there is nothing pinned to take over,
+// attaches them. The caller is in the node's network namespace. Run keeps the
+// maps; Close lets go.
+func New(cfg Config) (_ *Loader, err error) {
+	if cfg.NodeName == "" || !cfg.NodeIP.Is4() || cfg.Client == nil {
+		return nil, fmt.Errorf("dataplane loader: node name, IPv4 node address and client are required")
+	}
+	if cfg.CgroupPath == "" {
+		if cfg.CgroupPath, err = CgroupRoot(); err != nil {
+			return nil, err
+		}
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.Default()
+	}
+	if cfg.PinDir != "" {
+		if err := os.MkdirAll(cfg.PinDir, 0o700); err != nil {
+			return nil, fmt.Errorf("make pin directory: %w", err)
+		}
+	}
+	l := &Loader{cfg: cfg, log: cfg.Log, feed: newFeed(cfg.Client), synced: make(chan struct{})}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, l.Close())
+		}
+	}()
+	nodeTable, err := table.Create(cfg.PinDir)
+	if err != nil {
+		return nil, err
+	}
+	l.targets = append(l.targets, &target{name: "node", node: cfg.NodeName, table: nodeTable, claims: newClaims()})
+	if l.sockets, err = loadSockets(nodeTable, cfg.CgroupPath, cfg.PinDir); err != nil {
+		return nil, err
+	}
+	// Programs of another layout go on with their own maps until these ones
+	// are filled.
+	if nodeTable.Reused() || !l.sockets.attached() {
+		if err := l.attach(); err != nil {
+			return nil, err
+		}
+	}
+	if cfg.SwitchPinDir != "" {
+		t, err := table.Open(cfg.SwitchPinDir)
+		if err != nil {
+			return nil, fmt.Errorf("switch: %w", err)
+		}
+		l.targets = append(l.targets, &target{name: "switch", table: t, claims: newClaims()})
+	}
+	return l, nil
+}
+
+func (l *Loader) attach() error {
+	if l.attached {
+		return nil
+	}
+	if err := l.sockets.attach(); err != nil {
+		return err
+	}
+	l.attached = true
+	return nil
+}
+
+// Close lets go of programs and maps. What is pinned stays in force; see
+// Unpin.
+func (l *Loader) Close() error {
+	var errs []error
+	if l.sockets != nil {
+		errs = append(errs, l.sockets.close())
+	}
+	for _, t := range l.targets {
+		errs = append(errs, t.table.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// Synced is closed once the maps hold what the API server told first.
+func (l *Loader) Synced() <-chan struct{} { return l.synced }
+
+// Run keeps the maps equal to the API server's objects until ctx ends. An API
+// server that is away changes nothing: the maps stay as they are.
+func (l *Loader) Run(ctx context.Context) error {
+	if l.cfg.SwitchPinDir != "" {
+		l.report = newReporter(ctx, l.cfg.Client)
+		defer l.report.close()
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	watching := make(chan struct{})
+	go func() {
+		defer close(watching)
+		l.feed.run(ctx)
+	}()
+	defer func() {
+		cancel()
+		<-watching
+	}()
+
+	var retry <-chan time.Time
+	failed := map[types.NamespacedName]struct{}{}
+	for first := true; ; {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-retry:
+			retry = nil
+			for name := range failed {
+				l.feed.touch(name)
+			}
+			clear(failed)
+			continue
+		case <-l.feed.wake:
+		}
+		c, ok := l.feed.take()
+		if !ok {
+			continue
+		}
+		for name, err := range l.apply(c, first) {
+			l.log.Error("service not programmed", "service", name, "err", err)
+			l.report.failed(l.feed.service(name), err)
+			failed[name] = struct{}{}
+		}
+		if len(failed) > 0 && retry == nil {
+			retry = time.After(retryAfter)
+		}
+		if first {
+			first = false
+			if err := l.attach(); err != nil {
+				return err
+			}
+			close(l.synced)
+		}
+	}
+}

@@ -1,0 +1,74 @@
+package lb
+
+import (
+	"context"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/tools/events"
+
+	"github.com/skiff-k8s/skiff/dataplane/lb/table"
+)
+
+// reporter tells users by Events what their Services do not get. A nil
+// reporter is silent: one node speaks for all.
+type reporter struct {
+	broadcaster events.EventBroadcaster
+	recorder    events.EventRecorder
+	// told are the problems that were reported, by Service: each is said
+	// once, and again when it came back.
+	told map[types.UID]map[problem]struct{}
+}
+
+func newReporter(ctx context.Context, client kubernetes.Interface) *reporter {
+	b := events.NewBroadcaster(&events.EventSinkImpl{Interface: client.EventsV1()})
+	_ = b.StartRecordingToSinkWithContext(ctx)
+	return &reporter{
+		broadcaster: b,
+		recorder:    b.NewRecorder(scheme.Scheme, "skiff-dataplane"),
+		told:        map[types.UID]map[problem]struct{}{},
+	}
+}
+
+func (r *reporter) close() { r.broadcaster.Shutdown() }
+
+// problems reports what a Service asks for and does not get, and the keys
+// that another Service has.
+func (r *reporter) problems(s *service, taken map[table.Key]types.NamespacedName) {
+	if r == nil || s == nil {
+		return
+	}
+	now := map[problem]struct{}{}
+	for _, p := range s.problems {
+		now[p] = struct{}{}
+	}
+	for key, owner := range taken {
+		now[problem{"AddressInUse", fmt.Sprintf("%s is served by Service %s already", key, owner)}] = struct{}{}
+	}
+	for p := range now {
+		if _, said := r.told[s.uid][p]; !said {
+			r.say(s, p)
+		}
+	}
+	if len(now) == 0 {
+		delete(r.told, s.uid)
+		return
+	}
+	r.told[s.uid] = now
+}
+
+// failed reports a Service that could not be written.
+func (r *reporter) failed(s *service, err error) {
+	if r == nil || s == nil {
+		return
+	}
+	r.say(s, problem{"NotProgrammed", err.Error()})
+}
+
+func (r *reporter) say(s *service, p problem) {
+	ref := &corev1.ObjectReference{Kind: "Service", APIVersion: "v1", Namespace: s.name.Namespace, Name: s.name.Name, UID: s.uid}
+	r.recorder.Eventf(ref, nil, corev1.EventTypeWarning, p.reason, "ProgramService", "%s", p.message)
+}
