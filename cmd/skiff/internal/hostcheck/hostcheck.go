@@ -1,0 +1,157 @@
+package hostcheck
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Error is something that the host lacks.
+type Error struct {
+	What string
+	mend string
+}
+
+func (e *Error) Error() string { return e.What }
+
+// Mend says what the user can do.
+func (e *Error) Mend() string { return e.mend }
+
+// Root says whether we may do what machines need. action completes
+// "sudo skiff …".
+func Root(action string) error {
+	if os.Geteuid() != 0 {
+		return &Error{"needs root: machines are namespaces, mounts and cgroups of the host", "sudo skiff " + action}
+	}
+	return nil
+}
+
+// Cluster checks what a cluster of that many nodes needs.
+func Cluster(nodes int) error {
+	if err := kernel(); err != nil {
+		return err
+	}
+	if err := cgroup2(); err != nil {
+		return err
+	}
+	return inotify(nodes)
+}
+
+// fileSystems that machines mount, and what for.
+var fileSystems = []struct{ name, module, use string }{
+	{"overlay", "overlay", "the images of containers"},
+	{"bpf", "", "the maps of Services"},
+	{"cgroup2", "", "the programs of Services"},
+}
+
+// kernel names all features that are missing, not the first.
+func kernel() error {
+	var missing, modules []string
+	for _, fs := range fileSystems {
+		err := fileSystem(fs.name)
+		if errors.Is(err, unix.EPERM) {
+			return &Error{"root has no CAP_SYS_ADMIN here", "run skiff on the host itself, or in a privileged container"}
+		}
+		if err != nil {
+			missing = append(missing, fmt.Sprintf("file system %s (for %s): %v", fs.name, fs.use, err))
+			modules = append(modules, fs.module)
+		}
+	}
+	if err := veth(); err != nil {
+		missing = append(missing, fmt.Sprintf("links of type veth (for the cables between nodes): %v", err))
+		modules = append(modules, "veth")
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	mend := "use a kernel that is built with it"
+	if m := strings.TrimSpace(strings.Join(modules, " ")); m != "" {
+		mend = "modprobe -a " + m
+	}
+	return &Error{"the kernel lacks " + strings.Join(missing, "; "), mend}
+}
+
+// fileSystem opens a context for a mount that is never made; the kernel loads
+// the module, if there is one.
+func fileSystem(name string) error {
+	fd, err := unix.Fsopen(name, unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return err
+	}
+	return unix.Close(fd)
+}
+
+// veth asks for a link of one byte per packet. A kernel that knows the type
+// refuses the size with EINVAL, one that does not says EOPNOTSUPP: nothing is
+// made in either case.
+func veth() error {
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.MTU = "skiff-probe", 1
+	link := &netlink.Veth{LinkAttrs: attrs, PeerName: "skiff-probe2"}
+	err := netlink.LinkAdd(link)
+	if err == nil {
+		return netlink.LinkDel(link)
+	}
+	if errors.Is(err, unix.EOPNOTSUPP) {
+		return err
+	}
+	return nil
+}
+
+// cgroup2 looks for the unified hierarchy, alone or beside the v1 ones.
+func cgroup2() error {
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return err
+	}
+	if !strings.Contains(string(mounts), " - cgroup2 ") {
+		return &Error{"no cgroup2 file system is mounted, which the programs of Services are attached to",
+			"mkdir -p /sys/fs/cgroup/unified && mount -t cgroup2 none /sys/fs/cgroup/unified"}
+	}
+	return nil
+}
+
+const (
+	// controlPlaneInotify and nodeInotify are the instances that the processes
+	// of one machine open, counted in /proc/<pid>/fd of a running cluster,
+	// with some room.
+	controlPlaneInotify = 16
+	nodeInotify         = 8
+	instancesSysctl     = "/proc/sys/fs/inotify/max_user_instances"
+)
+
+// inotify opens as many instances as the cluster will: the limit counts those
+// of all programs of the user, which nobody can read off.
+func inotify(nodes int) error {
+	need := controlPlaneInotify + nodes*nodeInotify
+	fds := make([]int, 0, need)
+	defer func() {
+		for _, fd := range fds {
+			unix.Close(fd)
+		}
+	}()
+	for range need {
+		fd, err := unix.InotifyInit1(unix.IN_CLOEXEC)
+		if err != nil {
+			return inotifyError(need, len(fds), err)
+		}
+		fds = append(fds, fd)
+	}
+	return nil
+}
+
+func inotifyError(need, free int, err error) error {
+	limit, readErr := os.ReadFile(instancesSysctl)
+	if !errors.Is(err, unix.EMFILE) || readErr != nil {
+		return fmt.Errorf("inotify instances: %w", err)
+	}
+	have := 0
+	fmt.Sscan(string(limit), &have)
+	// Twice what is missing now: this is rarely the last cluster.
+	return &Error{fmt.Sprintf("inotify instances: %d of %d are free, need %d", free, have, need),
+		fmt.Sprintf("sysctl -w fs.inotify.max_user_instances=%d", max(512, have+2*(need-free)))}
+}
