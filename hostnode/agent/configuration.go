@@ -2,7 +2,10 @@ package agent
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 
 	"k8s.io/kubernetes/cmd/kubelet/app/options"
 	kubeletconfig "k8s.io/kubernetes/pkg/kubelet/apis/config"
@@ -58,7 +61,14 @@ func kubeletServer(cfg Config) (*options.KubeletServer, error) {
 	c.SeccompDefault = cfg.Node.SeccompDefault
 	c.FeatureGates = cfg.Node.FeatureGates
 
+	// A machine's /usr is read-only.
+	c.VolumePluginDir = filepath.Join(f.RootDirectory, "volume-plugins")
+
 	c.CgroupRoot = cfg.CgroupRoot
+	// Without CAP_SYS_RESOURCE nobody's score goes down: keep what init gave.
+	if c.OOMScoreAdj, err = oomScore(); err != nil {
+		return nil, err
+	}
 	c.FailCgroupV1 = false
 	c.FailSwapOn = false
 	c.MakeIPTablesUtilChains = false
@@ -74,6 +84,18 @@ func kubeletServer(cfg Config) (*options.KubeletServer, error) {
 	c.ImageGCHighThresholdPercent = 100
 	c.SerializeImagePulls = false
 	return s, nil
+}
+
+func oomScore() (int32, error) {
+	data, err := os.ReadFile("/proc/self/oom_score_adj")
+	if err != nil {
+		return 0, fmt.Errorf("read the kubelet's own OOM score: %w", err)
+	}
+	score, err := strconv.ParseInt(strings.TrimSpace(string(data)), 10, 32)
+	if err != nil {
+		return 0, fmt.Errorf("read the kubelet's own OOM score: %w", err)
+	}
+	return int32(score), nil
 }
 
 // complete fills in the defaults of a Config.
