@@ -1,0 +1,233 @@
+package fabric
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+
+	"github.com/vishvananda/netlink"
+)
+
+// end is one end of a cable.
+type end struct {
+	space *space
+	// device is the end's name in its namespace.
+	device string
+	mac    net.HardwareAddr
+	// address is the end's own address; the zero value for none.
+	address netip.Addr
+	// neighbour is an address that answers at the other end.
+	neighbour netip.Addr
+}
+
+// plug ensures a veth pair between two namespaces, with addresses and
+// permanent neighbours, up. Hardware addresses are set by us, so that udev
+// does not assign others behind our back, and nothing is ever asked by ARP.
+// It returns the two devices' indices.
+func plug(a, b end, mtu int) (ai, bi int, err error) {
+	linkA, linkB, err := ensurePair(a, b, mtu)
+	if err != nil {
+		return 0, 0, fmt.Errorf("plug cable %s: %w", a.device, err)
+	}
+	for _, e := range []struct {
+		end
+		other net.HardwareAddr
+		link  netlink.Link
+	}{{a, b.mac, linkA}, {b, a.mac, linkB}} {
+		if err := configureEnd(e.end, e.link, e.other, mtu); err != nil {
+			return 0, 0, fmt.Errorf("configure device %s: %w", e.device, err)
+		}
+	}
+	return linkA.Attrs().Index, linkB.Attrs().Index, nil
+}
+
+// ensurePair returns the two ends, made anew unless they exist as each
+// other's peers.
+func ensurePair(a, b end, mtu int) (netlink.Link, netlink.Link, error) {
+	linkA, linkB, err := findPair(a, b)
+	if err != nil {
+		return nil, nil, err
+	}
+	if arePeers(linkA, linkB) {
+		return linkA, linkB, nil
+	}
+	for _, stale := range []struct {
+		space *space
+		link  netlink.Link
+	}{{a.space, linkA}, {b.space, linkB}} {
+		if stale.link == nil {
+			continue
+		}
+		if err := unplug(stale.space, stale.link.Attrs().Name); err != nil {
+			return nil, nil, err
+		}
+	}
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.MTU, attrs.HardwareAddr = a.device, mtu, a.mac
+	veth := netlink.NewVeth(attrs)
+	veth.PeerName, veth.PeerMTU, veth.PeerHardwareAddr = b.device, uint32(mtu), b.mac
+	veth.PeerNamespace = netlink.NsFd(b.space.fd())
+	if err := a.space.LinkAdd(veth); err != nil {
+		return nil, nil, err
+	}
+	if linkA, linkB, err = findPair(a, b); err != nil {
+		return nil, nil, err
+	}
+	if linkA == nil || linkB == nil {
+		return nil, nil, errors.New("an end was taken away")
+	}
+	return linkA, linkB, nil
+}
+
+func findPair(a, b end) (linkA, linkB netlink.Link, err error) {
+	if linkA, err = findLink(a.space, a.device); err != nil {
+		return nil, nil, err
+	}
+	if linkB, err = findLink(b.space, b.device); err != nil {
+		return nil, nil, err
+	}
+	return linkA, linkB, nil
+}
+
+// findLink returns nil if there is no such device.
+func findLink(s *space, name string) (netlink.Link, error) {
+	link, err := s.LinkByName(name)
+	if errors.As(err, new(netlink.LinkNotFoundError)) {
+		return nil, nil
+	}
+	return link, err
+}
+
+func arePeers(a, b netlink.Link) bool {
+	return a != nil && b != nil && a.Type() == "veth" && b.Type() == "veth" &&
+		a.Attrs().ParentIndex == b.Attrs().Index && b.Attrs().ParentIndex == a.Attrs().Index
+}
+
+// unplug removes a device, and with it the other end of its cable.
+func unplug(s *space, name string) error {
+	link, err := findLink(s, name)
+	if err != nil || link == nil {
+		return err
+	}
+	if err := s.LinkDel(link); err != nil {
+		// Its other end may have gone with its namespace meanwhile.
+		if again, lookup := findLink(s, name); lookup == nil && again == nil {
+			return nil
+		}
+		return fmt.Errorf("remove device %s: %w", name, err)
+	}
+	return nil
+}
+
+func configureEnd(e end, link netlink.Link, other net.HardwareAddr, mtu int) error {
+	have := link.Attrs()
+	if have.MTU != mtu {
+		if err := e.space.LinkSetMTU(link, mtu); err != nil {
+			return fmt.Errorf("set mtu %d: %w", mtu, err)
+		}
+	}
+	if !bytes.Equal(have.HardwareAddr, e.mac) {
+		if err := e.space.LinkSetHardwareAddr(link, e.mac); err != nil {
+			return fmt.Errorf("set hardware address: %w", err)
+		}
+	}
+	if e.address.IsValid() {
+		if err := ensureAddress(e.space, link, e.address); err != nil {
+			return err
+		}
+	}
+	if err := ensureUp(e.space, link); err != nil {
+		return err
+	}
+	return ensureNeighbour(e.space, link, e.neighbour, other)
+}
+
+// ensureUp also silences IPv6 on a device that is not up yet: this release's
+// fabric is IPv4, and a device with a link-local address sends multicasts.
+func ensureUp(s *space, link netlink.Link) error {
+	if link.Attrs().Flags&net.FlagUp != 0 {
+		return nil
+	}
+	if link.Attrs().Flags&net.FlagLoopback == 0 {
+		name := link.Attrs().Name
+		err := Do(s.path, func() error {
+			return writeSetting(setting{"net/ipv6/conf/" + name + "/disable_ipv6", "1"})
+		})
+		if err != nil {
+			return fmt.Errorf("silence ipv6: %w", err)
+		}
+	}
+	if err := s.LinkSetUp(link); err != nil {
+		return fmt.Errorf("set up: %w", err)
+	}
+	return nil
+}
+
+// ensureLoopback brings lo up and returns its index.
+func ensureLoopback(s *space) (netlink.Link, error) {
+	lo, err := s.LinkByName("lo")
+	if err != nil {
+		return nil, fmt.Errorf("find device lo: %w", err)
+	}
+	return lo, ensureUp(s, lo)
+}
+
+func ensureAddress(s *space, link netlink.Link, addr netip.Addr) error {
+	want := hostPrefix(addr)
+	have, err := dump(func() ([]netlink.Addr, error) { return s.AddrList(link, netlink.FAMILY_V4) })
+	if err != nil {
+		return fmt.Errorf("list addresses: %w", err)
+	}
+	for _, a := range have {
+		if a.IPNet.String() == want.String() {
+			return nil
+		}
+	}
+	if err := s.AddrAdd(link, &netlink.Addr{IPNet: want}); err != nil {
+		return fmt.Errorf("add address %s: %w", addr, err)
+	}
+	return nil
+}
+
+func ensureNeighbour(s *space, link netlink.Link, addr netip.Addr, mac net.HardwareAddr) error {
+	index := link.Attrs().Index
+	have, err := dump(func() ([]netlink.Neigh, error) { return s.NeighList(index, netlink.FAMILY_V4) })
+	if err != nil {
+		return fmt.Errorf("list neighbours: %w", err)
+	}
+	ip := net.IP(addr.AsSlice())
+	for _, n := range have {
+		if n.IP.Equal(ip) && n.State == netlink.NUD_PERMANENT && bytes.Equal(n.HardwareAddr, mac) {
+			return nil
+		}
+	}
+	err = s.NeighSet(&netlink.Neigh{LinkIndex: index, Family: netlink.FAMILY_V4, State: netlink.NUD_PERMANENT, IP: ip, HardwareAddr: mac})
+	if err != nil {
+		return fmt.Errorf("set neighbour %s: %w", addr, err)
+	}
+	return nil
+}
+
+// Hardware addresses are locally administered, and the same at every start:
+// 0a:58 and the node's (or the host's) IPv4 address for the outer end, 0a:59
+// for the switch's.
+func outerMAC(ip netip.Addr) net.HardwareAddr { return mac(0x58, ip) }
+
+func switchMAC(ip netip.Addr) net.HardwareAddr { return mac(0x59, ip) }
+
+func mac(second byte, ip netip.Addr) net.HardwareAddr {
+	v4 := ip.As4()
+	return append(net.HardwareAddr{0x0a, second}, v4[:]...)
+}
+
+// dump repeats a listing that the kernel says was interrupted by a change.
+func dump[T any](list func() ([]T, error)) ([]T, error) {
+	for {
+		got, err := list()
+		if !errors.Is(err, netlink.ErrDumpInterrupted) {
+			return got, err
+		}
+	}
+}

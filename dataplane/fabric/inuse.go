@@ -1,0 +1,79 @@
+package fabric
+
+import (
+	"fmt"
+	"net/netip"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// HostInUse lists the ranges that the host's routes (of every table) and
+// addresses have, other clusters' routes among them. netns is the path of the
+// host's namespace; empty means the process's own.
+func HostInUse(netns string) ([]InUse, error) {
+	if netns == "" {
+		netns = "/proc/self/ns/net"
+	}
+	host, err := openSpace(netns)
+	if err != nil {
+		return nil, err
+	}
+	defer host.close()
+	routes, err := dump(func() ([]netlink.Route, error) {
+		all := &netlink.Route{Table: unix.RT_TABLE_UNSPEC}
+		return host.RouteListFiltered(netlink.FAMILY_V4, all, netlink.RT_FILTER_TABLE)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list the host's routes: %w", err)
+	}
+	links, err := dump(host.LinkList)
+	if err != nil {
+		return nil, fmt.Errorf("list the host's devices: %w", err)
+	}
+	names := map[int]string{}
+	for _, l := range links {
+		names[l.Attrs().Index] = l.Attrs().Name
+	}
+	var taken []InUse
+	seen := map[InUse]bool{}
+	for _, r := range routes {
+		use, ok := inUse(r, names)
+		if ok && !seen[use] {
+			seen[use] = true
+			taken = append(taken, use)
+		}
+	}
+	return taken, nil
+}
+
+// inUse says what a route of the host takes. Default routes take nothing, in
+// their two halves (as VPNs set them) neither.
+func inUse(r netlink.Route, devices map[int]string) (InUse, bool) {
+	if r.Dst == nil || r.Type == unix.RTN_BROADCAST || r.Type == unix.RTN_MULTICAST {
+		return InUse{}, false
+	}
+	addr, ok := netip.AddrFromSlice(r.Dst.IP.To4())
+	if !ok {
+		return InUse{}, false
+	}
+	bits, _ := r.Dst.Mask.Size()
+	if bits <= 1 {
+		return InUse{}, false
+	}
+	p := netip.PrefixFrom(addr, bits)
+	kind, device := "route", ""
+	switch {
+	case r.Type == unix.RTN_LOCAL && bits == 32:
+		kind = "address"
+	case r.Type != unix.RTN_UNICAST && r.Type != unix.RTN_LOCAL:
+		kind = "unreachable route"
+	}
+	if name := devices[r.LinkIndex]; name != "" {
+		device = " dev " + name
+	}
+	if r.Protocol == RouteProtocol {
+		kind = "another cluster's " + kind
+	}
+	return InUse{Prefix: p, By: fmt.Sprintf("%s %s%s", kind, p, device)}, true
+}

@@ -1,0 +1,102 @@
+package fabric
+
+import (
+	"context"
+	"fmt"
+)
+
+// EnsureNode makes the namespace of the node called name and its cable to the
+// switch.
+func (f *Fabric) EnsureNode(ctx context.Context, name string) error {
+	n, err := f.node(name)
+	if err != nil {
+		return err
+	}
+	if err := f.ensureNode(ctx, n); err != nil {
+		return fmt.Errorf("connect node %s: %w", name, err)
+	}
+	return nil
+}
+
+func (f *Fabric) ensureNode(ctx context.Context, n Node) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if err := ensureNamespace(f.NodeNetns(n.Name), routerSettings); err != nil {
+		return err
+	}
+	node, err := openSpace(f.NodeNetns(n.Name))
+	if err != nil {
+		return err
+	}
+	defer node.close()
+	sw, err := openSpace(f.SwitchNetns())
+	if err != nil {
+		return err
+	}
+	defer sw.close()
+
+	if _, err := ensureLoopback(node); err != nil {
+		return err
+	}
+	// Pod addresses that no pod has go no further than the node.
+	if err := ensureRoutes(node, unreachable(n.PodCIDR)); err != nil {
+		return err
+	}
+	inSwitch, inNode, err := plug(
+		end{space: sw, device: switchPort(n), mac: switchMAC(n.IP), neighbour: n.IP},
+		end{space: node, device: NodeUplink, mac: outerMAC(n.IP), address: n.IP, neighbour: f.switchIP},
+		f.cfg.MTU)
+	if err != nil {
+		return err
+	}
+	err = ensureRoutes(node,
+		onLink(f.switchIP, n.IP, inNode),
+		via(everything, f.switchIP, n.IP, inNode))
+	if err != nil {
+		return err
+	}
+	return ensureRoutes(sw,
+		onLink(n.IP, f.switchIP, inSwitch),
+		via(n.PodCIDR, n.IP, f.switchIP, inSwitch))
+}
+
+// RemoveNode pulls the node's cable and takes its namespace away. The machine
+// must have ended.
+func (f *Fabric) RemoveNode(ctx context.Context, name string) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if err := f.unplugNode(name); err != nil {
+		return fmt.Errorf("disconnect node %s: %w", name, err)
+	}
+	return removeNamespace(f.NodeNetns(name))
+}
+
+// ResetNode gives a machine that starts again what a new one would get: a
+// fresh namespace without devices of pods that died with the old machine. It
+// must not be called while the machine runs.
+func (f *Fabric) ResetNode(ctx context.Context, name string) error {
+	if err := f.RemoveNode(ctx, name); err != nil {
+		return err
+	}
+	return f.EnsureNode(ctx, name)
+}
+
+// unplugNode removes the switch's port now: the old namespace may live on for
+// a moment, and its end of the cable with it.
+func (f *Fabric) unplugNode(name string) error {
+	if !pinned(f.SwitchNetns()) {
+		return nil
+	}
+	n, err := f.node(name)
+	if err != nil {
+		return err
+	}
+	sw, err := openSpace(f.SwitchNetns())
+	if err != nil {
+		return err
+	}
+	defer sw.close()
+	return unplug(sw, switchPort(n))
+}

@@ -1,0 +1,125 @@
+package fabric
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+
+	"github.com/vishvananda/netlink"
+)
+
+// EnsureSwitch makes the cluster's switch and its cable to the host. The
+// host's unreachable routes come first, so that no packet for the cluster's
+// ranges leaves while the rest is being made.
+func (f *Fabric) EnsureSwitch(ctx context.Context) error {
+	host, err := openSpace(f.cfg.HostNetns)
+	if err != nil {
+		return err
+	}
+	defer host.close()
+	if err := ensureRoutes(host, f.guards()...); err != nil {
+		return fmt.Errorf("guard the cluster's ranges on the host: %w", err)
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+
+	if err := ensureNamespace(f.SwitchNetns(), routerSettings); err != nil {
+		return err
+	}
+	sw, err := openSpace(f.SwitchNetns())
+	if err != nil {
+		return err
+	}
+	defer sw.close()
+	if err := f.ensureSwitchRoutes(sw); err != nil {
+		return fmt.Errorf("set up the switch: %w", err)
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+
+	onHost, inSwitch, err := plug(
+		end{space: host, device: f.HostDevice(), mac: outerMAC(f.hostIP), address: f.hostIP, neighbour: f.switchIP},
+		end{space: sw, device: SwitchUplink, mac: switchMAC(f.hostIP), neighbour: f.hostIP},
+		f.cfg.MTU)
+	if err != nil {
+		return err
+	}
+	err = ensureRoutes(sw,
+		onLink(f.hostIP, f.switchIP, inSwitch),
+		via(everything, f.hostIP, f.switchIP, inSwitch))
+	if err != nil {
+		return fmt.Errorf("lead the switch to the host: %w", err)
+	}
+	// Nothing of the pods' may be forwarded before it is known how.
+	if err := f.ensureEgress(host); err != nil {
+		return err
+	}
+	routes := []netlink.Route{onLink(f.switchIP, f.hostIP, onHost)}
+	for _, p := range f.ranges() {
+		routes = append(routes, via(p, f.switchIP, f.hostIP, onHost))
+	}
+	if err := ensureRoutes(host, routes...); err != nil {
+		return fmt.Errorf("lead the host to the switch: %w", err)
+	}
+	return nil
+}
+
+// guards are the host's unreachable routes.
+func (f *Fabric) guards() []netlink.Route {
+	var routes []netlink.Route
+	for _, p := range f.ranges() {
+		routes = append(routes, unreachable(p))
+	}
+	return routes
+}
+
+// ensureSwitchRoutes gives the switch its address and what it says about
+// addresses that nobody has. The service range is local to it: whatever was
+// not translated before is refused at once by its own stack. Only the switch
+// may do so; in a node, programs that listen on every address would answer.
+func (f *Fabric) ensureSwitchRoutes(sw *space) error {
+	lo, err := ensureLoopback(sw)
+	if err != nil {
+		return err
+	}
+	if err := ensureAddress(sw, lo, f.switchIP); err != nil {
+		return err
+	}
+	return ensureRoutes(sw,
+		unreachable(f.cfg.NodeSubnet),
+		unreachable(f.cfg.PodSubnet),
+		unreachable(f.cfg.LoadBalancerSubnet),
+		local(f.cfg.ServiceSubnet, lo.Attrs().Index))
+}
+
+// Remove takes the whole fabric down: cables, namespaces, and last the host's
+// unreachable routes. Machines must have ended.
+func (f *Fabric) Remove(ctx context.Context) error {
+	host, err := openSpace(f.cfg.HostNetns)
+	if err != nil {
+		return err
+	}
+	defer host.close()
+	if err := unplug(host, f.HostDevice()); err != nil {
+		return err
+	}
+	if err := f.removeEgress(host); err != nil {
+		return err
+	}
+	var errs []error
+	for _, n := range f.cfg.Nodes {
+		errs = append(errs, removeNamespace(f.NodeNetns(n.Name)))
+	}
+	errs = append(errs, removeNamespace(f.SwitchNetns()))
+	if err := os.Remove(f.cfg.NetnsDir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		errs = append(errs, fmt.Errorf("remove directory of network namespaces: %w", err))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	return removeRoutes(host, f.guards()...)
+}
