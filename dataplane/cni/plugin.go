@@ -1,0 +1,264 @@
+package cni
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"sync"
+
+	gocni "github.com/containerd/go-cni"
+	"github.com/containernetworking/cni/pkg/types"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Config describes the pods' side of one node.
+type Config struct {
+	// PodCIDR is the node's pod range.
+	PodCIDR netip.Prefix
+	// NodeIP is the node's own address: the source of what the node sends to
+	// its pods.
+	NodeIP netip.Addr
+	// MTU of the pods' devices, in bytes. Default 1500.
+	MTU int
+	// StateDir holds the reservations, one small file an address. It is made
+	// if it is missing, and belongs on the machine's /run: reservations of
+	// pods that died with the machine should die with it.
+	StateDir string
+	// HostPorts makes (added) or ends (not added) the translation of ports of
+	// the node to a pod's. Without it pods that ask for host ports are
+	// refused. It is not called for pods found at New: see Plugin.HostPorts.
+	HostPorts func(ports []HostPort, added bool) error
+}
+
+// HostPort is a port of the node that leads to a pod.
+type HostPort struct {
+	// Protocol is "tcp" or "udp".
+	Protocol string `json:"protocol"`
+	// HostIP limits the port to one of the node's addresses; the unspecified
+	// address means all of them.
+	HostIP netip.Addr `json:"hostIP"`
+	// Port is the node's port.
+	Port uint16 `json:"port"`
+	// PodIP and PodPort are where it leads.
+	PodIP   netip.Addr `json:"podIP"`
+	PodPort uint16     `json:"podPort"`
+}
+
+// Plugin is the node's pod network.
+type Plugin struct {
+	cfg  Config
+	node *netlink.Handle
+
+	// mu guards ipam.
+	mu   sync.Mutex
+	ipam *ipam
+}
+
+var _ gocni.CNI = (*Plugin)(nil)
+
+// podDevice is the name of the device in every pod.
+const podDevice = "eth0"
+
+// New reads the reservations of an earlier process, drops those whose pod is
+// gone, and starts nothing. The calling process must be in the node's network
+// namespace. Close releases the Plugin.
+func New(cfg Config) (*Plugin, error) {
+	if cfg.MTU == 0 {
+		cfg.MTU = 1500
+	}
+	if err := checkCapabilityAccess(); err != nil {
+		return nil, err
+	}
+	node, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, fmt.Errorf("open netlink: %w", err)
+	}
+	ipam, err := openIPAM(cfg.StateDir, cfg.PodCIDR)
+	if err != nil {
+		node.Close()
+		return nil, err
+	}
+	p := &Plugin{cfg: cfg, node: node, ipam: ipam}
+	if err := p.dropDead(); err != nil {
+		node.Close()
+		return nil, err
+	}
+	return p, nil
+}
+
+// Close releases the Plugin's socket. Pods stay attached.
+func (p *Plugin) Close() { p.node.Close() }
+
+// dropDead gives back the addresses of pods whose device went while nobody
+// was here to see it: the pod's namespace has died.
+func (p *Plugin) dropDead() error {
+	for _, r := range p.ipam.all() {
+		link, err := p.node.LinkByName(deviceOf(r.ID))
+		if err == nil && link != nil {
+			continue
+		}
+		if !errors.As(err, new(netlink.LinkNotFoundError)) {
+			return fmt.Errorf("find device of sandbox %s: %w", r.ID, err)
+		}
+		if err := p.ipam.release(r.ID); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// HostPorts returns the host ports of all attached pods.
+func (p *Plugin) HostPorts() []HostPort {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var ports []HostPort
+	for _, r := range p.ipam.all() {
+		ports = append(ports, r.HostPorts...)
+	}
+	return ports
+}
+
+// Setup attaches the pod of sandbox id, whose namespace is the file path.
+func (p *Plugin) Setup(ctx context.Context, id, path string, opts ...gocni.NamespaceOpts) (*gocni.Result, error) {
+	result, err := p.setup(ctx, id, path, opts)
+	if err != nil {
+		return nil, fmt.Errorf("attach sandbox %s: %w", id, err)
+	}
+	return result, nil
+}
+
+// SetupSerially is Setup: there is one network.
+func (p *Plugin) SetupSerially(ctx context.Context, id, path string, opts ...gocni.NamespaceOpts) (*gocni.Result, error) {
+	return p.Setup(ctx, id, path, opts...)
+}
+
+func (p *Plugin) setup(ctx context.Context, id, path string, opts []gocni.NamespaceOpts) (_ *gocni.Result, err error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	mappings, err := portMappings(opts)
+	if err != nil {
+		return nil, err
+	}
+	if len(mappings) > 0 && p.cfg.HostPorts == nil {
+		return nil, fmt.Errorf("hostPort %d: host ports are not supported on this node", mappings[0].HostPort)
+	}
+	// A sandbox that was half attached before starts afresh.
+	if err := p.remove(id); err != nil {
+		return nil, err
+	}
+	addr, ports, err := p.reserve(id, mappings)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, p.remove(id))
+		}
+	}()
+	mac, err := p.attach(id, path, addr)
+	if err != nil {
+		return nil, err
+	}
+	if len(ports) > 0 {
+		if err := p.cfg.HostPorts(ports, true); err != nil {
+			return nil, fmt.Errorf("open host ports: %w", err)
+		}
+	}
+	return &gocni.Result{
+		Interfaces: map[string]*gocni.Config{
+			podDevice: {
+				IPConfigs: []*gocni.IPConfig{{IP: addr.AsSlice(), Gateway: gateway.AsSlice()}},
+				Mac:       mac.String(),
+				Sandbox:   path,
+			},
+			"lo":         {Sandbox: path, IPConfigs: []*gocni.IPConfig{{IP: loopback.AsSlice()}}},
+			deviceOf(id): {Mac: gatewayMAC.String()},
+		},
+		DNS:    []types.DNS{{}},
+		Routes: []*types.Route{{Dst: *prefixNet(everything), GW: gateway.AsSlice()}},
+	}, nil
+}
+
+// reserve takes an address for a sandbox and notes its host ports with it.
+func (p *Plugin) reserve(id string, mappings []gocni.PortMapping) (netip.Addr, []HostPort, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.ipam.reserve(id, func(addr netip.Addr) ([]HostPort, error) { return hostPorts(mappings, addr) })
+}
+
+// Remove detaches the pod of sandbox id. It succeeds when there is nothing to
+// detach.
+func (p *Plugin) Remove(ctx context.Context, id, path string, opts ...gocni.NamespaceOpts) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if err := p.remove(id); err != nil {
+		return fmt.Errorf("detach sandbox %s: %w", id, err)
+	}
+	return nil
+}
+
+// remove undoes attach and reserve, last made first.
+func (p *Plugin) remove(id string) error {
+	p.mu.Lock()
+	r, reserved := p.ipam.get(id)
+	p.mu.Unlock()
+	if reserved && len(r.HostPorts) > 0 && p.cfg.HostPorts != nil {
+		if err := p.cfg.HostPorts(r.HostPorts, false); err != nil {
+			return fmt.Errorf("close host ports: %w", err)
+		}
+	}
+	if err := p.detach(id); err != nil {
+		return err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.ipam.release(id)
+}
+
+// Check says whether the pod of sandbox id is attached as Setup left it.
+func (p *Plugin) Check(ctx context.Context, id, path string, opts ...gocni.NamespaceOpts) error {
+	p.mu.Lock()
+	r, reserved := p.ipam.get(id)
+	p.mu.Unlock()
+	if !reserved {
+		return fmt.Errorf("check sandbox %s: it has no address", id)
+	}
+	if err := p.check(id, path, r.IP); err != nil {
+		return fmt.Errorf("check sandbox %s: %w", id, err)
+	}
+	return nil
+}
+
+// Load does nothing: there is no configuration to load.
+func (p *Plugin) Load(opts ...gocni.Opt) error { return nil }
+
+// Status returns nil: the network is ready once New has returned.
+func (p *Plugin) Status() error { return nil }
+
+// GetConfig describes the network as a CNI configuration would.
+func (p *Plugin) GetConfig() *gocni.ConfigResult {
+	network := &gocni.NetworkConfList{Name: "skiff", CNIVersion: "1.0.0"}
+	network.Plugins = []*gocni.NetworkConf{{Network: &types.NetConf{Name: "skiff", Type: "skiff", CNIVersion: "1.0.0"}}}
+	return &gocni.ConfigResult{Prefix: "eth", PluginMaxConfNum: 1, Networks: []*gocni.ConfNetwork{{Config: network, IFName: podDevice}}}
+}
+
+// deviceOf is the name of the node's end of a sandbox's cable. It derives
+// from the sandbox alone, so that Remove needs no memory.
+func deviceOf(id string) string {
+	sum := sha256.Sum256([]byte(id))
+	return "pod" + hex.EncodeToString(sum[:6])
+}
+
+// gone says that a file or device is not there any more.
+func gone(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ESRCH) ||
+		errors.As(err, new(netlink.LinkNotFoundError)) || os.IsNotExist(err)
+}
