@@ -39,6 +39,12 @@ type Config struct {
 	// PKIDir holds ca.crt and ca.key, which sign CSRs, and sa.key, which signs
 	// service account tokens. Default machinev1alpha1.PKIDir.
 	PKIDir string
+	// VolumesDir is where dynamically provisioned volumes lie, on this machine
+	// and on every node. Default machinev1alpha1.VolumesDir.
+	VolumesDir string
+	// Upstream names controllers whose upstream implementation runs even where
+	// there is one of ours: to compare the two, and as a way out.
+	Upstream []string
 	// Clock is the cluster's clock. Default the machine's.
 	Clock clock.WithTicker
 	// Log receives our own messages. Default slog.Default().
@@ -58,13 +64,18 @@ func New(cfg Config) (*Manager, error) {
 	if cfg.PKIDir == "" {
 		cfg.PKIDir = machinev1alpha1.PKIDir
 	}
+	if cfg.VolumesDir == "" {
+		cfg.VolumesDir = machinev1alpha1.VolumesDir
+	}
 	if cfg.Clock == nil {
 		cfg.Clock = clock.RealClock{}
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
 	}
+	_, _, known := split(cfg.Upstream)
 	if err := errors.Join(
+		known,
 		validateSubnets("pod subnet", cfg.ControlPlane.PodSubnet),
 		validateSubnets("service subnet", cfg.ControlPlane.ServiceSubnet),
 	); err != nil {
@@ -73,6 +84,8 @@ func New(cfg Config) (*Manager, error) {
 	cfg.RESTConfig = rest.CopyConfig(cfg.RESTConfig)
 	cfg.RESTConfig.QPS = -1
 	cfg.RESTConfig.RateLimiter = nil
+	// Controllers touch every kind, deprecated ones too.
+	cfg.RESTConfig.WarningHandler = rest.NoWarnings{}
 	return &Manager{cfg: cfg}, nil
 }
 
@@ -85,6 +98,8 @@ func (m *Manager) Run(ctx context.Context) error {
 	}
 	logger := logr.FromSlogHandler(m.cfg.Log.Handler())
 	ctrllog.SetLogger(logger)
+	// What controller-runtime says of its own starts and stops is no news.
+	logger = logger.V(1)
 
 	// Built-in kinds travel as protobuf.
 	protobuf := rest.CopyConfig(m.cfg.RESTConfig)
@@ -100,16 +115,26 @@ func (m *Manager) Run(ctx context.Context) error {
 	reached := time.Since(begin)
 
 	factory := informers.NewSharedInformerFactoryWithOptions(clientset, resyncPeriod, informers.WithTransform(stripManagedFields))
-	var shared *sharedCache
-	mgr, err := newManager(m.cfg.RESTConfig, logger, newSharedCache(factory, func(c *sharedCache) { shared = c }))
+	var objects *sharedCache
+	mgr, err := newManager(m.cfg.RESTConfig, logger, newSharedCache(factory, func(c *sharedCache) { objects = c }))
 	if err != nil {
 		return fmt.Errorf("controller manager: %w", err)
 	}
-	up, err := newUpstream(ctx, m.cfg, protobuf, factory, shared.started)
+	up, err := newUpstream(ctx, m.cfg, protobuf, factory, objects.started)
 	if err != nil {
 		return err
 	}
-	controllers, err := up.build(ctx, Names())
+	own, theirs, err := split(m.cfg.Upstream)
+	if err != nil {
+		return err
+	}
+	with := &shared{cfg: m.cfg, mgr: mgr, client: clientset, metadata: up.metadataClient, informers: factory, rootCA: up.rootCA}
+	for _, name := range own {
+		if err := ours[name](ctx, with); err != nil {
+			return fmt.Errorf("controller %s: %w", name, err)
+		}
+	}
+	controllers, err := up.build(ctx, theirs)
 	if err != nil {
 		return err
 	}
@@ -126,7 +151,7 @@ func (m *Manager) Run(ctx context.Context) error {
 	}
 	built := time.Since(begin)
 	if err := mgr.Add(manager.RunnableFunc(func(context.Context) error {
-		m.cfg.Log.Info("controllers started", "upstream", len(controllers),
+		m.cfg.Log.Info("controllers started", "ours", len(own), "upstream", len(controllers),
 			"reached", reached, "built", built, "after", time.Since(begin))
 		return nil
 	})); err != nil {

@@ -1,13 +1,78 @@
 package controllers
 
 import (
+	"context"
+	"fmt"
 	"maps"
 	"slices"
 
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/metadata"
 	"k8s.io/kubernetes/cmd/kube-controller-manager/app"
+	"k8s.io/kubernetes/cmd/kube-controller-manager/names"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+
+	"github.com/skiff-k8s/skiff/controllers/namespace"
+	"github.com/skiff-k8s/skiff/controllers/rootca"
+	"github.com/skiff-k8s/skiff/controllers/serviceaccount"
 )
 
-// Names returns the names of all controllers, upstream's and our own.
+// shared is what our own controllers are made from.
+type shared struct {
+	cfg       Config
+	mgr       manager.Manager
+	client    kubernetes.Interface
+	metadata  metadata.Interface
+	informers informers.SharedInformerFactory
+	rootCA    []byte
+}
+
+// ours are the controllers of our own, by upstream's name where they take the
+// place of one of upstream's. README.md says why.
+var ours = map[string]func(context.Context, *shared) error{
+	names.NamespaceController: func(ctx context.Context, s *shared) error {
+		return namespace.New(namespace.Config{Client: s.client, Metadata: s.metadata, Clock: s.cfg.Clock}).SetupWithManager(ctx, s.mgr)
+	},
+	names.ServiceAccountController: func(_ context.Context, s *shared) error {
+		return serviceaccount.New().SetupWithManager(s.mgr)
+	},
+	names.RootCACertificatePublisherController: func(_ context.Context, s *shared) error {
+		return rootca.New(s.rootCA).SetupWithManager(s.mgr)
+	},
+}
+
+// Names returns the names of all controllers, upstream's and our own, sorted.
 func Names() []string {
-	return slices.Sorted(maps.Keys(app.NewControllerDescriptors()))
+	all := map[string]bool{}
+	for name := range app.NewControllerDescriptors() {
+		all[name] = true
+	}
+	for name := range ours {
+		all[name] = true
+	}
+	return slices.Sorted(maps.Keys(all))
+}
+
+// Ours tells whether a controller of our own runs under the name.
+func Ours(name string) bool {
+	return ours[name] != nil
+}
+
+// split returns the names under which ours run, and those of upstream's.
+func split(keepUpstream []string) (own, upstream []string, err error) {
+	descriptors := app.NewControllerDescriptors()
+	for _, name := range keepUpstream {
+		if descriptors[name] == nil {
+			return nil, nil, fmt.Errorf("upstream has no controller %q", name)
+		}
+	}
+	for _, name := range Names() {
+		if Ours(name) && !slices.Contains(keepUpstream, name) {
+			own = append(own, name)
+		} else {
+			upstream = append(upstream, name)
+		}
+	}
+	return own, upstream, nil
 }

@@ -41,10 +41,10 @@ import (
 // upstream builds controllers of kube-controller-manager over shared
 // informers, configured as kubeadm does.
 type upstream struct {
-	context  app.ControllerContext
-	metadata metadatainformer.SharedInformerFactory
-	keyFile  string
-	rootCA   []byte
+	context        app.ControllerContext
+	metadataClient metadata.Interface
+	keyFile        string
+	rootCA         []byte
 }
 
 // componentConfig is kube-controller-manager's default configuration with the
@@ -114,15 +114,12 @@ func newUpstream(ctx context.Context, cfg Config, config *rest.Config, factory i
 	resync := func() time.Duration {
 		return time.Duration(float64(component.Generic.MinResyncPeriod.Duration) * (1 + rand.Float64()))
 	}
-	u := &upstream{
-		metadata: metadatainformer.NewSharedInformerFactoryWithOptions(metadataClient, resync(), metadatainformer.WithTransform(stripManagedFields)),
-		keyFile:  component.SAController.ServiceAccountKeyFile,
-		rootCA:   rootCA,
-	}
+	metadataInformers := metadatainformer.NewSharedInformerFactoryWithOptions(metadataClient, resync(), metadatainformer.WithTransform(stripManagedFields))
+	u := &upstream{metadataClient: metadataClient, keyFile: component.SAController.ServiceAccountKeyFile, rootCA: rootCA}
 	u.context = app.ControllerContext{
 		ClientBuilder:                   builder,
 		InformerFactory:                 factory,
-		ObjectOrMetadataInformerFactory: informerfactory.NewInformerFactory(factory, u.metadata),
+		ObjectOrMetadataInformerFactory: informerfactory.NewInformerFactory(factory, metadataInformers),
 		ComponentConfig:                 component,
 		RESTMapper:                      restmapper.NewDeferredDiscoveryRESTMapper(cacheddiscovery.NewMemCacheClient(discovery)),
 		InformersStarted:                started,

@@ -1,0 +1,50 @@
+package apitest
+
+import (
+	"context"
+	"log/slog"
+	"testing"
+	"time"
+
+	machinev1alpha1 "github.com/skiff-k8s/skiff/apis/machine/v1alpha1"
+	"github.com/skiff-k8s/skiff/controllers"
+)
+
+// Run runs all controllers until the test ends, upstream's for the names in
+// upstream, and returns their API server.
+func Run(t testing.TB, upstream ...string) *API {
+	t.Helper()
+	api := Server(t)
+	RunWith(t, controllers.Config{Upstream: upstream})
+	return api
+}
+
+// RunWith is Run with more of the configuration; what is empty is filled in.
+func RunWith(t testing.TB, cfg controllers.Config) {
+	t.Helper()
+	api := Server(t)
+	cfg.RESTConfig, cfg.PKIDir = api.Config, api.PKIDir
+	cfg.ControlPlane = machinev1alpha1.ControlPlaneConfiguration{PodSubnet: PodSubnet, ServiceSubnet: ServiceSubnet}
+	if cfg.VolumesDir == "" {
+		cfg.VolumesDir = t.TempDir()
+	}
+	cfg.Log = slog.New(slog.NewTextHandler(t.Output(), nil))
+	manager, err := controllers.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- manager.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Errorf("controllers ended: %v", err)
+			}
+		case <-time.After(20 * time.Second):
+			t.Error("controllers do not stop")
+		}
+	})
+}

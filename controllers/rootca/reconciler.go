@@ -1,0 +1,72 @@
+package rootca
+
+import (
+	"context"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/kubernetes/cmd/kube-controller-manager/names"
+	"k8s.io/kubernetes/pkg/controller/certificates/rootcacertpublisher"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+)
+
+// Reconciler writes the ConfigMap of a namespace.
+type Reconciler struct {
+	client client.Client
+	ca     []byte
+}
+
+// New makes a reconciler that publishes ca, PEM; it talks to nobody.
+func New(ca []byte) *Reconciler { return &Reconciler{ca: ca} }
+
+// SetupWithManager registers the reconciler.
+func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
+	r.client = mgr.GetClient()
+	named := predicate.NewPredicateFuncs(func(o client.Object) bool {
+		return o.GetName() == rootcacertpublisher.RootCACertConfigMapName
+	})
+	return ctrl.NewControllerManagedBy(mgr).
+		Named(names.RootCACertificatePublisherController).
+		For(&corev1.Namespace{}).
+		Watches(&corev1.ConfigMap{}, handler.EnqueueRequestsFromMapFunc(namespaceOf), builder.WithPredicates(named)).
+		Complete(r)
+}
+
+func namespaceOf(_ context.Context, o client.Object) []reconcile.Request {
+	return []reconcile.Request{{NamespacedName: types.NamespacedName{Name: o.GetNamespace()}}}
+}
+
+// Reconcile brings the ConfigMap to what it should be.
+func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
+	var ns corev1.Namespace
+	if err := r.client.Get(ctx, req.NamespacedName, &ns); err != nil {
+		return reconcile.Result{}, client.IgnoreNotFound(err)
+	}
+	have := &corev1.ConfigMap{}
+	err := r.client.Get(ctx, types.NamespacedName{Namespace: ns.Name, Name: rootcacertpublisher.RootCACertConfigMapName}, have)
+	switch {
+	case apierrors.IsNotFound(err):
+		have = nil
+	case err != nil:
+		return reconcile.Result{}, err
+	}
+	want := plan(&ns, have, r.ca)
+	switch {
+	case want == nil:
+		return reconcile.Result{}, nil
+	case have == nil:
+		err = r.client.Create(ctx, want)
+	default:
+		err = r.client.Update(ctx, want)
+	}
+	if apierrors.IsAlreadyExists(err) || apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
+		err = nil // the cache is behind, its next event comes here
+	}
+	return reconcile.Result{}, client.IgnoreNotFound(err)
+}
