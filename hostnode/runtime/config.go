@@ -1,0 +1,93 @@
+package runtime
+
+import (
+	"net"
+	"path/filepath"
+
+	srvconfig "github.com/containerd/containerd/v2/cmd/containerd/server/config"
+	"github.com/containerd/containerd/v2/version"
+	"github.com/containerd/platforms"
+)
+
+const (
+	// snapshotterName and sandboxerName are ours, see register.
+	snapshotterName = "skiff"
+	sandboxerName   = "skiff"
+	// registryHosts is where a machine may say how registries are reached:
+	// mirrors, plain HTTP, certificates. Upstream's default path.
+	registryHosts = "/etc/containerd/certs.d:/etc/docker/certs.d"
+	// pauseImage is only a name that the kubelet may pin; sandboxes have no
+	// image.
+	pauseImage = "registry.k8s.io/pause:3.10.2"
+)
+
+// serverConfig is containerd's configuration file, in Go.
+func (r *Runtime) serverConfig() *srvconfig.Config {
+	streamHost, streamPort, _ := net.SplitHostPort(r.cfg.StreamAddress) // checked
+	seccomp := ""
+	if r.cfg.SeccompDefault {
+		seccomp = "runtime/default"
+	}
+	return &srvconfig.Config{
+		Version: version.ConfigVersion,
+		Root:    r.cfg.Root,
+		State:   r.cfg.State,
+		Plugins: map[string]any{
+			// A machine's data survive any death of a process; only a power
+			// failure of the host could lose the last writes.
+			"io.containerd.metadata.v1.bolt": map[string]any{"no_sync": true},
+			"io.containerd.server.v1.ttrpc":  map[string]any{"address": r.eventAddress()},
+			"io.containerd.shim.v1.manager":  map[string]any{"socket_dir": filepath.Join(r.cfg.State, "s")},
+			"io.containerd.transfer.v1.local": map[string]any{
+				"config_path": registryHosts,
+				"unpack_config": []map[string]any{{
+					"platform":    platforms.Format(platforms.DefaultSpec()),
+					"snapshotter": snapshotterName,
+					"differ":      "walking",
+				}},
+			},
+			"io.containerd.cri.v1.images": map[string]any{
+				"snapshotter":          snapshotterName,
+				"pinned_images":        map[string]any{"sandbox": pauseImage},
+				"stats_collect_period": 600,
+				"registry":             map[string]any{"config_path": registryHosts},
+			},
+			"io.containerd.cri.v1.runtime": map[string]any{
+				// Without CAP_SYS_RESOURCE no process may have a lower score
+				// than ours.
+				"restrict_oom_score_adj":       true,
+				"disable_apparmor":             true,
+				"netns_mounts_under_state_dir": true,
+				// The kubelet computes rates itself.
+				"stats_collect_period":  "1h",
+				"enable_criu":           false,
+				"unset_seccomp_profile": seccomp,
+				"cdi_spec_dirs":         []string{"/etc/cdi", "/var/run/cdi"},
+				"cni": map[string]any{
+					// No directory, no watch on it: see hookNetwork.
+					"conf_dir":              "",
+					"use_internal_loopback": true,
+				},
+				"containerd": map[string]any{
+					"default_runtime_name": "runc",
+					"runtimes": map[string]any{"runc": map[string]any{
+						// Not runtime_path: with it, every container costs a
+						// run of the shim binary.
+						"runtime_type":             "io.containerd.runc.v2",
+						"sandboxer":                sandboxerName,
+						"disable_pause_image_pull": true,
+						"options": map[string]any{
+							"BinaryName": r.libexec("runc"),
+							"Root":       filepath.Join(r.cfg.State, "runc"),
+						},
+					}},
+				},
+			},
+			"io.containerd.grpc.v1.cri": map[string]any{
+				"disable_tcp_service":   true,
+				"stream_server_address": streamHost,
+				"stream_server_port":    streamPort,
+			},
+		},
+	}
+}

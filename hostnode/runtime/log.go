@@ -1,0 +1,62 @@
+package runtime
+
+import (
+	"context"
+	"io"
+	"log/slog"
+
+	"github.com/sirupsen/logrus"
+)
+
+// redirectLog sends containerd's log, which is logrus' global one, to ours.
+func redirectLog(to *slog.Logger) {
+	logger := logrus.StandardLogger()
+	logger.SetOutput(io.Discard)
+	logger.SetFormatter(discard{})
+	level := logrus.WarnLevel
+	switch {
+	case to.Enabled(context.Background(), slog.LevelDebug):
+		level = logrus.DebugLevel
+	case to.Enabled(context.Background(), slog.LevelInfo):
+		level = logrus.InfoLevel
+	}
+	logger.SetLevel(level)
+	logger.ReplaceHooks(logrus.LevelHooks{})
+	logger.AddHook(logHook{to.With("component", "containerd")})
+}
+
+// discard formats nothing: the hook has the entry.
+type discard struct{}
+
+func (discard) Format(*logrus.Entry) ([]byte, error) { return nil, nil }
+
+type logHook struct{ to *slog.Logger }
+
+func (logHook) Levels() []logrus.Level { return logrus.AllLevels }
+
+func (h logHook) Fire(entry *logrus.Entry) error {
+	level := slog.LevelDebug
+	switch {
+	case entry.Level <= logrus.ErrorLevel:
+		level = slog.LevelError
+	case entry.Level == logrus.WarnLevel:
+		level = slog.LevelWarn
+	case entry.Level == logrus.InfoLevel:
+		// containerd tells of every plugin and every call on this level;
+		// "something changed" is the kubelet's to tell.
+		level = slog.LevelDebug
+	}
+	ctx := entry.Context
+	if ctx == nil {
+		ctx = context.Background()
+	}
+	if !h.to.Enabled(ctx, level) {
+		return nil
+	}
+	attrs := make([]slog.Attr, 0, len(entry.Data))
+	for key, value := range entry.Data {
+		attrs = append(attrs, slog.Any(key, value))
+	}
+	h.to.LogAttrs(ctx, level, entry.Message, attrs...)
+	return nil
+}

@@ -1,0 +1,226 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/skiff-k8s/skiff/hostnode/runtime/pidfd"
+)
+
+func namespaceOptions(sb *sandbox) *runtimeapi.NamespaceOption {
+	return sb.config.GetLinux().GetSecurityContext().GetNamespaceOptions()
+}
+
+// namespaces are the clone flags of a pod's pause process. The network
+// namespace is not among them: CRI made it.
+func namespaces(options *runtimeapi.NamespaceOption) uintptr {
+	var flags uintptr
+	if options.GetIpc() != runtimeapi.NamespaceMode_NODE {
+		flags |= unix.CLONE_NEWIPC
+	}
+	// A pod with the node's network has the node's name too.
+	if options.GetNetwork() != runtimeapi.NamespaceMode_NODE {
+		flags |= unix.CLONE_NEWUTS
+	}
+	// POD is a PID namespace that all containers share (shareProcessNamespace).
+	// CONTAINER: runc makes one per container; the pause needs none.
+	if options.GetPid() == runtimeapi.NamespaceMode_POD {
+		flags |= unix.CLONE_NEWPID
+	}
+	if options.GetUsernsOptions().GetMode() == runtimeapi.NamespaceMode_POD && options.GetUsernsOptions() != nil {
+		flags |= unix.CLONE_NEWUSER
+	}
+	return flags
+}
+
+// sysctls are the pod's kernel parameters: the ones it asks for, and what
+// every pod gets, so that containers without privileges may bind port 80 and
+// send a ping.
+func sysctls(config *runtimeapi.PodSandboxConfig) map[string]string {
+	options := config.GetLinux().GetSecurityContext().GetNamespaceOptions()
+	all := map[string]string{}
+	if options.GetNetwork() != runtimeapi.NamespaceMode_NODE {
+		all["net.ipv4.ip_unprivileged_port_start"] = "0"
+		// Group ids of a user namespace do not reach that far.
+		if namespaces(options)&unix.CLONE_NEWUSER == 0 {
+			all["net.ipv4.ping_group_range"] = "0 2147483647"
+		}
+	}
+	for name, value := range config.GetLinux().GetSysctls() {
+		all[name] = value
+	}
+	return all
+}
+
+// sysctlFile is the file of a parameter. Both notations are in use:
+// net.ipv4.conf.eth0/1.arp_filter and net/ipv4/conf/eth0.1/arp_filter.
+func sysctlFile(name string) string {
+	first := strings.IndexAny(name, "./")
+	if first >= 0 && name[first] == '.' {
+		name = strings.Map(func(r rune) rune {
+			switch r {
+			case '.':
+				return '/'
+			case '/':
+				return '.'
+			}
+			return r
+		}, name)
+	}
+	return filepath.Join("/proc/sys", filepath.Clean("/"+name))
+}
+
+// startPause forks the pod's pause process, waits until its namespaces are set
+// up, and has it put on record; if we die before that, so does the pause.
+func startPause(binary string, sb *sandbox, record func(*pidfd.Process) error) (_ *pidfd.Process, err error) {
+	ours, theirs, err := socketPair()
+	if err != nil {
+		return nil, fmt.Errorf("start pause: %w", err)
+	}
+	defer ours.Close()
+	process, err := forkPause(binary, sb, theirs)
+	// Our copy must be closed for the end of the pause to be seen.
+	theirs.Close()
+	if err != nil {
+		return nil, fmt.Errorf("start pause: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(fmt.Errorf("start pause: %w", err), abandon(process))
+		}
+	}()
+	answer := make([]byte, 512)
+	n, err := ours.Read(answer)
+	if err != nil {
+		return nil, err
+	}
+	if n == 0 || answer[0] != 0 {
+		return nil, errors.New(string(answer[:n]))
+	}
+	protect(process.PID)
+	if err := record(process); err != nil {
+		return nil, err
+	}
+	if _, err := ours.Write([]byte{0}); err != nil {
+		return nil, err
+	}
+	return process, nil
+}
+
+func forkPause(binary string, sb *sandbox, parent *os.File) (*pidfd.Process, error) {
+	options := namespaceOptions(sb)
+	attr := &syscall.SysProcAttr{Cloneflags: namespaces(options), Setsid: true}
+	hostname := ""
+	if attr.Cloneflags&unix.CLONE_NEWUTS != 0 {
+		hostname = sb.config.GetHostname()
+	}
+	if attr.Cloneflags&unix.CLONE_NEWUSER != 0 {
+		attr.UidMappings = idMappings(options.GetUsernsOptions().GetUids())
+		attr.GidMappings = idMappings(options.GetUsernsOptions().GetGids())
+		attr.GidMappingsEnableSetgroups = true
+		attr.Credential = &syscall.Credential{}
+	}
+	argv := []string{"/pause", hostname}
+	values := sysctls(sb.config)
+	for _, name := range slices.Sorted(maps.Keys(values)) {
+		argv = append(argv, sysctlFile(name), values[name])
+	}
+	devNull, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer devNull.Close()
+	var process *pidfd.Process
+	err = inNetNS(sb.netns, func() (err error) {
+		process, err = pidfd.Start(binary, argv, &os.ProcAttr{
+			Dir:   "/",
+			Env:   []string{},
+			Files: []*os.File{devNull, devNull, devNull, parent},
+			Sys:   attr,
+		})
+		return err
+	})
+	return process, err
+}
+
+func socketPair() (ours, theirs *os.File, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, err
+	}
+	return os.NewFile(uintptr(fds[0]), "pause"), os.NewFile(uintptr(fds[1]), "pause-child"), nil
+}
+
+// abandon ends a pause process that is of no use.
+func abandon(process *pidfd.Process) error {
+	if err := process.Kill(unix.SIGKILL); err != nil {
+		return err
+	}
+	_, err := process.Wait(context.Background()) // SIGKILL ends it
+	return errors.Join(err, process.Close())
+}
+
+// protect makes the pause a bad choice for the OOM killer, as the kubelet
+// does with a sandbox (-998). Without CAP_SYS_RESOURCE that fails and the pause
+// keeps our own value, which is no worse than the containers'.
+func protect(pid int) {
+	const sandboxOOMScore = -998
+	_ = os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", pid), []byte(strconv.Itoa(sandboxOOMScore)), 0)
+}
+
+func idMappings(ids []*runtimeapi.IDMapping) []syscall.SysProcIDMap {
+	var out []syscall.SysProcIDMap
+	for _, id := range ids {
+		out = append(out, syscall.SysProcIDMap{
+			ContainerID: int(id.GetContainerId()), HostID: int(id.GetHostId()), Size: int(id.GetLength()),
+		})
+	}
+	return out
+}
+
+// inNetNS runs fn on a thread that is in the network namespace of path; an
+// empty path is the node's own. A thread that cannot come back is given up.
+func inNetNS(path string, fn func() error) error {
+	if path == "" {
+		return fn()
+	}
+	there, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer there.Close()
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		home, err := os.Open("/proc/thread-self/ns/net")
+		if err != nil {
+			runtime.UnlockOSThread()
+			done <- err
+			return
+		}
+		defer home.Close()
+		if err := unix.Setns(int(there.Fd()), unix.CLONE_NEWNET); err != nil {
+			runtime.UnlockOSThread()
+			done <- fmt.Errorf("enter %s: %w", path, err)
+			return
+		}
+		err = fn()
+		if unix.Setns(int(home.Fd()), unix.CLONE_NEWNET) == nil {
+			runtime.UnlockOSThread()
+		}
+		done <- err
+	}()
+	return <-done
+}

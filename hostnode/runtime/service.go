@@ -1,0 +1,87 @@
+package runtime
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/containerd/containerd/v2/pkg/cap"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/errdefs/pkg/errgrpc"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// service is upstream's CRI service as callers of the node see it: in
+// containerd's namespace, with gRPC's errors, and with what this host cannot
+// do taken out of the requests. The in-process clients and the socket for
+// crictl are both served by it.
+type service struct {
+	// cri serves the calls that serviceCalls does not wrap.
+	cri
+	runtime *Runtime
+	// capabilities are the ones that this process has: no container can have
+	// more.
+	capabilities []string
+}
+
+func newService(r *Runtime, upstream cri) (*service, error) {
+	capabilities, err := cap.Current()
+	if err != nil {
+		return nil, fmt.Errorf("read own capabilities: %w", err)
+	}
+	return &service{cri: upstream, runtime: r, capabilities: capabilities}, nil
+}
+
+// call makes one call of upstream's service.
+func call[Request, Response any](ctx context.Context, method func(context.Context, Request) (Response, error), request Request) (Response, error) {
+	response, err := method(namespaces.WithNamespace(ctx, namespace), request)
+	return response, errgrpc.ToGRPC(err)
+}
+
+// RunPodSandbox puts pods that name no cgroup into the node's.
+func (s *service) RunPodSandbox(ctx context.Context, r *runtimeapi.RunPodSandboxRequest) (*runtimeapi.RunPodSandboxResponse, error) {
+	s.defaultCgroup(r.GetConfig())
+	return call(ctx, s.cri.RunPodSandbox, r)
+}
+
+// CreateContainer leaves out capabilities that this host does not give: the
+// container would not start with them, and runs well without in all cases
+// that are not about that very capability.
+func (s *service) CreateContainer(ctx context.Context, r *runtimeapi.CreateContainerRequest) (*runtimeapi.CreateContainerResponse, error) {
+	s.defaultCgroup(r.GetSandboxConfig())
+	if capabilities := r.GetConfig().GetLinux().GetSecurityContext().GetCapabilities(); capabilities != nil {
+		capabilities.AddCapabilities = slices.DeleteFunc(capabilities.AddCapabilities, func(name string) bool {
+			missing := !s.hasCapability(name)
+			if missing {
+				s.runtime.cfg.Log.Warn("capability left out: this host does not give it",
+					"capability", name, "container", r.GetConfig().GetMetadata().GetName())
+			}
+			return missing
+		})
+	}
+	return call(ctx, s.cri.CreateContainer, r)
+}
+
+// hasCapability says whether name, as in a Pod ("SYS_ADMIN", "ALL"), can be
+// given. Unknown names are left for runc to refuse.
+func (s *service) hasCapability(name string) bool {
+	full := strings.ToUpper(name)
+	if full == "ALL" {
+		return true
+	}
+	if !strings.HasPrefix(full, "CAP_") {
+		full = "CAP_" + full
+	}
+	return !slices.Contains(cap.Known(), full) || slices.Contains(s.capabilities, full)
+}
+
+func (s *service) defaultCgroup(config *runtimeapi.PodSandboxConfig) {
+	if s.runtime.cfg.CgroupParent == "" || config == nil || config.GetLinux().GetCgroupParent() != "" {
+		return
+	}
+	if config.Linux == nil {
+		config.Linux = &runtimeapi.LinuxPodSandboxConfig{}
+	}
+	config.Linux.CgroupParent = s.runtime.cfg.CgroupParent
+}
