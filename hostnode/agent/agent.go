@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"strconv"
@@ -98,8 +99,13 @@ func Run(ctx context.Context, cfg Config) error {
 		return nil
 	})
 	group.Go(func() error { return d.Run(ctx) })
+	handle := &kubeletHandle{}
 	group.Go(func() error {
-		deps, err := dependencies(ctx, cfg, s, c, d)
+		watchExits(ctx, cfg.Runtime, handle.requestRelist)
+		return ctx.Err()
+	})
+	group.Go(func() error {
+		deps, err := dependencies(ctx, cfg, s, c, d, handle)
 		if err != nil {
 			return err
 		}
@@ -131,7 +137,7 @@ func applyGates(s *options.KubeletServer) error {
 }
 
 // dependencies are all that upstream's kubelet is given.
-func dependencies(ctx context.Context, cfg Config, s *options.KubeletServer, c *clients, d *doors) (*kubelet.Dependencies, error) {
+func dependencies(ctx context.Context, cfg Config, s *options.KubeletServer, c *clients, d *doors, handle *kubeletHandle) (*kubelet.Dependencies, error) {
 	logger := klog.FromContext(ctx)
 	nodeName := types.NodeName(cfg.Node.NodeName)
 
@@ -177,10 +183,9 @@ func dependencies(ctx context.Context, cfg Config, s *options.KubeletServer, c *
 	}
 	health.Start(ctx)
 
-	handle := &kubeletHandle{}
 	tracker := util.NewPodStartupLatencyTracker()
 	deps := &kubelet.Dependencies{
-		Options:                   []kubelet.Option{func(k *kubelet.Kubelet) { handle.Store(k) }},
+		Options:                   []kubelet.Option{func(k *kubelet.Kubelet) { openSeams(ctx, cfg, k); handle.Store(k) }},
 		Auth:                      auth,
 		CAdvisorInterface:         machine,
 		ContainerManager:          manager,
@@ -206,6 +211,23 @@ func dependencies(ctx context.Context, cfg Config, s *options.KubeletServer, c *
 	}
 	deps.PodConfig = podSource(ctx, &s.KubeletConfiguration, nodeName, c.kube, recorder, tracker, handle.nodeSeen(ctx, d))
 	return deps, nil
+}
+
+// openSeams takes away what upstream waits for in fields without exported
+// names. What is not possible is left as upstream has it.
+func openSeams(ctx context.Context, cfg Config, k *kubelet.Kubelet) {
+	for _, seam := range []struct {
+		name string
+		open func() error
+	}{
+		{"volumes are mounted when a pod asks", func() error { return eagerVolumes(k) }},
+		{"exits and deletions are looked at when they happen", func() error { return eagerStatus(k) }},
+		{"probes of a fresh node start at once", func() error { return promptProbes(ctx, k, cfg.Runtime) }},
+	} {
+		if err := seam.open(); err != nil {
+			slog.Warn("kubelet waits as upstream does", "without", seam.name, "reason", err)
+		}
+	}
 }
 
 // publishConfiguration serves the configuration at /configz.

@@ -42,6 +42,13 @@ func podSource(ctx context.Context, cfg *kubeletconfig.KubeletConfiguration, nod
 // option of ours while upstream is still building.
 type kubeletHandle struct{ atomic.Pointer[kubelet.Kubelet] }
 
+// requestRelist makes the kubelet look at one pod now.
+func (h *kubeletHandle) requestRelist(uid types.UID) {
+	if k := h.Load(); k != nil {
+		k.RequestPodRelist(klog.Background(), uid)
+	}
+}
+
 // nodeSeen blocks until the kubelet's informer has the Node.
 func (h *kubeletHandle) nodeSeen(ctx context.Context, d *doors) func() bool {
 	return func() bool {
