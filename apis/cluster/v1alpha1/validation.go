@@ -99,7 +99,7 @@ func validateNodes(c *Cluster) field.ErrorList {
 }
 
 func validateNode(n *Node, at *field.Path) field.ErrorList {
-	errs := validateImage(n.Image, at.Child("image"))
+	errs := ValidateImage(n.Image, at.Child("image"))
 	for _, key := range sortedKeys(n.Labels) {
 		at := at.Child("labels").Key(key)
 		for _, msg := range validation.IsQualifiedName(key) {
@@ -122,11 +122,12 @@ func validateNode(n *Node, at *field.Path) field.ErrorList {
 	return append(errs, validateResources(n.Resources, at.Child("resources"))...)
 }
 
-// ReleaseImage matches the node images of kind that hold this release's minor
+// releaseImage matches the node images of kind that hold this release's minor
 // version.
 var releaseImage = regexp.MustCompile(`(^|/)kindest/node:v` + regexp.QuoteMeta(KubernetesMinor) + `\.\d+(@sha256:[0-9a-f]{64})?$`)
 
-func validateImage(image string, at *field.Path) field.ErrorList {
+// ValidateImage refuses node images that are not of this release.
+func ValidateImage(image string, at *field.Path) field.ErrorList {
 	if image == "" || releaseImage.MatchString(image) {
 		return nil
 	}

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strings"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -30,59 +29,13 @@ func Root(action string) error {
 	return nil
 }
 
-// Cluster checks what a cluster of that many nodes needs.
+// Cluster checks what a cluster of that many nodes needs besides what
+// supervise.Create checks itself.
 func Cluster(nodes int) error {
-	if err := kernel(); err != nil {
-		return err
-	}
-	if err := cgroup2(); err != nil {
-		return err
+	if err := veth(); err != nil {
+		return &Error{fmt.Sprintf("the kernel lacks links of type veth, the cables between nodes: %v", err), "modprobe veth"}
 	}
 	return inotify(nodes)
-}
-
-// fileSystems that machines mount, and what for.
-var fileSystems = []struct{ name, module, use string }{
-	{"overlay", "overlay", "the images of containers"},
-	{"bpf", "", "the maps of Services"},
-	{"cgroup2", "", "the programs of Services"},
-}
-
-// kernel names all features that are missing, not the first.
-func kernel() error {
-	var missing, modules []string
-	for _, fs := range fileSystems {
-		err := fileSystem(fs.name)
-		if errors.Is(err, unix.EPERM) {
-			return &Error{"root has no CAP_SYS_ADMIN here", "run skiff on the host itself, or in a privileged container"}
-		}
-		if err != nil {
-			missing = append(missing, fmt.Sprintf("file system %s (for %s): %v", fs.name, fs.use, err))
-			modules = append(modules, fs.module)
-		}
-	}
-	if err := veth(); err != nil {
-		missing = append(missing, fmt.Sprintf("links of type veth (for the cables between nodes): %v", err))
-		modules = append(modules, "veth")
-	}
-	if len(missing) == 0 {
-		return nil
-	}
-	mend := "use a kernel that is built with it"
-	if m := strings.TrimSpace(strings.Join(modules, " ")); m != "" {
-		mend = "modprobe -a " + m
-	}
-	return &Error{"the kernel lacks " + strings.Join(missing, "; "), mend}
-}
-
-// fileSystem opens a context for a mount that is never made; the kernel loads
-// the module, if there is one.
-func fileSystem(name string) error {
-	fd, err := unix.Fsopen(name, unix.FSOPEN_CLOEXEC)
-	if err != nil {
-		return err
-	}
-	return unix.Close(fd)
 }
 
 // veth asks for a link of one byte per packet. A kernel that knows the type
@@ -98,19 +51,6 @@ func veth() error {
 	}
 	if errors.Is(err, unix.EOPNOTSUPP) {
 		return err
-	}
-	return nil
-}
-
-// cgroup2 looks for the unified hierarchy, alone or beside the v1 ones.
-func cgroup2() error {
-	mounts, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		return err
-	}
-	if !strings.Contains(string(mounts), " - cgroup2 ") {
-		return &Error{"no cgroup2 file system is mounted, which the programs of Services are attached to",
-			"mkdir -p /sys/fs/cgroup/unified && mount -t cgroup2 none /sys/fs/cgroup/unified"}
 	}
 	return nil
 }

@@ -24,15 +24,6 @@ func TestChecksPassHereAndLeaveNothing(t *testing.T) {
 	}
 }
 
-func TestFeaturesThatDoNotExistAreNoticed(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("needs root")
-	}
-	if err := fileSystem("no-such-fs"); !errors.Is(err, unix.ENODEV) {
-		t.Errorf("have %v", err)
-	}
-}
-
 // The limit itself is not reached here: it is the whole host's.
 func TestTheLimitOfInotifySaysHowToRaiseIt(t *testing.T) {
 	var e *Error

@@ -25,9 +25,9 @@ type Files struct {
 	List string
 	// Home is the user's home directory.
 	Home string
-	// SudoUID and SudoGID are what sudo says about who called it. Files that
-	// are made in that user's directories become that user's.
-	SudoUID, SudoGID string
+	// SudoUID is what sudo says about who called it. Files that are made in
+	// that user's directories become that user's.
+	SudoUID string
 	// LockWait bounds the wait for another program's lock. Default 5s:
 	// holders need milliseconds.
 	LockWait time.Duration

@@ -65,8 +65,8 @@ func NewClient(raw []byte) (*Client, error) {
 func (c *Client) Close() { c.http.CloseIdleConnections() }
 
 // retryPeriod is between attempts at an API server that answers with an error
-// because it is still starting. One that does not answer yet needs none: its
-// socket is open from the beginning, and the connection waits in its queue.
+// because it is starting. One that does not answer yet needs none: its socket
+// is open from the beginning, and the connection waits in its queue.
 const retryPeriod = 10 * time.Millisecond
 
 // get asks for path, once.
@@ -79,38 +79,24 @@ func (c *Client) get(ctx context.Context, path string) (*http.Response, error) {
 	return c.http.Do(req)
 }
 
-// healthy asks /readyz until all checks pass. note hears what is missing.
-func (c *Client) healthy(ctx context.Context, note func(string)) error {
-	return retry(ctx, note, func() error {
-		resp, err := c.get(ctx, "/readyz?verbose")
-		if err != nil {
-			return err
-		}
-		defer resp.Body.Close()
-		body, err := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
-		if err != nil {
-			return err
-		}
-		if resp.StatusCode != http.StatusOK {
-			return errors.New(failedChecks(resp.Status, string(body)))
-		}
-		return nil
-	})
-}
+// listBound is for an API server that hangs: its socket accepts even when
+// nobody serves it.
+const listBound = 10 * time.Second
 
-// failedChecks names the checks that /readyz?verbose lists as failed.
-func failedChecks(status, body string) string {
-	var failed []string
-	for line := range strings.Lines(body) {
-		if name, ok := strings.CutPrefix(line, "[-]"); ok {
-			name, _, _ = strings.Cut(strings.TrimSpace(name), " failed")
-			failed = append(failed, name)
-		}
+// List returns the JSON of a list.
+func (c *Client) List(ctx context.Context, path string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, listBound)
+	defer cancel()
+	resp, err := c.get(ctx, path)
+	if err != nil {
+		return nil, err
 	}
-	if len(failed) == 0 {
-		return status
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err == nil && resp.StatusCode != http.StatusOK {
+		err = fmt.Errorf("list %s: %s", path, resp.Status)
 	}
-	return strings.Join(failed, ", ") + " not ready"
+	return body, err
 }
 
 // event is one line of a watch.

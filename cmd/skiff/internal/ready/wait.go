@@ -17,14 +17,6 @@ type Error struct {
 
 func (e *Error) Error() string { return strings.Join(e.Missing, "; ") }
 
-// ControlPlane waits until the API server passes all its checks. When ctx
-// ends by its deadline, the error is an *Error.
-func (c *Client) ControlPlane(ctx context.Context) error {
-	why := "does not answer"
-	err := c.healthy(ctx, func(s string) { why = s })
-	return explain(ctx, err, func() []string { return []string{"API server: " + why} })
-}
-
 // Nodes waits until every one of names is Ready and free of the taints that
 // keep Pods away from a starting node. When ctx ends by its deadline, the
 // error is an *Error that says which are not, and why.

@@ -44,13 +44,3 @@ func TestWatchesEndWhenEnoughIsSeen(t *testing.T) {
 		t.Errorf("error event: %v", err)
 	}
 }
-
-func TestFailedChecksAreNamed(t *testing.T) {
-	body := "[+]ping ok\n[-]etcd failed: reason withheld\n[-]poststarthook/rbac/bootstrap-roles failed: not finished\nreadyz check failed\n"
-	if got := failedChecks("500 Internal Server Error", body); got != "etcd, poststarthook/rbac/bootstrap-roles not ready" {
-		t.Errorf("have %q", got)
-	}
-	if got := failedChecks("403 Forbidden", "{}"); got != "403 Forbidden" {
-		t.Errorf("have %q", got)
-	}
-}

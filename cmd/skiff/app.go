@@ -1,0 +1,195 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	v1alpha1 "github.com/skiff-k8s/skiff/apis/cluster/v1alpha1"
+	"github.com/skiff-k8s/skiff/cmd/skiff/internal/kubeconfig"
+	"github.com/skiff-k8s/skiff/cmd/skiff/internal/progress"
+)
+
+// IOStreams are where a command reads and writes: results to Out, everything
+// that only a person reads to ErrOut.
+type IOStreams struct {
+	In          io.Reader
+	Out, ErrOut io.Writer
+}
+
+// app is the command line together with what it uses of its surroundings.
+type app struct {
+	IOStreams
+	getenv  func(string) string
+	workDir func() (string, error)
+	style   progress.Style
+
+	quiet     bool
+	verbosity int
+}
+
+// run is the whole program: it returns the exit code.
+func (a *app) run(ctx context.Context, args []string) int {
+	root := a.rootCommand()
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return 0
+	}
+	return a.report(ctx, err)
+}
+
+func (a *app) rootCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "skiff",
+		Short: "skiff makes Kubernetes clusters in under a second, without Docker",
+		Long: `skiff makes Kubernetes clusters in under a second, without Docker, on one Linux
+host: real nodes with upstream's own code, made of namespaces.
+
+  sudo skiff create cluster         a cluster of one node, and kubectl's context
+  kubectl get nodes                 use it
+  skiff load image-archive app.tar  bring images in, once for all nodes
+  sudo skiff delete cluster         take everything away again
+
+A config file makes more nodes; kind's files (kind.x-k8s.io/v1alpha4) work too:
+
+  printf '%s\n' 'kind: Cluster' 'apiVersion: skiff.cluster/v1alpha1' \
+    'nodes: [{role: control-plane}, {role: worker}, {role: worker}]' |
+    sudo skiff create cluster --config -`,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		Args:          groupArgs,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		PersistentPreRun: func(*cobra.Command, []string) {
+			if a.quiet {
+				a.style = progress.Quiet
+			}
+			slog.SetDefault(a.logger())
+		},
+	}
+	cmd.SetIn(a.In)
+	cmd.SetOut(a.Out)
+	cmd.SetErr(a.ErrOut)
+	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return &usageError{cmd, err} })
+	cmd.PersistentFlags().BoolVarP(&a.quiet, "quiet", "q", false, "print results and errors only")
+	cmd.PersistentFlags().IntVarP(&a.verbosity, "verbosity", "v", 0, "how much to log to stderr: 0 warnings, 1 what changes, 2 and more decisions")
+	cmd.AddCommand(
+		a.group("create", "Create a cluster", a.createClusterCommand()),
+		a.group("delete", "Delete clusters", a.deleteClusterCommand(), a.deleteClustersCommand()),
+		a.group("get", "List clusters, nodes and images, or print a kubeconfig",
+			a.getClustersCommand(), a.getNodesCommand(), a.getKubeconfigCommand(), a.getImagesCommand()),
+		a.group("load", "Load images for all nodes of all clusters", a.loadImageArchiveCommand(), a.loadDockerImageCommand()),
+		a.group("export", "Export logs or a kubeconfig", a.exportLogsCommand(), a.exportKubeconfigCommand()),
+		a.versionCommand(),
+	)
+	return cmd
+}
+
+// group is a verb that needs a noun.
+func (a *app) group(verb, short string, nouns ...*cobra.Command) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   verb,
+		Short: short,
+		Args:  groupArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return &usageError{cmd, fmt.Errorf("%s what? %s", verb, strings.Join(nounsOf(cmd), ", "))}
+		},
+	}
+	cmd.AddCommand(nouns...)
+	return cmd
+}
+
+// groupArgs refuses an unknown noun: cobra itself would print the help and
+// call that success.
+func groupArgs(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	cmd.SuggestionsMinimumDistance = 2
+	err := fmt.Errorf("unknown command %q for %q", args[0], cmd.CommandPath())
+	if s := cmd.SuggestionsFor(args[0]); len(s) > 0 {
+		err = fmt.Errorf("%w; did you mean %s?", err, strings.Join(s, " or "))
+	} else if nouns := nounsOf(cmd); cmd.HasParent() {
+		err = fmt.Errorf("%w; it takes %s", err, strings.Join(nouns, ", "))
+	}
+	return &usageError{cmd, err}
+}
+
+func nounsOf(cmd *cobra.Command) []string {
+	var names []string
+	for _, c := range cmd.Commands() {
+		if c.IsAvailableCommand() {
+			names = append(names, c.Name())
+		}
+	}
+	return names
+}
+
+// args wraps a check of positional arguments, so that its error is one of
+// usage.
+func args(check cobra.PositionalArgs) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if err := check(cmd, args); err != nil {
+			return &usageError{cmd, err}
+		}
+		return nil
+	}
+}
+
+func (a *app) logger() *slog.Logger {
+	level := slog.LevelWarn
+	switch {
+	case a.quiet:
+		level = slog.LevelError
+	case a.verbosity >= 2:
+		level = slog.LevelDebug
+	case a.verbosity == 1:
+		level = slog.LevelInfo
+	}
+	return slog.New(slog.NewTextHandler(a.ErrOut, &slog.HandlerOptions{Level: level}))
+}
+
+func (a *app) steps() *progress.Steps { return progress.New(a.ErrOut, a.style, nil) }
+
+// say prints a line for a person.
+func (a *app) say(format string, args ...any) {
+	if a.style != progress.Quiet {
+		fmt.Fprintf(a.ErrOut, format+"\n", args...)
+	}
+}
+
+// EnvClusterName names the cluster that commands work on.
+const EnvClusterName = "SKIFF_CLUSTER_NAME"
+
+// nameFlag adds --name. Its value comes from clusterName.
+func (a *app) nameFlag(cmd *cobra.Command, name *string) {
+	cmd.Flags().StringVarP(name, "name", "n", "", "the cluster (default $"+EnvClusterName+", else \""+v1alpha1.DefaultName+"\")")
+	a.completeFlag(cmd, "name", a.clusterNames)
+}
+
+// clusterName is the cluster that a command means.
+func (a *app) clusterName(flag string) (string, error) {
+	if flag == "" {
+		flag = a.getenv(EnvClusterName)
+	}
+	if flag == "" {
+		flag = v1alpha1.DefaultName
+	}
+	return flag, validName(flag)
+}
+
+// kubeconfigFlag adds --kubeconfig.
+func kubeconfigFlag(cmd *cobra.Command, path *string) {
+	cmd.Flags().StringVar(path, "kubeconfig", "", "the kubeconfig file to change (default $KUBECONFIG, else $HOME/.kube/config)")
+}
+
+// kubeconfigs are the files of the user.
+func (a *app) kubeconfigs(explicit string) kubeconfig.Files {
+	return kubeconfig.Files{
+		Explicit: explicit, List: a.getenv("KUBECONFIG"), Home: a.getenv("HOME"), SudoUID: a.getenv("SUDO_UID"),
+	}
+}

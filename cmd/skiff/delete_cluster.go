@@ -1,0 +1,83 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/skiff-k8s/skiff/cmd/skiff/internal/hostcheck"
+	"github.com/skiff-k8s/skiff/cmd/skiff/internal/kubeconfig"
+	"github.com/skiff-k8s/skiff/hostnode/supervise"
+)
+
+func (a *app) deleteClusterCommand() *cobra.Command {
+	var name, path string
+	cmd := &cobra.Command{
+		Use:   "cluster",
+		Short: "Delete a cluster, and its context in the kubeconfig",
+		Args:  args(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			name, err := a.clusterName(name)
+			if err != nil {
+				return err
+			}
+			return a.deleteCluster(cmd.Context(), name, path)
+		},
+	}
+	a.nameFlag(cmd, &name)
+	kubeconfigFlag(cmd, &path)
+	return cmd
+}
+
+func (a *app) deleteClustersCommand() *cobra.Command {
+	var (
+		path string
+		all  bool
+	)
+	cmd := &cobra.Command{
+		Use:   "clusters [NAME...]",
+		Short: "Delete several clusters, or all",
+		Args:  args(cobra.ArbitraryArgs),
+		RunE: func(cmd *cobra.Command, names []string) error {
+			if all == (len(names) > 0) {
+				return &usageError{cmd, errors.New("delete which clusters? Name them, or all with --all")}
+			}
+			if all {
+				var err error
+				// Half-made ones too.
+				if names, err = supervise.Names(cmd.Context()); err != nil {
+					return a.about("delete clusters", err)
+				}
+			}
+			var errs []error
+			for _, name := range names {
+				if err := validName(name); err != nil {
+					return err
+				}
+				errs = append(errs, a.deleteCluster(cmd.Context(), name, path))
+			}
+			return errors.Join(errs...)
+		},
+		ValidArgsFunction: func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+			return a.clusterNames(cmd), cobra.ShellCompDirectiveNoFileComp
+		},
+	}
+	cmd.Flags().BoolVarP(&all, "all", "A", false, "all clusters of this host")
+	kubeconfigFlag(cmd, &path)
+	return cmd
+}
+
+// deleteCluster also removes what a half-made cluster left, and the context
+// of one that is gone.
+func (a *app) deleteCluster(ctx context.Context, name, path string) error {
+	if err := hostcheck.Root("delete cluster --name " + name); err != nil {
+		return fmt.Errorf("delete cluster %q: %w", name, err)
+	}
+	a.say("Deleting cluster %q ...", name)
+	return a.about(fmt.Sprintf("delete cluster %q", name), errors.Join(
+		a.hint(supervise.Delete(ctx, name)),
+		a.kubeconfigs(path).Remove(ctx, kubeconfig.ContextName(name)),
+	))
+}

@@ -1,0 +1,67 @@
+package main
+
+import (
+	"fmt"
+	"strconv"
+	"time"
+
+	v1alpha1 "github.com/skiff-k8s/skiff/apis/cluster/v1alpha1"
+	"github.com/skiff-k8s/skiff/hostnode/supervise"
+)
+
+// clusterRow is a cluster in `skiff get clusters`.
+type clusterRow struct{ supervise.Info }
+
+func (c clusterRow) name() string { return c.Name }
+
+var clusterHeader = []string{"NAME", "STATE", "NODES", "AGE", "API SERVER", "PODS", "SERVICES"}
+
+func (c clusterRow) cells(now time.Time) []string {
+	return []string{c.Name, string(c.State), strconv.Itoa(len(c.Machines)), age(c.Created, now), c.Endpoint, c.PodSubnet, c.ServiceSubnet}
+}
+
+// nodeRow is a node in `skiff get nodes`: the machine, and what of its config
+// tells how to use it.
+type nodeRow struct {
+	Cluster string `json:"cluster"`
+	supervise.MachineInfo
+	Resources         v1alpha1.Resources     `json:"resources"`
+	ExtraPortMappings []v1alpha1.PortMapping `json:"extraPortMappings,omitempty"`
+}
+
+// nodeRows are the nodes of a cluster in the order of its config.
+func nodeRows(info *supervise.Info) []nodeRow {
+	rows := make([]nodeRow, 0, len(info.Machines))
+	for i, m := range info.Machines {
+		row := nodeRow{Cluster: info.Name, MachineInfo: m}
+		if c := info.Cluster; c != nil && i < len(c.Nodes) {
+			row.Resources, row.ExtraPortMappings = c.Nodes[i].Resources, c.Nodes[i].ExtraPortMappings
+		}
+		rows = append(rows, row)
+	}
+	return rows
+}
+
+func (n nodeRow) name() string { return n.Name }
+
+var nodeHeader = []string{"NAME", "CLUSTER", "ROLE", "STATE", "IP", "PODS", "PID", "UP", "HOST PORTS"}
+
+func (n nodeRow) cells(now time.Time) []string {
+	state, pid := "down", "-"
+	if n.Running {
+		state, pid = "running", strconv.Itoa(n.PID)
+	}
+	return []string{n.Name, n.Cluster, string(n.Role), state, n.IP, n.PodCIDR, pid, age(n.Started, now), orDash(n.hostPorts())}
+}
+
+// hostPorts is "127.0.0.1:8080→80/TCP" for each mapping.
+func (n nodeRow) hostPorts() string {
+	list := ""
+	for i, p := range n.ExtraPortMappings {
+		if i > 0 {
+			list += ","
+		}
+		list += fmt.Sprintf("%s:%d→%d/%s", p.ListenAddress, p.HostPort, p.ContainerPort, p.Protocol)
+	}
+	return list
+}
