@@ -6,16 +6,14 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"os"
-	"runtime"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
 
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/skiff-k8s/skiff/dataplane/lb/internal/sandbox"
 	"github.com/skiff-k8s/skiff/dataplane/lb/table"
 )
 
@@ -32,12 +30,12 @@ type world struct {
 }
 
 func newWorld(t *testing.T) *world {
-	requireRoot(t)
+	sandbox.Root(t)
 	tab, err := table.Create("")
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := loadSockets(tab, os.Getenv(insideEnv), "")
+	s, err := loadSockets(tab, sandbox.Cgroup(), "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -157,28 +155,7 @@ func refused(err error) bool { return errors.Is(err, unix.ECONNREFUSED) }
 // of a pod are: same cgroup tree, other namespace.
 func inPod(t *testing.T, f func()) {
 	t.Helper()
-	done := make(chan error, 1)
-	go func() {
-		// Not unlocked: the thread dies with its namespace.
-		runtime.LockOSThread()
-		done <- func() error {
-			if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-				return fmt.Errorf("unshare network namespace: %w", err)
-			}
-			lo, err := netlink.LinkByName("lo")
-			if err != nil {
-				return err
-			}
-			if err := netlink.LinkSetUp(lo); err != nil {
-				return err
-			}
-			f()
-			return nil
-		}()
-	}()
-	if err := <-done; err != nil {
-		t.Fatal(err)
-	}
+	sandbox.NewNamespace(t).Do(func() error { f(); return nil })
 }
 
 func key(addr netip.Addr, port uint16, proto table.Protocol) table.Key {

@@ -1,0 +1,235 @@
+package switchnat
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/cilium/ebpf"
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
+	"github.com/skiff-k8s/skiff/dataplane/lb/table"
+)
+
+// Config says where a program goes.
+type Config struct {
+	// Netns is the path of the network namespace; empty: the caller's.
+	Netns string
+	// Device is the name of the device in that namespace through which
+	// packets from outside come and answers leave.
+	Device string
+	// PinDir is the directory of a bpf file system for the maps. Load mounts
+	// a bpf file system there if the directory is on none.
+	PinDir string
+}
+
+// The one place of our filters at the device; replaced in place.
+const (
+	filterHandle   = 1
+	filterPriority = 1
+)
+
+// Load makes and pins the maps and attaches the program. A second Load
+// replaces the program between two packets and keeps maps and flows.
+func Load(cfg Config) error {
+	if err := ensureBPFFS(cfg.PinDir); err != nil {
+		return err
+	}
+	t, err := table.Create(cfg.PinDir)
+	if err != nil {
+		return err
+	}
+	defer t.Close()
+	objects, err := load(t, cfg.PinDir)
+	if err != nil {
+		return err
+	}
+	defer objects.Close()
+
+	h, err := handle(cfg.Netns)
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	dev, err := h.LinkByName(cfg.Device)
+	if err != nil {
+		return fmt.Errorf("find device %s: %w", cfg.Device, err)
+	}
+	clsact := &netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{
+		LinkIndex: dev.Attrs().Index,
+		Handle:    netlink.MakeHandle(0xffff, 0),
+		Parent:    netlink.HANDLE_CLSACT,
+	}}
+	if err := h.QdiscAdd(clsact); err != nil && !errors.Is(err, unix.EEXIST) {
+		return fmt.Errorf("add clsact to %s: %w", cfg.Device, err)
+	}
+	// The way back first: a flow is never translated one way only.
+	for _, f := range []*netlink.BpfFilter{
+		filter(dev, netlink.HANDLE_MIN_EGRESS, natProgNatOut, objects.NatOut),
+		filter(dev, netlink.HANDLE_MIN_INGRESS, natProgNatIn, objects.NatIn),
+	} {
+		if err := h.FilterReplace(f); err != nil {
+			return fmt.Errorf("attach %s to %s: %w", f.Name, cfg.Device, err)
+		}
+	}
+	return nil
+}
+
+// Remove detaches the program, removes the pins and, if Load mounted it, the
+// bpf file system. It succeeds when namespace, device or pins are gone.
+func Remove(cfg Config) error {
+	var errs []error
+	if err := detach(cfg); err != nil {
+		errs = append(errs, err)
+	}
+	errs = append(errs, table.Unpin(cfg.PinDir))
+	for _, name := range own {
+		if err := os.Remove(filepath.Join(cfg.PinDir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, fmt.Errorf("unpin: %w", err))
+		}
+	}
+	return errors.Join(append(errs, removeBPFFS(cfg.PinDir))...)
+}
+
+// own are the maps of the program itself, which outlive it.
+var own = []string{natMapNatFlows, natMapNatReplies, natMapNatFragments}
+
+func load(t *table.Table, pins string) (*natObjects, error) {
+	spec, err := loadNat()
+	if err != nil {
+		return nil, fmt.Errorf("read packet programs: %w", err)
+	}
+	for _, name := range own {
+		spec.Maps[name].Pinning = ebpf.PinByName
+	}
+	opts := ebpf.CollectionOptions{MapReplacements: t.Maps()}
+	opts.Maps.PinPath = pins
+	objects := &natObjects{}
+	err = spec.LoadAndAssign(objects, &opts)
+	if errors.Is(err, ebpf.ErrMapIncompatible) {
+		// Another release's: its flows cannot go on.
+		for _, name := range own {
+			if err := os.Remove(filepath.Join(pins, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return nil, fmt.Errorf("unpin: %w", err)
+			}
+		}
+		err = spec.LoadAndAssign(objects, &opts)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("load packet programs: %w", err)
+	}
+	return objects, nil
+}
+
+func filter(dev netlink.Link, parent uint32, name string, prog *ebpf.Program) *netlink.BpfFilter {
+	return &netlink.BpfFilter{
+		FilterAttrs: netlink.FilterAttrs{
+			LinkIndex: dev.Attrs().Index,
+			Parent:    parent,
+			Handle:    filterHandle,
+			Priority:  filterPriority,
+			Protocol:  unix.ETH_P_ALL,
+		},
+		Fd:           prog.FD(),
+		Name:         name,
+		DirectAction: true,
+	}
+}
+
+func detach(cfg Config) error {
+	h, err := handle(cfg.Netns)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	dev, err := h.LinkByName(cfg.Device)
+	if errors.As(err, &netlink.LinkNotFoundError{}) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("find device %s: %w", cfg.Device, err)
+	}
+	for _, parent := range []uint32{netlink.HANDLE_MIN_INGRESS, netlink.HANDLE_MIN_EGRESS} {
+		err := h.FilterDel(&netlink.BpfFilter{FilterAttrs: netlink.FilterAttrs{
+			LinkIndex: dev.Attrs().Index,
+			Parent:    parent,
+			Handle:    filterHandle,
+			Priority:  filterPriority,
+			Protocol:  unix.ETH_P_ALL,
+		}})
+		// EINVAL: the device has no clsact.
+		if err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EINVAL) {
+			return fmt.Errorf("detach from %s: %w", cfg.Device, err)
+		}
+	}
+	return nil
+}
+
+// handle is a netlink socket in the namespace.
+func handle(path string) (*netlink.Handle, error) {
+	if path == "" {
+		h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+		if err != nil {
+			return nil, fmt.Errorf("open netlink: %w", err)
+		}
+		return h, nil
+	}
+	ns, err := netns.GetFromPath(path)
+	if err != nil {
+		return nil, fmt.Errorf("open network namespace: %w", err)
+	}
+	defer ns.Close()
+	h, err := netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, fmt.Errorf("open netlink in %s: %w", path, err)
+	}
+	return h, nil
+}
+
+// ensureBPFFS makes the directory and sees to it that it is in a bpf file
+// system.
+func ensureBPFFS(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("make pin directory: %w", err)
+	}
+	ok, err := onBPFFS(dir)
+	if err != nil || ok {
+		return err
+	}
+	if err := unix.Mount("bpf", dir, "bpf", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=0700"); err != nil {
+		return fmt.Errorf("mount bpf file system at %s: %w", dir, err)
+	}
+	return nil
+}
+
+// removeBPFFS unmounts a bpf file system whose root is dir. Machines may hold
+// it mounted elsewhere.
+func removeBPFFS(dir string) error {
+	ok, err := onBPFFS(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil || !ok {
+		return err
+	}
+	// EINVAL: a directory of somebody's bpf file system, not its root.
+	if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) {
+		return fmt.Errorf("unmount %s: %w", dir, err)
+	}
+	return nil
+}
+
+func onBPFFS(dir string) (bool, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return false, fmt.Errorf("look at %s: %w", dir, err)
+	}
+	return st.Type == unix.BPF_FS_MAGIC, nil
+}
