@@ -430,8 +430,8 @@ func TestErrorsReachTheClient(t *testing.T) {
 		t.Errorf("got %v after %s, want connection refused", err, time.Since(start))
 	}
 	// And the switch about a pod that nobody has.
-	f.set(vip1, 54, table.UDP, "10.244.9.9:53")
-	if _, err := f.call("udp", vip1+":54", 0, []byte("x")); !errors.Is(err, unix.ENETUNREACH) && !errors.Is(err, unix.EHOSTUNREACH) {
+	f.set(vip1, 54, table.TCP, "10.244.9.9:53")
+	if _, err := f.call("tcp", vip1+":54", 0, []byte("x")); !errors.Is(err, unix.ENETUNREACH) && !errors.Is(err, unix.EHOSTUNREACH) {
 		t.Errorf("got %v, want unreachable", err)
 	}
 }
