@@ -116,8 +116,23 @@ func podRoutes(device int) []netlink.Route {
 	}
 }
 
-// detach removes the sandbox's cable, and with it its routes.
-func (p *Plugin) detach(id string) error {
+// cut removes the node's route to a pod.
+func (p *Plugin) cut(id string, addr netip.Addr) error {
+	link, err := p.node.LinkByName(deviceOf(id))
+	if gone(err) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("find device %s: %w", deviceOf(id), err)
+	}
+	if err := p.node.RouteDel(p.route(addr, link.Attrs().Index)); err != nil && !gone(err) {
+		return fmt.Errorf("remove route to %s: %w", addr, err)
+	}
+	return nil
+}
+
+// unplug removes the sandbox's cable, and with it its routes.
+func (p *Plugin) unplug(id string) error {
 	name := deviceOf(id)
 	link, err := p.node.LinkByName(name)
 	if gone(err) {

@@ -1,6 +1,7 @@
 package cni_test
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
 	"path/filepath"
@@ -53,7 +54,7 @@ func newNetwork(t testing.TB, hostNetns string) *network {
 		n.cfg.Nodes = append(n.cfg.Nodes, fabric.Node{Name: name, IP: addr, PodCIDR: pods})
 	}
 	n.fabric = fabric.New(n.cfg)
-	t.Cleanup(func() { must(t, n.fabric.Remove(t.Context())) })
+	t.Cleanup(func() { must(t, n.fabric.Remove(context.WithoutCancel(t.Context()))) })
 	must(t, n.fabric.EnsureSwitch(t.Context()))
 	for _, c := range n.cfg.Nodes {
 		must(t, n.fabric.EnsureNode(t.Context(), c.Name))

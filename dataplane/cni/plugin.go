@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io/fs"
 	"net/netip"
-	"os"
 	"sync"
 
 	gocni "github.com/containerd/go-cni"
@@ -150,7 +149,7 @@ func (p *Plugin) setup(ctx context.Context, id, path string, opts []gocni.Namesp
 		return nil, fmt.Errorf("hostPort %d: host ports are not supported on this node", mappings[0].HostPort)
 	}
 	// A sandbox that was half attached before starts afresh.
-	if err := p.remove(id); err != nil {
+	if err := p.undo(id); err != nil {
 		return nil, err
 	}
 	addr, ports, err := p.reserve(id, mappings)
@@ -159,7 +158,7 @@ func (p *Plugin) setup(ctx context.Context, id, path string, opts []gocni.Namesp
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, p.remove(id))
+			err = errors.Join(err, p.undo(id))
 		}
 	}()
 	mac, err := p.attach(id, path, addr)
@@ -193,8 +192,13 @@ func (p *Plugin) reserve(id string, mappings []gocni.PortMapping) (netip.Addr, [
 	return p.ipam.reserve(id, func(addr netip.Addr) ([]HostPort, error) { return hostPorts(mappings, addr) })
 }
 
-// Remove detaches the pod of sandbox id. It succeeds when there is nothing to
-// detach.
+// Remove cuts the pod of sandbox id off and gives its address back. It
+// succeeds when there is nothing to cut.
+//
+// The cable itself goes with the pod's namespace, which the caller drops next:
+// the kernel takes down many of those at once, while deleting a single device
+// costs 15 to 20 ms, one after the other. Until then the node has no route to
+// the pod, and drops what comes from it as forged.
 func (p *Plugin) Remove(ctx context.Context, id, path string, opts ...gocni.NamespaceOpts) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -205,19 +209,50 @@ func (p *Plugin) Remove(ctx context.Context, id, path string, opts ...gocni.Name
 	return nil
 }
 
-// remove undoes attach and reserve, last made first.
 func (p *Plugin) remove(id string) error {
-	p.mu.Lock()
-	r, reserved := p.ipam.get(id)
-	p.mu.Unlock()
-	if reserved && len(r.HostPorts) > 0 && p.cfg.HostPorts != nil {
-		if err := p.cfg.HostPorts(r.HostPorts, false); err != nil {
-			return fmt.Errorf("close host ports: %w", err)
-		}
+	r, reserved := p.reservation(id)
+	if !reserved {
+		return p.unplug(id)
 	}
-	if err := p.detach(id); err != nil {
+	if err := p.closeHostPorts(r); err != nil {
 		return err
 	}
+	if err := p.cut(id, r.IP); err != nil {
+		return err
+	}
+	return p.release(id)
+}
+
+// undo removes all of a sandbox that was attached in part, the cable too.
+func (p *Plugin) undo(id string) error {
+	if r, reserved := p.reservation(id); reserved {
+		if err := p.closeHostPorts(r); err != nil {
+			return err
+		}
+	}
+	if err := p.unplug(id); err != nil {
+		return err
+	}
+	return p.release(id)
+}
+
+func (p *Plugin) closeHostPorts(r reservation) error {
+	if len(r.HostPorts) == 0 || p.cfg.HostPorts == nil {
+		return nil
+	}
+	if err := p.cfg.HostPorts(r.HostPorts, false); err != nil {
+		return fmt.Errorf("close host ports: %w", err)
+	}
+	return nil
+}
+
+func (p *Plugin) reservation(id string) (reservation, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.ipam.get(id)
+}
+
+func (p *Plugin) release(id string) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.ipam.release(id)
@@ -225,9 +260,7 @@ func (p *Plugin) remove(id string) error {
 
 // Check says whether the pod of sandbox id is attached as Setup left it.
 func (p *Plugin) Check(ctx context.Context, id, path string, opts ...gocni.NamespaceOpts) error {
-	p.mu.Lock()
-	r, reserved := p.ipam.get(id)
-	p.mu.Unlock()
+	r, reserved := p.reservation(id)
 	if !reserved {
 		return fmt.Errorf("check sandbox %s: it has no address", id)
 	}
@@ -257,8 +290,8 @@ func deviceOf(id string) string {
 	return "pod" + hex.EncodeToString(sum[:6])
 }
 
-// gone says that a file or device is not there any more.
+// gone says that a file, device or route is not there any more.
 func gone(err error) bool {
 	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ESRCH) ||
-		errors.As(err, new(netlink.LinkNotFoundError)) || os.IsNotExist(err)
+		errors.As(err, new(netlink.LinkNotFoundError))
 }

@@ -2,15 +2,19 @@ package fabric
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
+	"github.com/vishvananda/netlink/nl"
+	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 )
 
@@ -45,12 +49,17 @@ func (f *Fabric) EgressHint() string {
 	return "pods reach this host, but nothing beyond it: the host does not forward packets. To change that: sysctl -w net.ipv4.ip_forward=1"
 }
 
-// egressMode asks the cluster's device: it got the host's default when it was
-// made, and follows net.ipv4.ip_forward.
+// egressMode asks the cluster's device, which follows net.ipv4.ip_forward, or,
+// before it is made, what a new device would get.
 func (f *Fabric) egressMode() (egressMode, error) {
 	var value []byte
 	err := Do(f.cfg.HostNetns, func() (err error) {
-		value, err = os.ReadFile("/proc/sys/net/ipv4/conf/" + f.HostDevice() + "/forwarding")
+		for _, device := range []string{f.HostDevice(), "default"} {
+			value, err = os.ReadFile("/proc/sys/net/ipv4/conf/" + device + "/forwarding")
+			if !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+		}
 		return err
 	})
 	if err != nil {
@@ -65,48 +74,83 @@ func (f *Fabric) egressMode() (egressMode, error) {
 // EnsureEgress brings the cluster's nftables table in step with the host's
 // forwarding. EnsureSwitch includes it.
 func (f *Fabric) EnsureEgress() error {
-	host, err := openSpace(f.cfg.HostNetns)
-	if err != nil {
-		return err
-	}
-	defer host.close()
-	return f.ensureEgress(host)
-}
-
-func (f *Fabric) ensureEgress(host *space) error {
 	mode, err := f.egressMode()
 	if err != nil {
 		return err
 	}
-	conn, err := nftables.New(nftables.WithNetNSFd(host.fd()))
-	if err != nil {
-		return fmt.Errorf("open nftables: %w", err)
-	}
-	rules := f.egressRules(mode)
-	have, err := installed(conn, f.egressTable())
-	if err != nil {
-		return fmt.Errorf("read nftables table %s: %w", f.egressTable(), err)
-	}
-	if have == rules.digest() {
+	return f.withTables(func(conn *nftables.Conn) error {
+		rules := f.egressRules(mode)
+		have, err := installed(conn, f.egressTable())
+		if err != nil {
+			return fmt.Errorf("read nftables table %s: %w", f.egressTable(), err)
+		}
+		if have == rules.digest() {
+			return nil
+		}
+		rules.replace(conn)
+		if err := conn.Flush(); err != nil {
+			return fmt.Errorf("write nftables table %s: %w", f.egressTable(), err)
+		}
 		return nil
-	}
-	rules.replace(conn)
-	if err := conn.Flush(); err != nil {
-		return fmt.Errorf("write nftables table %s: %w", f.egressTable(), err)
-	}
-	return nil
+	})
 }
 
-func (f *Fabric) removeEgress(host *space) error {
-	conn, err := nftables.New(nftables.WithNetNSFd(host.fd()))
+// Run keeps egress in step with the host's forwarding until ctx ends: who runs
+// `sysctl -w net.ipv4.ip_forward=1` has egress the next moment. EnsureSwitch
+// comes before.
+func (f *Fabric) Run(ctx context.Context) error {
+	host, err := os.Open(f.cfg.HostNetns)
+	if err != nil {
+		return fmt.Errorf("watch the host's forwarding: %w", err)
+	}
+	defer host.Close()
+	events, err := nl.SubscribeAt(netns.NsHandle(host.Fd()), netns.None(), unix.NETLINK_ROUTE, unix.RTNLGRP_IPV4_NETCONF)
+	if err != nil {
+		return fmt.Errorf("watch the host's forwarding: %w", err)
+	}
+	stop := context.AfterFunc(ctx, events.Close)
+	defer func() {
+		if stop() {
+			events.Close()
+		}
+	}()
+	for {
+		if err := f.EnsureEgress(); err != nil {
+			return err
+		}
+		// What changed does not matter, nor that some changes were missed
+		// (ENOBUFS): the state is read again.
+		if _, _, err := events.Receive(); err != nil && !errors.Is(err, unix.ENOBUFS) {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return fmt.Errorf("watch the host's forwarding: %w", err)
+		}
+	}
+}
+
+func (f *Fabric) removeEgress() error {
+	return f.withTables(func(conn *nftables.Conn) error {
+		conn.DelTable(&nftables.Table{Name: f.egressTable(), Family: nftables.TableFamilyIPv4})
+		if err := conn.Flush(); err != nil && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("remove nftables table %s: %w", f.egressTable(), err)
+		}
+		return nil
+	})
+}
+
+// withTables runs fn with a connection to the host's nftables.
+func (f *Fabric) withTables(fn func(*nftables.Conn) error) error {
+	host, err := os.Open(f.cfg.HostNetns)
 	if err != nil {
 		return fmt.Errorf("open nftables: %w", err)
 	}
-	conn.DelTable(&nftables.Table{Name: f.egressTable(), Family: nftables.TableFamilyIPv4})
-	if err := conn.Flush(); err != nil && !errors.Is(err, unix.ENOENT) {
-		return fmt.Errorf("remove nftables table %s: %w", f.egressTable(), err)
+	defer host.Close()
+	conn, err := nftables.New(nftables.WithNetNSFd(int(host.Fd())))
+	if err != nil {
+		return fmt.Errorf("open nftables: %w", err)
 	}
-	return nil
+	return fn(conn)
 }
 
 // ruleset is a table as we want it.

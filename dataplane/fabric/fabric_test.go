@@ -1,77 +1,207 @@
 package fabric_test
 
 import (
+	"context"
+	"errors"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/skiff-k8s/skiff/dataplane/fabric"
 	"github.com/skiff-k8s/skiff/dataplane/fabric/fabrictest"
 )
 
+const (
+	// port is where nodes answer in tests.
+	port = 8080
+	// atOnce is far below any timeout or retransmission (1 s), and far above
+	// what a refusal takes (under 1 ms).
+	atOnce = 500 * time.Millisecond
+)
+
 // config is a cluster of three nodes in ranges that nobody else has.
 func config(t testing.TB, hostNetns string) fabric.Config {
 	t.Helper()
-	ranges := fabric.Ranges{
+	return configIn(t, hostNetns, "fabrictest", fabric.Ranges{
 		NodeSubnet:         netip.MustParsePrefix("100.70.0.0/24"),
 		PodSubnet:          netip.MustParsePrefix("100.71.0.0/16"),
 		ServiceSubnet:      netip.MustParsePrefix("100.72.0.0/16"),
 		LoadBalancerSubnet: netip.MustParsePrefix("100.73.0.0/24"),
-	}
+	})
+}
+
+func configIn(t testing.TB, hostNetns, cluster string, ranges fabric.Ranges) fabric.Config {
+	t.Helper()
 	cfg := fabric.Config{
-		Cluster: "fabrictest", NetnsDir: filepath.Join(t.TempDir(), "netns"), HostNetns: hostNetns,
+		Cluster: cluster, NetnsDir: filepath.Join(t.TempDir(), "netns"), HostNetns: hostNetns,
 		NodeSubnet: ranges.NodeSubnet, PodSubnet: ranges.PodSubnet,
 		ServiceSubnet: ranges.ServiceSubnet, LoadBalancerSubnet: ranges.LoadBalancerSubnet,
 	}
 	for i, name := range []string{"control-plane", "worker", "worker2"} {
 		addr, pods, err := ranges.Node(i)
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		cfg.Nodes = append(cfg.Nodes, fabric.Node{Name: name, IP: addr, PodCIDR: pods})
 	}
 	return cfg
 }
 
-// up makes the whole fabric of cfg, which goes with the test.
+// up makes the whole fabric of cfg, with a server on every node, until the
+// test ends.
 func up(t testing.TB, cfg fabric.Config) *fabric.Fabric {
 	t.Helper()
 	f := fabric.New(cfg)
-	t.Cleanup(func() {
-		if err := f.Remove(t.Context()); err != nil {
-			t.Error(err)
-		}
-	})
-	start := time.Now()
-	if err := f.EnsureSwitch(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	t.Log("switch", time.Since(start))
+	t.Cleanup(func() { must(t, f.Remove(context.WithoutCancel(t.Context()))) })
+	ensure(t, f, cfg)
 	for _, n := range cfg.Nodes {
-		start := time.Now()
-		if err := f.EnsureNode(t.Context(), n.Name); err != nil {
-			t.Fatal(err)
-		}
-		t.Log("node", time.Since(start))
+		fabrictest.Serve(t, f.NodeNetns(n.Name), netip.AddrPortFrom(n.IP, port).String())
 	}
 	return f
 }
 
-func TestSmoke(t *testing.T) {
+func ensure(t testing.TB, f *fabric.Fabric, cfg fabric.Config) {
+	t.Helper()
+	must(t, f.EnsureSwitch(t.Context()))
+	for _, n := range cfg.Nodes {
+		must(t, f.EnsureNode(t.Context(), n.Name))
+	}
+}
+
+// reaches checks that from gets an answer from to and is seen as want.
+func reaches(t testing.TB, from string, to, want netip.Addr) {
+	t.Helper()
+	for _, network := range []string{"tcp4", "udp4"} {
+		seen, _, err := fabrictest.Ask(from, network, netip.AddrPortFrom(to, port).String(), 2*time.Second)
+		if err != nil || seen != want {
+			t.Errorf("%s from %s to %s: seen as %s, %v; want %s", network, filepath.Base(from), to, seen, err, want)
+		}
+	}
+}
+
+// refused checks that a connection from to ends at once with want.
+func refused(t testing.TB, from string, to netip.Addr, want error) {
+	t.Helper()
+	_, took, err := fabrictest.Ask(from, "tcp4", netip.AddrPortFrom(to, port).String(), 5*time.Second)
+	if !errors.Is(err, want) || took > atOnce {
+		t.Errorf("from %s to %s: %v after %s; want %v at once", filepath.Base(from), to, err, took, want)
+	}
+}
+
+func ranges(cfg fabric.Config) []netip.Prefix {
+	return []netip.Prefix{cfg.NodeSubnet, cfg.PodSubnet, cfg.ServiceSubnet, cfg.LoadBalancerSubnet}
+}
+
+func TestFabricConnectsHostAndNodes(t *testing.T) {
 	fabrictest.Root(t)
 	host := fabrictest.NewHost(t)
 	cfg := config(t, host.Netns)
+	fabrictest.Watch(t, host.Netns, fabrictest.Uplink, ranges(cfg)...)
 	f := up(t, cfg)
-	addr := cfg.Nodes[1].IP.String() + ":80"
-	fabrictest.Serve(t, f.NodeNetns("worker"), addr)
-	t.Log(fabrictest.Ask(host.Netns, "tcp4", addr, time.Second))
-	t.Log(fabrictest.Ask(f.NodeNetns("worker2"), "tcp4", addr, time.Second))
-	t.Log(fabrictest.Ask(f.NodeNetns("worker2"), "udp4", addr, time.Second))
-	t.Log(fabrictest.Ask(host.Netns, "tcp4", "100.70.0.99:80", 3*time.Second))
-	t.Log(fabrictest.Ask(host.Netns, "udp4", "100.70.0.99:80", 3*time.Second))
-	t.Log(fabrictest.Ask(host.Netns, "tcp4", "100.72.0.99:80", 3*time.Second))
-	t.Log(fabrictest.Ask(f.NodeNetns("worker2"), "tcp4", "192.0.2.1:80", 3*time.Second))
-	t.Log(fabrictest.Ask(f.NodeNetns("worker2"), "udp4", "192.0.2.1:80", 3*time.Second))
-	t.Log(fabrictest.Ask(f.NodeNetns("worker2"), "tcp4", "192.0.2.2:80", 3*time.Second))
+	connects(t, f, cfg, host.Netns)
+
+	// The host answers its nodes, at any of its addresses.
+	hostIP := netip.MustParseAddr("100.70.0.2")
+	for _, addr := range []netip.Addr{hostIP, fabrictest.HostAddr} {
+		fabrictest.Serve(t, host.Netns, netip.AddrPortFrom(addr, port).String())
+		reaches(t, f.NodeNetns("worker"), addr, cfg.Nodes[1].IP)
+	}
+}
+
+// TestFabricOnThisHost is the same in the machine's own network namespace,
+// next to its real uplink.
+func TestFabricOnThisHost(t *testing.T) {
+	fabrictest.Root(t)
+	const self = "/proc/self/ns/net"
+	cfg := config(t, "")
+	if err := fabric.Conflicts(fabric.Ranges{NodeSubnet: cfg.NodeSubnet, PodSubnet: cfg.PodSubnet,
+		ServiceSubnet: cfg.ServiceSubnet, LoadBalancerSubnet: cfg.LoadBalancerSubnet}, inUse(t, "")); err != nil {
+		t.Skip("the test's ranges are in use here: ", err)
+	}
+	for _, device := range fabrictest.Uplinks(t, self) {
+		fabrictest.Watch(t, self, device, ranges(cfg)...)
+	}
+	connects(t, up(t, cfg), cfg, self)
+}
+
+// connects checks the addresses that somebody has, and those nobody has.
+func connects(t *testing.T, f *fabric.Fabric, cfg fabric.Config, hostNetns string) {
+	t.Helper()
+	fabrictest.Quiet(t, hostNetns, f.HostDevice())
+	hostIP := netip.MustParseAddr("100.70.0.2")
+	for i, to := range cfg.Nodes {
+		reaches(t, hostNetns, to.IP, hostIP)
+		from := cfg.Nodes[(i+1)%len(cfg.Nodes)]
+		reaches(t, f.NodeNetns(from.Name), to.IP, from.IP)
+	}
+	nobody := map[string]error{
+		"100.70.0.99":   unix.EHOSTUNREACH, // node
+		"100.71.1.99":   unix.EHOSTUNREACH, // pod of a node
+		"100.71.99.1":   unix.EHOSTUNREACH, // pod of no node
+		"100.73.0.9":    unix.EHOSTUNREACH, // load balancer
+		"100.72.33.44":  unix.ECONNREFUSED, // service
+		"100.72.0.1":    unix.ECONNREFUSED, // service
+		"100.70.0.1":    unix.ECONNREFUSED, // the switch itself
+		"100.70.0.255":  unix.EHOSTUNREACH,
+		"100.71.0.0":    unix.EHOSTUNREACH,
+		"100.71.255.42": unix.EHOSTUNREACH,
+	}
+	for addr, want := range nobody {
+		to := netip.MustParseAddr(addr)
+		for _, from := range []string{hostNetns, f.SwitchNetns(), f.NodeNetns("control-plane"), f.NodeNetns("worker")} {
+			refused(t, from, to, want)
+		}
+	}
+}
+
+func TestFabricTwoClustersSideBySide(t *testing.T) {
+	fabrictest.Root(t)
+	host := fabrictest.NewHost(t)
+	cfg := config(t, host.Netns)
+	first := up(t, cfg)
+	other := configIn(t, host.Netns, "fabrictest-2", fabric.Ranges{
+		NodeSubnet:         netip.MustParsePrefix("100.74.0.0/24"),
+		PodSubnet:          netip.MustParsePrefix("100.74.64.0/18"),
+		ServiceSubnet:      netip.MustParsePrefix("100.74.128.0/18"),
+		LoadBalancerSubnet: netip.MustParsePrefix("100.74.1.0/24"),
+	})
+	second := up(t, other)
+	reaches(t, host.Netns, cfg.Nodes[2].IP, netip.MustParseAddr("100.70.0.2"))
+	reaches(t, host.Netns, other.Nodes[2].IP, netip.MustParseAddr("100.74.0.2"))
+	// A host that does not forward keeps them apart.
+	refused(t, first.NodeNetns("worker"), other.Nodes[0].IP, unix.ENETUNREACH)
+	must(t, second.Remove(t.Context()))
+	reaches(t, host.Netns, cfg.Nodes[2].IP, netip.MustParseAddr("100.70.0.2"))
+}
+
+func TestFabricDoRunsInTheNamespace(t *testing.T) {
+	fabrictest.Root(t)
+	path := filepath.Join(t.TempDir(), "ns")
+	fabrictest.NewNetns(t, path)
+	want, err := os.Stat(path)
+	must(t, err)
+	var inside os.FileInfo
+	must(t, fabric.Do(path, func() (err error) {
+		inside, err = os.Stat("/proc/thread-self/ns/net")
+		return err
+	}))
+	if !os.SameFile(want, inside) {
+		t.Error("fn ran in another namespace")
+	}
+	sentinel := errors.New("sentinel")
+	if err := fabric.Do(path, func() error { return sentinel }); !errors.Is(err, sentinel) {
+		t.Errorf("got %v, want fn's error", err)
+	}
+	if err := fabric.Do(path+"-missing", func() error { return nil }); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("got %v, want not-exist", err)
+	}
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
 }

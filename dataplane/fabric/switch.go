@@ -8,6 +8,7 @@ import (
 	"os"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sync/errgroup"
 )
 
 // EnsureSwitch makes the cluster's switch and its cable to the host. The
@@ -22,10 +23,14 @@ func (f *Fabric) EnsureSwitch(ctx context.Context) error {
 	if err := ensureRoutes(host, f.guards()...); err != nil {
 		return fmt.Errorf("guard the cluster's ranges on the host: %w", err)
 	}
-	if err := ctx.Err(); err != nil {
-		return err
-	}
+	// A new nftables table takes the kernel longer than all the rest.
+	steps, ctx := errgroup.WithContext(ctx)
+	steps.Go(f.EnsureEgress)
+	steps.Go(func() error { return f.ensureSwitch(ctx, host) })
+	return steps.Wait()
+}
 
+func (f *Fabric) ensureSwitch(ctx context.Context, host *space) error {
 	if err := ensureNamespace(f.SwitchNetns(), routerSettings); err != nil {
 		return err
 	}
@@ -40,7 +45,6 @@ func (f *Fabric) EnsureSwitch(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-
 	onHost, inSwitch, err := plug(
 		end{space: host, device: f.HostDevice(), mac: outerMAC(f.hostIP), address: f.hostIP, neighbour: f.switchIP},
 		end{space: sw, device: SwitchUplink, mac: switchMAC(f.hostIP), neighbour: f.hostIP},
@@ -53,10 +57,6 @@ func (f *Fabric) EnsureSwitch(ctx context.Context) error {
 		via(everything, f.hostIP, f.switchIP, inSwitch))
 	if err != nil {
 		return fmt.Errorf("lead the switch to the host: %w", err)
-	}
-	// Nothing of the pods' may be forwarded before it is known how.
-	if err := f.ensureEgress(host); err != nil {
-		return err
 	}
 	routes := []netlink.Route{onLink(f.switchIP, f.hostIP, onHost)}
 	for _, p := range f.ranges() {
@@ -99,6 +99,9 @@ func (f *Fabric) ensureSwitchRoutes(sw *space) error {
 // Remove takes the whole fabric down: cables, namespaces, and last the host's
 // unreachable routes. Machines must have ended.
 func (f *Fabric) Remove(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	host, err := openSpace(f.cfg.HostNetns)
 	if err != nil {
 		return err
@@ -107,19 +110,28 @@ func (f *Fabric) Remove(ctx context.Context) error {
 	if err := unplug(host, f.HostDevice()); err != nil {
 		return err
 	}
-	if err := f.removeEgress(host); err != nil {
-		return err
-	}
-	var errs []error
-	for _, n := range f.cfg.Nodes {
-		errs = append(errs, removeNamespace(f.NodeNetns(n.Name)))
-	}
-	errs = append(errs, removeNamespace(f.SwitchNetns()))
-	if err := os.Remove(f.cfg.NetnsDir); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		errs = append(errs, fmt.Errorf("remove directory of network namespaces: %w", err))
-	}
-	if err := errors.Join(errs...); err != nil {
+	if err := errors.Join(f.removeEgress(), f.removeNamespaces()); err != nil {
 		return err
 	}
 	return removeRoutes(host, f.guards()...)
+}
+
+// removeNamespaces unpins whatever is pinned in the cluster's directory:
+// nodes that are in no configuration any more as well.
+func (f *Fabric) removeNamespaces() error {
+	entries, err := os.ReadDir(f.cfg.NetnsDir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("list network namespaces: %w", err)
+	}
+	var errs []error
+	for _, e := range entries {
+		errs = append(errs, removeNamespace(f.NodeNetns(e.Name())))
+	}
+	if err := os.Remove(f.cfg.NetnsDir); err != nil {
+		errs = append(errs, fmt.Errorf("remove directory of network namespaces: %w", err))
+	}
+	return errors.Join(errs...)
 }

@@ -206,3 +206,22 @@ func must(t testing.TB, err error) {
 		t.Fatal(err)
 	}
 }
+
+// Uplinks are the devices of the namespace at path by which a default route
+// leaves.
+func Uplinks(t testing.TB, path string) []string {
+	t.Helper()
+	h := Handle(t, path)
+	routes, err := h.RouteList(nil, netlink.FAMILY_V4)
+	must(t, err)
+	var names []string
+	for _, r := range routes {
+		if r.Dst == nil || !r.Dst.IP.IsUnspecified() {
+			continue
+		}
+		link, err := h.LinkByIndex(r.LinkIndex)
+		must(t, err)
+		names = append(names, link.Attrs().Name)
+	}
+	return names
+}
