@@ -14,7 +14,9 @@ import (
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/scheme"
+	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/record"
 	"k8s.io/component-base/featuregate"
 	"k8s.io/utils/clock"
 	"k8s.io/utils/ptr"
@@ -128,7 +130,10 @@ func (m *Manager) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	with := &shared{cfg: m.cfg, mgr: mgr, client: clientset, metadata: up.metadataClient, informers: factory, rootCA: up.rootCA}
+	events := record.NewBroadcaster(record.WithContext(ctx))
+	events.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: clientset.CoreV1().Events("")})
+	defer events.Shutdown()
+	with := &shared{cfg: m.cfg, mgr: mgr, client: clientset, metadata: up.metadataClient, informers: factory, rootCA: up.rootCA, events: events}
 	for _, name := range own {
 		if err := ours[name](ctx, with); err != nil {
 			return fmt.Errorf("controller %s: %w", name, err)

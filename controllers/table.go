@@ -6,13 +6,17 @@ import (
 	"maps"
 	"slices"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/metadata"
+	"k8s.io/client-go/tools/record"
 	"k8s.io/kubernetes/cmd/kube-controller-manager/app"
 	"k8s.io/kubernetes/cmd/kube-controller-manager/names"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 
+	"github.com/skiff-k8s/skiff/controllers/hostpath"
 	"github.com/skiff-k8s/skiff/controllers/namespace"
 	"github.com/skiff-k8s/skiff/controllers/rootca"
 	"github.com/skiff-k8s/skiff/controllers/serviceaccount"
@@ -26,6 +30,12 @@ type shared struct {
 	metadata  metadata.Interface
 	informers informers.SharedInformerFactory
 	rootCA    []byte
+	events    record.EventBroadcaster
+}
+
+// recorder writes events as the named component.
+func (s *shared) recorder(component string) record.EventRecorder {
+	return s.events.NewRecorder(scheme.Scheme, corev1.EventSource{Component: component})
 }
 
 // ours are the controllers of our own, by upstream's name where they take the
@@ -39,6 +49,9 @@ var ours = map[string]func(context.Context, *shared) error{
 	},
 	names.RootCACertificatePublisherController: func(_ context.Context, s *shared) error {
 		return rootca.New(s.rootCA).SetupWithManager(s.mgr)
+	},
+	hostpath.Name: func(_ context.Context, s *shared) error {
+		return hostpath.New(hostpath.Config{VolumesDir: s.cfg.VolumesDir, Recorder: s.recorder(hostpath.Provisioner)}).SetupWithManager(s.mgr)
 	},
 }
 
