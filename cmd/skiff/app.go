@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -26,6 +27,7 @@ type app struct {
 	IOStreams
 	getenv  func(string) string
 	workDir func() (string, error)
+	now     func() time.Time
 	style   progress.Style
 
 	quiet     bool
@@ -50,10 +52,10 @@ func (a *app) rootCommand() *cobra.Command {
 		Long: `skiff makes Kubernetes clusters in under a second, without Docker, on one Linux
 host: real nodes with upstream's own code, made of namespaces.
 
-  sudo skiff create cluster         a cluster of one node, and kubectl's context
-  kubectl get nodes                 use it
-  skiff load image-archive app.tar  bring images in, once for all nodes
-  sudo skiff delete cluster         take everything away again
+  sudo skiff create cluster               a cluster of one node, and kubectl's context
+  kubectl get nodes                       use it
+  sudo skiff load image-archive app.tar   bring images in, once for all nodes
+  sudo skiff delete cluster               take everything away again
 
 A config file makes more nodes; kind's files (kind.x-k8s.io/v1alpha4) work too:
 
@@ -84,6 +86,10 @@ A config file makes more nodes; kind's files (kind.x-k8s.io/v1alpha4) work too:
 			a.getClustersCommand(), a.getNodesCommand(), a.getKubeconfigCommand(), a.getImagesCommand()),
 		a.group("load", "Load images for all nodes of all clusters", a.loadImageArchiveCommand(), a.loadDockerImageCommand()),
 		a.group("export", "Export logs or a kubeconfig", a.exportLogsCommand(), a.exportKubeconfigCommand()),
+		a.group("kill", "Pull the plug of a node", a.killNodeCommand()),
+		a.execCommand(),
+		a.logsCommand(),
+		a.superviseCommand(),
 		a.versionCommand(),
 	)
 	return cmd
@@ -129,12 +135,25 @@ func nounsOf(cmd *cobra.Command) []string {
 	return names
 }
 
-// args wraps a check of positional arguments, so that its error is one of
-// usage.
-func args(check cobra.PositionalArgs) cobra.PositionalArgs {
+// noArgs refuses positional arguments: a name given as one, as other tools
+// take it, must not be ignored.
+func noArgs(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	err := fmt.Errorf("unexpected argument %q", args[0])
+	if cmd.Flags().Lookup("name") != nil {
+		err = fmt.Errorf("%w; a cluster is named by --name %s", err, args[0])
+	}
+	return &usageError{cmd, err}
+}
+
+// argCount wants from least to most positional arguments, described by what.
+// most 0 means any number.
+func argCount(least, most int, what string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
-		if err := check(cmd, args); err != nil {
-			return &usageError{cmd, err}
+		if len(args) < least || most > 0 && len(args) > most {
+			return &usageError{cmd, fmt.Errorf("have %d arguments, want %s", len(args), what)}
 		}
 		return nil
 	}
@@ -153,7 +172,7 @@ func (a *app) logger() *slog.Logger {
 	return slog.New(slog.NewTextHandler(a.ErrOut, &slog.HandlerOptions{Level: level}))
 }
 
-func (a *app) steps() *progress.Steps { return progress.New(a.ErrOut, a.style, nil) }
+func (a *app) steps() *progress.Steps { return progress.New(a.ErrOut, a.style, a.now) }
 
 // say prints a line for a person.
 func (a *app) say(format string, args ...any) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"time"
 
@@ -41,7 +42,7 @@ is interrupted, everything that it made is taken away again.`,
 		Example: `  skiff create cluster
   skiff create cluster --name dev --config three-nodes.yaml
   skiff create cluster --name ci --config - --kubeconfig ./ci.kubeconfig --wait 0s < cluster.yaml`,
-		Args: args(cobra.NoArgs),
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.createCluster(cmd.Context(), o) },
 	}
 	f := cmd.Flags()
@@ -55,7 +56,7 @@ is interrupted, everything that it made is taken away again.`,
 }
 
 func (a *app) createCluster(ctx context.Context, o createOptions) error {
-	began := time.Now()
+	began := a.now()
 	c, err := a.clusterConfig(o)
 	if err != nil {
 		return fmt.Errorf("create cluster: %w", err)
@@ -128,7 +129,7 @@ func (a *app) finishCluster(ctx context.Context, c *v1alpha1.Cluster, o createOp
 			late = errors.As(err, &missing)
 			return err
 		}
-		steps.Done("Ready after %s 💚", progress.Seconds(time.Since(began)))
+		steps.Done("Ready after %s 💚", progress.Seconds(a.now().Sub(began)))
 	}
 	a.say("Set kubectl context to %q", kctx)
 	usage := "kubectl cluster-info --context " + kctx
@@ -237,6 +238,10 @@ func (a *app) readConfig(path string) (*v1alpha1.Cluster, error) {
 
 // configError names the file.
 func configError(path string, err error) error {
+	// The path is said once.
+	if p, ok := errors.AsType[*fs.PathError](err); ok {
+		err = p.Err
+	}
 	switch {
 	case err == nil:
 		return nil

@@ -17,7 +17,7 @@ func (a *app) deleteClusterCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "cluster",
 		Short: "Delete a cluster, and its context in the kubeconfig",
-		Args:  args(cobra.NoArgs),
+		Args:  noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			name, err := a.clusterName(name)
 			if err != nil {
@@ -39,7 +39,7 @@ func (a *app) deleteClustersCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "clusters [NAME...]",
 		Short: "Delete several clusters, or all",
-		Args:  args(cobra.ArbitraryArgs),
+		Args:  cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, names []string) error {
 			if all == (len(names) > 0) {
 				return &usageError{cmd, errors.New("delete which clusters? Name them, or all with --all")}

@@ -15,7 +15,7 @@ func (a *app) exportKubeconfigCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "kubeconfig",
 		Short: "Put a cluster's context into the kubeconfig and make it the current one",
-		Args:  args(cobra.NoArgs),
+		Args:  noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			name, err := a.clusterName(name)
 			if err != nil {

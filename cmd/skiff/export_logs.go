@@ -25,7 +25,7 @@ func (a *app) exportLogsCommand() *cobra.Command {
 print its name: supervisor.log; for every node init.log, node.log, on the control
 plane control-plane.log, and pods/ with the logs of containers; and, if the API
 server answers, nodes.json, pods.json and events.json.`,
-		Args: args(cobra.MaximumNArgs(1)),
+		Args: argCount(0, 1, "[DIR]"),
 		RunE: func(cmd *cobra.Command, dirs []string) error {
 			name, err := a.clusterName(name)
 			if err != nil {

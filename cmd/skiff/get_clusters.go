@@ -12,7 +12,7 @@ func (a *app) getClustersCommand() *cobra.Command {
 		Use:     "clusters",
 		Aliases: []string{"cluster"},
 		Short:   "List the clusters of this host",
-		Args:    args(cobra.NoArgs),
+		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			list, err := supervise.List(cmd.Context())
 			if err != nil {

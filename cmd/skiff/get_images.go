@@ -28,7 +28,7 @@ func (a *app) getImagesCommand() *cobra.Command {
 		Use:     "images",
 		Aliases: []string{"image"},
 		Short:   "List the images that are loaded for all nodes",
-		Args:    args(cobra.NoArgs),
+		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			out, err := a.imagesTool(cmd.Context(), "list", "-o", "json")
 			if err != nil {

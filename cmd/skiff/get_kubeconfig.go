@@ -14,7 +14,7 @@ func (a *app) getKubeconfigCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "kubeconfig",
 		Short: "Print the kubeconfig of a cluster",
-		Args:  args(cobra.NoArgs),
+		Args:  noArgs,
 		RunE: func(*cobra.Command, []string) error {
 			name, err := a.clusterName(name)
 			if err != nil {

@@ -15,7 +15,7 @@ func (a *app) getNodesCommand() *cobra.Command {
 		Use:     "nodes",
 		Aliases: []string{"node"},
 		Short:   "List the nodes of a cluster",
-		Args:    args(cobra.NoArgs),
+		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var rows []nodeRow
 			if all {

@@ -21,7 +21,7 @@ func (a *app) loadDockerImageCommand() *cobra.Command {
 		Short: "Load images from a Docker daemon for all nodes of all clusters",
 		Long: `Load images from the Docker daemon of this host. skiff itself needs no Docker:
 this is "docker save" and "skiff load image-archive" in one.`,
-		Args: args(cobra.MinimumNArgs(1)),
+		Args: argCount(1, 0, "IMAGE..."),
 		RunE: func(cmd *cobra.Command, images []string) error {
 			err := a.loadTarget(cmd.Context(), name, nodes)
 			if err == nil {

@@ -20,7 +20,7 @@ func (a *app) loadImageArchiveCommand() *cobra.Command {
 		Long: `Load images from archives into the host's image store. They are unpacked once,
 and all nodes of all clusters of this host have them: those that run, and those
 to come.`,
-		Args: args(cobra.MinimumNArgs(1)),
+		Args: argCount(1, 0, "FILE..."),
 		RunE: func(cmd *cobra.Command, files []string) error {
 			if err := a.loadTarget(cmd.Context(), name, nodes); err != nil {
 				return a.about("load image-archive", err)

@@ -44,7 +44,7 @@ func printRows[R row](a *app, output string, header []string, rows []R) error {
 		w := tabwriter.NewWriter(a.Out, 0, 8, 3, ' ', 0)
 		fmt.Fprintln(w, strings.Join(header, "\t"))
 		for _, r := range rows {
-			fmt.Fprintln(w, strings.Join(r.cells(time.Now()), "\t"))
+			fmt.Fprintln(w, strings.Join(r.cells(a.now()), "\t"))
 		}
 		return w.Flush()
 	default:

@@ -27,16 +27,17 @@ const (
 	minMemory = "128Mi"
 )
 
+// label is upstream's DNS label, whose own message is three lines long.
+var label = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`)
+
 // ValidateName says what is wrong with a cluster's name.
 func ValidateName(name string, at *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	if longest := validation.DNS1123LabelMaxLength - len("-"+ControlPlaneRole); len(name) > longest {
 		errs = append(errs, field.TooLong(at, name, longest))
 	}
-	for _, msg := range validation.IsDNS1123Label(name) {
-		if !strings.Contains(msg, "no more than") {
-			errs = append(errs, field.Invalid(at, name, msg))
-		}
+	if !label.MatchString(name) {
+		errs = append(errs, field.Invalid(at, name, "a name has lower case letters, digits and '-', and begins and ends with a letter or digit"))
 	}
 	return errs
 }

@@ -34,12 +34,8 @@ type Steps struct {
 	stopped chan struct{}
 }
 
-// New returns Steps that write to out. now is the clock; nil means the real
-// one.
+// New returns Steps that write to out; now is the clock.
 func New(out io.Writer, style Style, now func() time.Time) *Steps {
-	if now == nil {
-		now = time.Now
-	}
 	return &Steps{out: out, style: style, now: now}
 }
 

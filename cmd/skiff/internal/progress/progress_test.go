@@ -36,7 +36,7 @@ func TestPlainStepsAreLinesWithTimes(t *testing.T) {
 
 func TestQuietPrintsNothing(t *testing.T) {
 	var out bytes.Buffer
-	s := New(&out, Quiet, nil)
+	s := New(&out, Quiet, time.Now)
 	s.Println("a")
 	s.Start("b")
 	s.Done("c")
