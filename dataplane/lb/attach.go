@@ -86,7 +86,7 @@ func (s *sockets) attached() bool {
 	return s.pins != "" && err == nil
 }
 
-func (s *sockets) pin(program string) string { return filepath.Join(s.pins, program+".link") }
+func (s *sockets) pin(program string) string { return filepath.Join(s.pins, program+"_link") }
 
 // attach puts every program at the machine's cgroup: a pinned link gets the
 // new program without a moment without one, others are made and pinned.
