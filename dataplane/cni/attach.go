@@ -51,6 +51,9 @@ func (p *Plugin) attach(id, path string, addr netip.Addr) (net.HardwareAddr, err
 	if err := configurePod(pod, addr); err != nil {
 		return nil, err
 	}
+	if err := fabric.AwaitCarrier(p.node, veth.Index); err != nil {
+		return nil, err
+	}
 	err = p.node.NeighSet(&netlink.Neigh{
 		LinkIndex: veth.Index, Family: netlink.FAMILY_V4, State: netlink.NUD_PERMANENT, IP: addr.AsSlice(), HardwareAddr: mac})
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"time"
 
 	"github.com/vishvananda/netlink"
 )
@@ -40,7 +41,31 @@ func plug(a, b end, mtu int) (ai, bi int, err error) {
 			return 0, 0, fmt.Errorf("configure device %s: %w", e.device, err)
 		}
 	}
+	if err := AwaitCarrier(a.space.Handle, linkA.Attrs().Index); err != nil {
+		return 0, 0, fmt.Errorf("plug cable %s: %w", a.device, err)
+	}
 	return linkA.Attrs().Index, linkB.Attrs().Index, nil
+}
+
+// AwaitCarrier returns when a device whose other end has just come up really
+// sends. The end that was up first keeps dropping packets until the kernel's
+// link watch has seen the carrier, which may be a second later if both ends
+// have the same index. Reading the link makes it look now (Linux 6.8: "net:
+// rtnetlink: sync link state"); older kernels are asked again.
+func AwaitCarrier(h *netlink.Handle, index int) error {
+	const patience = 3 * time.Second
+	for deadline := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+		link, err := h.LinkByIndex(index)
+		if err != nil {
+			return fmt.Errorf("wait for carrier: %w", err)
+		}
+		if link.Attrs().OperState == netlink.OperUp {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("wait for carrier: still %s after %s", link.Attrs().OperState, patience)
+		}
+	}
 }
 
 // ensurePair returns the two ends, made anew unless they exist as each

@@ -38,7 +38,7 @@ type Config struct {
 	// and one per node. It is made if it is missing.
 	NetnsDir string
 	// HostNetns is the path of the namespace that plays the host. Default:
-	// the process's own.
+	// the caller's.
 	HostNetns string
 	// The cluster's ranges. The first address of NodeSubnet is the switch,
 	// the second the host's end of its cable.
@@ -77,9 +77,9 @@ func New(cfg Config) *Fabric {
 		cfg.MTU = defaultMTU
 	}
 	if cfg.HostNetns == "" {
-		// The thread-group leader's namespace: the calling thread may be on
-		// an errand elsewhere.
-		cfg.HostNetns = "/proc/self/ns/net"
+		// Not /proc/self: that is the first thread's, which may be on an
+		// errand elsewhere (see Do).
+		cfg.HostNetns = currentNetns
 	}
 	f := &Fabric{cfg: cfg}
 	f.switchIP = cfg.NodeSubnet.Masked().Addr().Next()

@@ -114,16 +114,15 @@ func TestFabricConnectsHostAndNodes(t *testing.T) {
 // next to its real uplink.
 func TestFabricOnThisHost(t *testing.T) {
 	fabrictest.Root(t)
-	const self = "/proc/self/ns/net"
 	cfg := config(t, "")
 	if err := fabric.Conflicts(fabric.Ranges{NodeSubnet: cfg.NodeSubnet, PodSubnet: cfg.PodSubnet,
 		ServiceSubnet: cfg.ServiceSubnet, LoadBalancerSubnet: cfg.LoadBalancerSubnet}, inUse(t, "")); err != nil {
 		t.Skip("the test's ranges are in use here: ", err)
 	}
-	for _, device := range fabrictest.Uplinks(t, self) {
-		fabrictest.Watch(t, self, device, ranges(cfg)...)
+	for _, device := range fabrictest.Uplinks(t, fabrictest.Here) {
+		fabrictest.Watch(t, fabrictest.Here, device, ranges(cfg)...)
 	}
-	connects(t, up(t, cfg), cfg, self)
+	connects(t, up(t, cfg), cfg, fabrictest.Here)
 }
 
 // connects checks the addresses that somebody has, and those nobody has.

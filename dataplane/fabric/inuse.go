@@ -10,10 +10,10 @@ import (
 
 // HostInUse lists the ranges that the host's routes (of every table) and
 // addresses have, other clusters' routes among them. netns is the path of the
-// host's namespace; empty means the process's own.
+// host's namespace; empty means the caller's.
 func HostInUse(netns string) ([]InUse, error) {
 	if netns == "" {
-		netns = "/proc/self/ns/net"
+		netns = currentNetns
 	}
 	host, err := openSpace(netns)
 	if err != nil {

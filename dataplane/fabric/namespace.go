@@ -31,12 +31,16 @@ var routerSettings = []setting{
 	{"net/ipv4/conf/default/send_redirects", "0"},
 	{"net/ipv4/conf/all/accept_redirects", "0"},
 	{"net/ipv4/conf/default/accept_redirects", "0"},
-	// The answer "unreachable" must not be rationed: who does not get it
-	// waits for a timeout.
-	{"net/ipv4/icmp_ratelimit", "0"},
+	// The answer "unreachable" must not be rationed, per peer or in all: who
+	// does not get it waits for a retransmission, a second or more.
+	{"net/ipv4/icmp_ratemask", "0"},
 	// Devices made from now on, not lo: programs may use ::1.
 	{"net/ipv6/conf/default/disable_ipv6", "1"},
 }
+
+// currentNetns is the calling thread's network namespace. The threads on which
+// goroutines run are at home, except inside Do.
+const currentNetns = "/proc/thread-self/ns/net"
 
 // Do runs fn on a thread inside the network namespace of the file nsPath.
 // Processes that fn starts live in that namespace; goroutines do not.
@@ -60,7 +64,7 @@ func onThread(fn func() error) error {
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread()
-		home, err := os.Open("/proc/thread-self/ns/net")
+		home, err := os.Open(currentNetns)
 		if err != nil {
 			done <- fmt.Errorf("remember network namespace: %w", err)
 			return
@@ -104,7 +108,7 @@ func ensureNamespace(path string, settings []setting) error {
 				return err
 			}
 		}
-		if err := unix.Mount("/proc/thread-self/ns/net", path, "", unix.MS_BIND, ""); err != nil {
+		if err := unix.Mount(currentNetns, path, "", unix.MS_BIND, ""); err != nil {
 			return fmt.Errorf("pin: %w", err)
 		}
 		return nil

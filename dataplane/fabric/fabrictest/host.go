@@ -82,7 +82,7 @@ func NewNetns(t testing.TB, path string) {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			return err
 		}
-		return unix.Mount("/proc/thread-self/ns/net", path, "", unix.MS_BIND, "")
+		return unix.Mount(Here, path, "", unix.MS_BIND, "")
 	}))
 	t.Cleanup(func() { must(t, errors.Join(unix.Unmount(path, unix.MNT_DETACH), os.Remove(path))) })
 	h := Handle(t, path)
@@ -124,12 +124,26 @@ func In(path string, fn func() error) error {
 	})
 }
 
-// thread runs fn on a thread that dies afterwards.
+// Here is the test's own network namespace.
+const Here = "/proc/thread-self/ns/net"
+
+// thread runs fn on a thread that it may move to another namespace. The
+// thread goes home afterwards: the process's first one could not end.
 func thread(fn func() error) error {
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread()
-		done <- fn()
+		home, err := os.Open(Here)
+		if err != nil {
+			done <- err
+			return
+		}
+		defer home.Close()
+		err = fn()
+		if back := unix.Setns(int(home.Fd()), unix.CLONE_NEWNET); back == nil {
+			runtime.UnlockOSThread()
+		}
+		done <- err
 	}()
 	return <-done
 }
