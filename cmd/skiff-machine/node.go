@@ -2,44 +2,75 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
-	"runtime/debug"
 
+	"golang.org/x/sync/errgroup"
 	"k8s.io/klog/v2"
 
 	machinev1alpha1 "github.com/skiff-k8s/skiff/apis/machine/v1alpha1"
+	"github.com/skiff-k8s/skiff/dataplane/cni"
 	"github.com/skiff-k8s/skiff/hostnode/agent"
+	"github.com/skiff-k8s/skiff/hostnode/handover"
+	"github.com/skiff-k8s/skiff/hostnode/portmap"
 	"github.com/skiff-k8s/skiff/hostnode/runtime"
 )
 
 // nodeCommand runs a machine's node: containerd, kubelet and the dataplane.
-func nodeCommand(ctx context.Context, args []string) (err error) {
+func nodeCommand(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("node", flag.ContinueOnError)
 	file := flags.String("config", machinev1alpha1.NodeConfigFile, "the machine's NodeConfiguration")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	node, err := readNodeConfiguration(*file)
-	if err != nil {
+	node := &machinev1alpha1.NodeConfiguration{}
+	if err := readConfig(*file, node); err != nil {
 		return err
 	}
 	logTo(os.Stderr, node.Verbosity)
 
-	// Until the node is up there is nothing to collect that would be worth
-	// the time; afterwards memory is worth more than time.
-	debug.SetGCPercent(400)
+	// Before anything opens a socket: the programs are at the cgroup, and
+	// connections to Services are translated as soon as they are known.
+	services, err := serviceLoader(node)
+	if err != nil {
+		return err
+	}
+	network, err := podNetwork(node)
+	if err != nil {
+		return err
+	}
+	defer network.Close()
+	files, err := handover.Files(os.Getenv(machinev1alpha1.ListenFDs))
+	if err != nil {
+		return err
+	}
+	nodeIP, err := netip.ParseAddr(node.NodeIP)
+	if err != nil {
+		return fmt.Errorf("node configuration: nodeIP: %w", err)
+	}
 
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return runServices(ctx, services) })
+	group.Go(func() error {
+		return portmap.Run(ctx, portmap.Config{NodeIP: nodeIP, Files: files, Log: slog.Default()})
+	})
+	group.Go(func() error { return runKubelet(ctx, node, network) })
+	return group.Wait()
+}
+
+// runKubelet runs containerd and the kubelet on it.
+func runKubelet(ctx context.Context, node *machinev1alpha1.NodeConfiguration, network *cni.Plugin) (err error) {
 	cri, err := runtime.Start(ctx, runtime.Config{
 		Root:           machinev1alpha1.ContainerdRoot,
 		State:          machinev1alpha1.ContainerdState,
 		Socket:         machinev1alpha1.ContainerdSocket,
 		LibexecDir:     machinev1alpha1.LibexecDir,
 		ImageStore:     machinev1alpha1.ImageStoreDir,
+		CNI:            network,
 		SeccompDefault: node.SeccompDefault,
 		Log:            slog.Default(),
 	})
@@ -53,18 +84,6 @@ func nodeCommand(ctx context.Context, args []string) (err error) {
 		Runtime: cri.RuntimeService(),
 		Images:  cri.ImageService(),
 	})
-}
-
-func readNodeConfiguration(file string) (*machinev1alpha1.NodeConfiguration, error) {
-	data, err := os.ReadFile(file)
-	if err != nil {
-		return nil, fmt.Errorf("read node configuration: %w", err)
-	}
-	node := &machinev1alpha1.NodeConfiguration{}
-	if err := json.Unmarshal(data, node); err != nil {
-		return nil, fmt.Errorf("read node configuration %s: %w", file, err)
-	}
-	return node, nil
 }
 
 // logTo makes one log of ours and of upstream's.

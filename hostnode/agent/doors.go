@@ -17,13 +17,13 @@ import (
 // The first door opens when the Node object exists: before that nothing of a
 // kubelet's makes sense. The second holds back the node's status until the
 // CSINode object is published: until then upstream would report the node as
-// not ready, and report again 10 s later.
+// not ready, and report again 10 s later. The third keeps what makes no node
+// ready, events and watches of other objects, out of the way until then.
 type doors struct {
 	nodeName string
-	// node and status are closed when their doors open.
-	node, status chan struct{}
-	openNode     func()
-	openStatus   func()
+	// node, status and rest are closed when their doors open.
+	node, status, rest             chan struct{}
+	openNode, openStatus, openRest func()
 
 	// mu guards published.
 	mu        sync.Mutex
@@ -35,24 +35,35 @@ type doors struct {
 // and that has to be reported.
 const statusPatience = 3 * time.Second
 
+// restPatience is how long other requests wait for the node's status to be
+// reported: more than that is no traffic jam.
+const restPatience = 150 * time.Millisecond
+
 // errRecompute makes upstream compute the node's status again.
 var errRecompute = errors.New("node status was computed before the node's storage was published")
 
 func newDoors(nodeName string) *doors {
-	d := &doors{nodeName: nodeName, node: make(chan struct{}), status: make(chan struct{})}
+	d := &doors{nodeName: nodeName, node: make(chan struct{}), status: make(chan struct{}), rest: make(chan struct{})}
 	d.openNode = sync.OnceFunc(func() { close(d.node) })
 	d.openStatus = sync.OnceFunc(func() { close(d.status) })
+	d.openRest = sync.OnceFunc(func() { close(d.rest) })
 	return d
 }
 
-// behindNode is a transport whose requests wait for the Node object.
+// behindNode is the transport of the kubelet's client: what is needed to be
+// ready waits for the Node object, the rest for the status.
 func (d *doors) behindNode(next http.RoundTripper) http.RoundTripper {
 	return roundTripper(func(req *http.Request) (*http.Response, error) {
-		if err := pass(req.Context(), d.node); err != nil {
+		csiNode := strings.HasPrefix(req.URL.Path, "/apis/storage.k8s.io/v1/csinodes")
+		door := d.rest
+		if csiNode || strings.HasPrefix(req.URL.Path, "/api/v1/nodes") {
+			door = d.node
+		}
+		if err := pass(req.Context(), door); err != nil {
 			return nil, err
 		}
 		resp, err := next.RoundTrip(req)
-		if err == nil && strings.HasPrefix(req.URL.Path, "/apis/storage.k8s.io/v1/csinodes") {
+		if err == nil && csiNode {
 			d.sawCSINode(req.Method, resp.StatusCode)
 		}
 		return resp, err
@@ -67,7 +78,10 @@ func (d *doors) behindStatus(next http.RoundTripper) http.RoundTripper {
 		if err := pass(req.Context(), d.node); err != nil {
 			return nil, err
 		}
-		if strings.HasPrefix(req.URL.Path, own) && !isOpen(d.status) {
+		if !strings.HasPrefix(req.URL.Path, own) {
+			return next.RoundTrip(req)
+		}
+		if !isOpen(d.status) {
 			if err := pass(req.Context(), d.status); err != nil {
 				return nil, err
 			}
@@ -75,7 +89,11 @@ func (d *doors) behindStatus(next http.RoundTripper) http.RoundTripper {
 				return nil, errRecompute
 			}
 		}
-		return next.RoundTrip(req)
+		resp, err := next.RoundTrip(req)
+		if req.Method == http.MethodPatch {
+			d.openRest()
+		}
+		return resp, err
 	})
 }
 
@@ -94,19 +112,29 @@ func (d *doors) sawCSINode(method string, status int) {
 	}
 }
 
-// Run opens the second door when storage takes too long.
+// Run opens the second and the third door when it takes too long.
 func (d *doors) Run(ctx context.Context) error {
 	if err := pass(ctx, d.node); err != nil {
 		return err
 	}
-	late := time.NewTimer(statusPatience)
-	defer late.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-d.status:
-	case <-late.C:
-		d.openStatus()
+	for _, late := range []struct {
+		door     <-chan struct{}
+		patience time.Duration
+		open     func()
+	}{
+		{d.rest, restPatience, d.openRest},
+		{d.status, statusPatience - restPatience, d.openStatus},
+	} {
+		timer := time.NewTimer(late.patience)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return ctx.Err()
+		case <-late.door:
+			timer.Stop()
+		case <-timer.C:
+			late.open()
+		}
 	}
 	return nil
 }

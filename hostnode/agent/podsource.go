@@ -40,7 +40,9 @@ func podSource(ctx context.Context, cfg *kubeletconfig.KubeletConfiguration, nod
 
 // kubeletHandle is the kubelet that upstream builds; it is stored by an
 // option of ours while upstream is still building.
-type kubeletHandle struct{ atomic.Pointer[kubelet.Kubelet] }
+type kubeletHandle struct {
+	atomic.Pointer[kubelet.Kubelet]
+}
 
 // requestRelist makes the kubelet look at one pod now.
 func (h *kubeletHandle) requestRelist(uid types.UID) {
