@@ -1,0 +1,136 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+
+	"golang.org/x/sync/errgroup"
+	"k8s.io/client-go/kubernetes"
+
+	machinev1alpha1 "github.com/skiff-k8s/skiff/apis/machine/v1alpha1"
+	"github.com/skiff-k8s/skiff/apis/server"
+	"github.com/skiff-k8s/skiff/apis/storage"
+	"github.com/skiff-k8s/skiff/controllers"
+	"github.com/skiff-k8s/skiff/controllers/noderole"
+	"github.com/skiff-k8s/skiff/controllers/scheduling"
+	"github.com/skiff-k8s/skiff/dataplane/dns"
+	"github.com/skiff-k8s/skiff/hostnode/handover"
+)
+
+// controlPlaneCommand runs etcd, the API server, the scheduler, the
+// controllers and cluster DNS in this one process until ctx ends.
+func controlPlaneCommand(ctx context.Context, args []string) error {
+	if len(args) != 0 {
+		return fmt.Errorf("unexpected argument %q", args[0])
+	}
+	var cfg machinev1alpha1.ControlPlaneConfiguration
+	if err := readConfig(machinev1alpha1.ControlPlaneConfigFile, &cfg); err != nil {
+		return err
+	}
+	logTo(os.Stderr, cfg.Verbosity)
+	// Before anything slow: who connects now waits in the backlog.
+	listeners, err := apiListeners()
+	if err != nil {
+		return err
+	}
+	etcd, err := storage.New(storage.Config{
+		Durable: cfg.Durable, Servers: cfg.EtcdServers,
+		CAFile: cfg.EtcdCAFile, CertFile: cfg.EtcdCertFile, KeyFile: cfg.EtcdKeyFile,
+	})
+	if err != nil {
+		return err
+	}
+
+	// Storage outlives all that uses it.
+	storageCtx, stopStorage := context.WithCancel(context.WithoutCancel(ctx))
+	stored := make(chan error, 1)
+	users, usersCtx := errgroup.WithContext(ctx)
+	go func() { stored <- etcd.Run(storageCtx) }()
+	users.Go(func() error { return runOnStorage(usersCtx, cfg, etcd, listeners) })
+	err = users.Wait()
+	stopStorage()
+	return errors.Join(err, <-stored)
+}
+
+// apiListeners are the fabric's port and, handed over, the host's.
+func apiListeners() ([]net.Listener, error) {
+	inner, err := net.Listen("tcp", fmt.Sprintf(":%d", machinev1alpha1.APIServerPort))
+	if err != nil {
+		return nil, fmt.Errorf("API server: %w", err)
+	}
+	files, err := handover.Files(os.Getenv(machinev1alpha1.ListenFDs))
+	if err != nil {
+		return nil, err
+	}
+	f := files[machinev1alpha1.SocketAPIServer]
+	if f == nil {
+		return []net.Listener{inner}, nil
+	}
+	outer, err := handover.Listener(f)
+	if err != nil {
+		return nil, err
+	}
+	return []net.Listener{inner, outer}, nil
+}
+
+// runOnStorage composes the API server and starts its clients beside it.
+func runOnStorage(ctx context.Context, cfg machinev1alpha1.ControlPlaneConfiguration, etcd *storage.Storage, listeners []net.Listener) error {
+	api, err := server.New(ctx, server.Config{ControlPlane: cfg, Listeners: listeners, Storage: etcd})
+	if err != nil {
+		return err
+	}
+	manager, err := controllers.New(controllers.Config{RESTConfig: api.LoopbackClientConfig(), ControlPlane: cfg, Log: slog.Default()})
+	if err != nil {
+		return err
+	}
+	client, err := kubernetes.NewForConfig(api.LoopbackClientConfig())
+	if err != nil {
+		return err
+	}
+	dnsConfig, err := dnsConfiguration(cfg, api)
+	if err != nil {
+		return err
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return api.Run(ctx) })
+	group.Go(func() error { return manager.Run(ctx) })
+	group.Go(func() error { return scheduling.Run(ctx, scheduling.Config{Client: api.LoopbackClientConfig()}) })
+	group.Go(func() error { return dns.Run(ctx, dnsConfig) })
+	group.Go(func() error {
+		return noderole.Run(ctx, noderole.Config{Client: client, Node: cfg.NodeName, Only: !cfg.TaintControlPlane})
+	})
+	return group.Wait()
+}
+
+func dnsConfiguration(cfg machinev1alpha1.ControlPlaneConfiguration, api *server.Server) (dns.Config, error) {
+	node, err := netip.ParseAddr(cfg.NodeIP)
+	if err != nil {
+		return dns.Config{}, fmt.Errorf("%s: nodeIP: %w", machinev1alpha1.ControlPlaneConfigFile, err)
+	}
+	service, err := netip.ParseAddr(cfg.DNSServiceIP)
+	if err != nil {
+		return dns.Config{}, fmt.Errorf("%s: dnsServiceIP: %w", machinev1alpha1.ControlPlaneConfigFile, err)
+	}
+	return dns.Config{
+		Listen: netip.AddrPortFrom(node, machinev1alpha1.DNSPort), RESTConfig: api.LoopbackClientConfig(),
+		ClusterDomain: cfg.DNSDomain, ServiceIP: service, Upstreams: cfg.UpstreamResolvers,
+	}, nil
+}
+
+// readConfig reads a configuration file that the supervisor wrote.
+func readConfig(path string, into any) error {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(data, into); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return nil
+}

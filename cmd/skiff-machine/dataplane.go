@@ -1,0 +1,62 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+
+	machinev1alpha1 "github.com/skiff-k8s/skiff/apis/machine/v1alpha1"
+	"github.com/skiff-k8s/skiff/dataplane/cni"
+	"github.com/skiff-k8s/skiff/dataplane/lb"
+)
+
+// podNetwork is the node's in-process network plugin.
+func podNetwork(node *machinev1alpha1.NodeConfiguration) (*cni.Plugin, error) {
+	ip, errIP := netip.ParseAddr(node.NodeIP)
+	pods, errPods := netip.ParsePrefix(node.PodCIDR)
+	if err := errors.Join(errIP, errPods); err != nil {
+		return nil, fmt.Errorf("node configuration: nodeIP, podCIDR: %w", err)
+	}
+	return cni.New(cni.Config{
+		PodCIDR: pods, NodeIP: ip, MTU: node.MTU,
+		StateDir: machinev1alpha1.RunDir + "/cni",
+	})
+}
+
+// serviceLoader attaches the Services' programs to the machine's cgroup. The
+// control plane's node also writes the maps of the cluster's switch.
+func serviceLoader(node *machinev1alpha1.NodeConfiguration) (*lb.Loader, error) {
+	ip, err := netip.ParseAddr(node.NodeIP)
+	if err != nil {
+		return nil, fmt.Errorf("node configuration: nodeIP: %w", err)
+	}
+	client, err := kubernetes.NewForConfig(&rest.Config{
+		Host: node.APIServer,
+		TLSClientConfig: rest.TLSClientConfig{
+			CAFile: machinev1alpha1.CACertFile, CertFile: machinev1alpha1.DataplaneClientCertFile, KeyFile: machinev1alpha1.DataplaneClientKeyFile,
+		},
+		ContentConfig: rest.ContentConfig{ContentType: "application/vnd.kubernetes.protobuf", AcceptContentTypes: "application/vnd.kubernetes.protobuf,application/json"},
+		QPS:           -1,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("dataplane client: %w", err)
+	}
+	cfg := lb.Config{
+		NodeName: node.NodeName, NodeIP: ip, Client: client,
+		PinDir: machinev1alpha1.BPFDir + "/services", Log: slog.Default(),
+	}
+	if node.ControlPlane {
+		cfg.SwitchPinDir = machinev1alpha1.SwitchBPFDir
+	}
+	return lb.New(cfg)
+}
+
+// runServices keeps the maps until ctx ends and lets go of them.
+func runServices(ctx context.Context, l *lb.Loader) error {
+	return errors.Join(l.Run(ctx), l.Close())
+}
