@@ -16,6 +16,7 @@ import (
 	"k8s.io/kubernetes/cmd/kube-controller-manager/names"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 
+	"github.com/skiff-k8s/skiff/controllers/endpointslice"
 	"github.com/skiff-k8s/skiff/controllers/hostpath"
 	"github.com/skiff-k8s/skiff/controllers/namespace"
 	"github.com/skiff-k8s/skiff/controllers/rootca"
@@ -49,6 +50,11 @@ var ours = map[string]func(context.Context, *shared) error{
 	},
 	names.RootCACertificatePublisherController: func(_ context.Context, s *shared) error {
 		return rootca.New(s.rootCA).SetupWithManager(s.mgr)
+	},
+	names.EndpointSliceController: func(_ context.Context, s *shared) error {
+		return endpointslice.New(endpointslice.Config{
+			Client: s.client, Informers: s.informers, Recorder: s.recorder("endpoint-slice-controller"),
+		}).SetupWithManager(s.mgr)
 	},
 	hostpath.Name: func(_ context.Context, s *shared) error {
 		return hostpath.New(hostpath.Config{VolumesDir: s.cfg.VolumesDir, Recorder: s.recorder(hostpath.Provisioner)}).SetupWithManager(s.mgr)

@@ -2,6 +2,7 @@ package apitest
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"testing"
 
@@ -9,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
 )
 
@@ -75,5 +77,54 @@ func (a *API) Pods(t testing.TB, ns string, want int) func() string {
 			return fmt.Sprintf("%d pods in %s, want %d", live, ns, want)
 		}
 		return ""
+	}
+}
+
+// Node makes a ready Node that ends with the test.
+func (a *API) Node(t testing.TB, name string, labels map[string]string) {
+	t.Helper()
+	nodes := a.Client.CoreV1().Nodes()
+	node, err := nodes.Create(t.Context(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: labels}}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	node.Status.Conditions = []corev1.NodeCondition{{
+		Type: corev1.NodeReady, Status: corev1.ConditionTrue,
+		LastHeartbeatTime: metav1.Now(), LastTransitionTime: metav1.Now(),
+	}}
+	if _, err := nodes.UpdateStatus(t.Context(), node, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := nodes.Delete(context.Background(), name, metav1.DeleteOptions{}); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// Running is the status of a Pod that runs, ready or not. Empty addresses are
+// left out.
+func Running(ip string, ready bool) corev1.PodStatus {
+	status := corev1.PodStatus{Phase: corev1.PodRunning}
+	if ip != "" {
+		status.PodIP, status.PodIPs = ip, []corev1.PodIP{{IP: ip}}
+	}
+	condition := corev1.PodCondition{Type: corev1.PodReady, Status: corev1.ConditionFalse, LastTransitionTime: metav1.Now()}
+	if ready {
+		condition.Status = corev1.ConditionTrue
+	}
+	status.Conditions = []corev1.PodCondition{condition}
+	return status
+}
+
+// SetStatus does a kubelet's part for a Pod.
+func (a *API) SetStatus(t testing.TB, ns, name string, status corev1.PodStatus) {
+	t.Helper()
+	patch, err := json.Marshal(corev1.Pod{Status: status})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.Client.CoreV1().Pods(ns).Patch(t.Context(), name, types.MergePatchType, patch, metav1.PatchOptions{}, "status"); err != nil {
+		t.Fatal(err)
 	}
 }
