@@ -7,17 +7,19 @@ export CGO_ENABLED := 0
 
 KUBERNETES_VERSION := v1.37.2
 VERSION ?= $(KUBERNETES_VERSION)+skiff
+CONTAINERD_VERSION := $(shell awk '$$1 == "github.com/containerd/containerd/v2" {print substr($$2, 2)}' go.mod)
 VERSION_PKG := k8s.io/component-base/version
 COMMIT := $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 DATE := $(shell git log -1 --format=%cd --date=format:%Y-%m-%dT%H:%M:%SZ 2>/dev/null)
 LDFLAGS := -s -w \
 	-X $(VERSION_PKG).gitVersion=$(VERSION) -X $(VERSION_PKG).gitMajor=1 -X $(VERSION_PKG).gitMinor=37 \
 	-X $(VERSION_PKG).gitCommit=$(COMMIT) -X $(VERSION_PKG).gitTreeState=clean -X $(VERSION_PKG).buildDate=$(DATE) \
+	-X github.com/containerd/containerd/v2/version.Version=$(CONTAINERD_VERSION) \
 	-X main.version=$(VERSION) -X main.commit=$(COMMIT)
 
 OUT := _output
 LIBEXEC := bin/libexec/skiff
-PROGRAMS := $(LIBEXEC)/skiff-machine $(LIBEXEC)/skiff-init $(LIBEXEC)/skiff-shim $(LIBEXEC)/skiff-pause
+PROGRAMS := skiff-machine skiff-init skiff-shim skiff-pause runc
 
 ##@ Use
 
@@ -40,17 +42,18 @@ setup: ## Install what the machine lacks (Debian packages)
 	hack/setup.sh
 
 .PHONY: build
-build: bin/skiff $(PROGRAMS) $(LIBEXEC)/runc ## Build bin/skiff and bin/libexec/skiff
+build: bin/skiff $(addprefix $(LIBEXEC)/,$(PROGRAMS)) ## Build bin/skiff and bin/libexec/skiff
 
-.PHONY: bin/skiff $(PROGRAMS)
+# go decides what is stale.
+.PHONY: bin/skiff $(LIBEXEC)/skiff-machine $(LIBEXEC)/skiff-init $(LIBEXEC)/skiff-shim
 bin/skiff:
 	go build -ldflags '$(LDFLAGS)' -o $@ ./cmd/skiff
-$(PROGRAMS):
-	go build -tags no_grpc -ldflags '$(LDFLAGS)' -o $@ ./cmd/$(@F)
-# The big program has no build tags, so that it shares its cache with tests.
-$(LIBEXEC)/skiff-machine: 
+$(LIBEXEC)/skiff-machine $(LIBEXEC)/skiff-init:
 	go build -ldflags '$(LDFLAGS)' -o $@ ./cmd/$(@F)
-
+$(LIBEXEC)/skiff-shim:
+	go build -tags no_grpc -ldflags '$(LDFLAGS)' -o $@ ./cmd/skiff-shim
+$(LIBEXEC)/skiff-pause: cmd/skiff-pause/pause.c cmd/skiff-pause/build.sh
+	mkdir -p $(@D) && cmd/skiff-pause/build.sh $@
 $(LIBEXEC)/runc: go.mod hack/build-runc.sh
 	hack/build-runc.sh $@
 
