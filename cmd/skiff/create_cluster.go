@@ -57,9 +57,12 @@ is interrupted, everything that it made is taken away again.`,
 
 func (a *app) createCluster(ctx context.Context, o createOptions) error {
 	began := a.now()
-	c, err := a.clusterConfig(o)
+	c, err := a.readConfig(o.config)
 	if err != nil {
 		return fmt.Errorf("create cluster: %w", err)
+	}
+	if err := a.complete(c, o); err != nil {
+		return fmt.Errorf("create cluster %q: %w", c.Name, err)
 	}
 	files := a.kubeconfigs(o.kubeconfig)
 	if err := checkHost(c); err != nil {
@@ -186,12 +189,8 @@ func (a *app) rollBack(ctx context.Context, name string, files kubeconfig.Files)
 	return nil
 }
 
-// clusterConfig reads the config file and what flags say over it.
-func (a *app) clusterConfig(o createOptions) (*v1alpha1.Cluster, error) {
-	c, err := a.readConfig(o.config)
-	if err != nil {
-		return nil, err
-	}
+// complete puts what flags say over c, and checks it.
+func (a *app) complete(c *v1alpha1.Cluster, o createOptions) error {
 	if name := o.name; name != "" {
 		c.Name = name
 	} else if name := a.getenv(EnvClusterName); name != "" {
@@ -209,17 +208,19 @@ func (a *app) clusterConfig(o createOptions) (*v1alpha1.Cluster, error) {
 	}
 	dir, err := a.workDir()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	c.ResolvePaths(dir)
 	v1alpha1.SetDefaults(c)
 	if len(errs) == 0 {
-		errs = v1alpha1.Validate(c)
+		if errs = v1alpha1.Validate(c); len(errs) > 0 {
+			return configError(o.config, &v1alpha1.InvalidError{Errs: errs})
+		}
 	}
 	if len(errs) > 0 {
-		return nil, configError(o.config, &v1alpha1.InvalidError{Errs: errs})
+		return &v1alpha1.InvalidError{Errs: errs}
 	}
-	return c, nil
+	return nil
 }
 
 func (a *app) readConfig(path string) (*v1alpha1.Cluster, error) {

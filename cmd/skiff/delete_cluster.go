@@ -70,14 +70,18 @@ func (a *app) deleteClustersCommand() *cobra.Command {
 }
 
 // deleteCluster also removes what a half-made cluster left, and the context
-// of one that is gone.
+// of one that is gone. As in kind, a cluster that does not exist is no error:
+// scripts delete before they create.
 func (a *app) deleteCluster(ctx context.Context, name, path string) error {
 	if err := hostcheck.Root("delete cluster --name " + name); err != nil {
 		return fmt.Errorf("delete cluster %q: %w", name, err)
 	}
 	a.say("Deleting cluster %q ...", name)
+	err := supervise.Delete(ctx, name)
+	if errors.Is(err, supervise.ErrNotFound) {
+		a.say("There is no cluster %q.", name)
+		err = nil
+	}
 	return a.about(fmt.Sprintf("delete cluster %q", name), errors.Join(
-		a.hint(supervise.Delete(ctx, name)),
-		a.kubeconfigs(path).Remove(ctx, kubeconfig.ContextName(name)),
-	))
+		a.hint(err), a.kubeconfigs(path).Remove(ctx, kubeconfig.ContextName(name))))
 }

@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"strings"
 
@@ -27,7 +29,7 @@ to come.`,
 			}
 			for _, f := range files {
 				if err := a.loadArchive(cmd.Context(), f); err != nil {
-					return a.about("load image-archive", err)
+					return a.about("load image-archive "+f, err)
 				}
 			}
 			return nil
@@ -74,8 +76,11 @@ func (a *app) loadTarget(ctx context.Context, name string, nodes []string) error
 
 func (a *app) loadArchive(ctx context.Context, file string) error {
 	info, err := os.Stat(file)
+	if p, ok := errors.AsType[*fs.PathError](err); ok {
+		err = p.Err // the path is said already
+	}
 	if err == nil && !info.Mode().IsRegular() {
-		err = fmt.Errorf("%s: not a file", file)
+		err = errors.New("not a file")
 	}
 	if err != nil {
 		return &mended{err, "name an archive: docker save -o app.tar app:latest"}

@@ -99,7 +99,7 @@ func document(raw []byte) (*yaml.Node, error) {
 			break
 		}
 		if err != nil {
-			return nil, fmt.Errorf("not YAML: %s", strings.TrimPrefix(err.Error(), "yaml: "))
+			return nil, err // "yaml: line 1: …"
 		}
 		if len(n.Content) == 0 || isNull(n.Content[0]) {
 			continue

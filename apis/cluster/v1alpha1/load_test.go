@@ -137,8 +137,8 @@ func TestLoadRefusesByPath(t *testing.T) {
 			[]string{"apiVersion: Unsupported value: \"apps/v1\"", "kind: Unsupported value: \"Deployment\": supported values: \"Cluster\""}},
 		"no kind":            {"name: x\n", []string{"apiVersion: Required value", "kind: Required value: Cluster"}},
 		"an old version":     {"kind: Cluster\napiVersion: kind.sigs.k8s.io/v1alpha3\n", []string{"apiVersion: Unsupported value"}},
-		"not YAML":           {"kind: [\n", []string{"not YAML: line"}},
-		"not text":           {"\x00\x01\x02", []string{"not YAML"}},
+		"not YAML":           {"kind: [\n", []string{"yaml: line 1"}},
+		"not text":           {"\x00\x01\x02", []string{"yaml: "}},
 		"an alias in circle": {skiffHead + "nodes: &a\n- extraMounts: *a\n", []string{"nodes[0].extraMounts[0].extraMounts: unknown field"}},
 		"aliases of aliases": {
 			skiffHead + "x: &m [" + strings.Repeat("{},", 1000) + "{}]\nnodes:\n- &n {extraMounts: *m}\n" + strings.Repeat("- *n\n", 1000),

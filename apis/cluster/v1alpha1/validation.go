@@ -50,24 +50,34 @@ func Validate(c *Cluster) field.ErrorList {
 	errs = append(errs, validateNetworking(&c.Networking, len(c.Nodes), field.NewPath("networking"))...)
 	errs = append(errs, validatePorts(c)...)
 	errs = append(errs, validateStorage(c)...)
-	for _, gate := range sortedKeys(c.FeatureGates) {
-		if !gateName.MatchString(gate) {
-			errs = append(errs, field.Invalid(field.NewPath("featureGates").Key(gate), gate, "not the name of a feature gate"))
-		}
-	}
-	for _, group := range sortedKeys(c.RuntimeConfig) {
-		at := field.NewPath("runtimeConfig").Key(group)
-		if v := c.RuntimeConfig[group]; v != "" && v != "true" && v != "false" {
+	errs = append(errs, validateGates(c.FeatureGates, field.NewPath("featureGates"))...)
+	return append(errs, validateRuntimeConfig(c.RuntimeConfig, field.NewPath("runtimeConfig"))...)
+}
+
+func validateRuntimeConfig(set map[string]string, at *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	for _, key := range sortedKeys(set) {
+		at := at.Key(key)
+		if v := set[key]; v != "" && v != "true" && v != "false" {
 			errs = append(errs, field.NotSupported(at, v, []string{"true", "false"}))
 		}
-		if group == "" || strings.ContainsAny(group, " ,=") {
-			errs = append(errs, field.Invalid(at, group, "not a group, version or resource; try api/alpha or resource.k8s.io/v1beta2"))
+		if slices.Contains(runtimeConfigGroups, key) {
+			continue
 		}
+		parts := strings.Split(key, "/")
+		if parts[0] == "v1" {
+			parts = append([]string{""}, parts...)
+		}
+		if len(parts) < 2 || len(parts) > 3 || !knownGroups[parts[0]] {
+			errs = append(errs, field.Invalid(at, key, "not a version or resource of a group of Kubernetes "+KubernetesVersion+
+				"; try resource.k8s.io/v1beta2, or one of "+strings.Join(runtimeConfigGroups, ", ")))
+		}
+	}
+	if len(set) == 1 && set["api/all"] == "false" {
+		errs = append(errs, field.Forbidden(at.Key("api/all"), "alone it would leave no API at all; turn some on beside it"))
 	}
 	return errs
 }
-
-var gateName = regexp.MustCompile(`^[A-Z][A-Za-z0-9_]*$`)
 
 func validateNodes(c *Cluster) field.ErrorList {
 	var errs field.ErrorList
