@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -92,8 +91,9 @@ func (a *app) loadArchive(ctx context.Context, file string) error {
 	if err != nil {
 		return err
 	}
-	for line := range strings.Lines(string(out)) {
-		fmt.Fprintln(a.Out, strings.TrimSpace(line))
+	rows, err := imageRows(out)
+	if err != nil {
+		return err
 	}
-	return nil
+	return printRows(a, "name", imageHeader, rows)
 }

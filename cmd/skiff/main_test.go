@@ -193,6 +193,17 @@ func TestListsReadAsBefore(t *testing.T) {
 		}
 		fmt.Fprintln(&out)
 	}
+	images, err := imageRows([]byte(`[{"name":"docker.io/library/app:v1","id":"sha256:0123456789abcdef0123","size":4200000,"loadedAt":"2030-01-02T02:04:05Z","layers":["x"]}]`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, output := range outputs {
+		fmt.Fprintf(&out, "$ skiff get images -o %s\n", output)
+		if err := printRows(a, output, imageHeader, images); err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintln(&out)
+	}
 	golden(t, "lists.txt", out.Bytes())
 }
 
