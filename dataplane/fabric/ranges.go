@@ -155,7 +155,7 @@ const (
 // other.
 func (r Ranges) Node(i int) (netip.Addr, netip.Prefix, error) {
 	addr, err := offset(r.NodeSubnet.Masked().Addr(), firstNodeOffset+uint64(i))
-	if err != nil || !r.NodeSubnet.Contains(addr) {
+	if err != nil || !r.NodeSubnet.Contains(addr) || !r.NodeSubnet.Contains(addr.Next()) {
 		return netip.Addr{}, netip.Prefix{}, fmt.Errorf("networking.nodeSubnet: %s has no address for %d nodes", r.NodeSubnet, i+1)
 	}
 	base, err := offset(r.PodSubnet.Masked().Addr(), uint64(i)<<(32-podBits))
