@@ -43,7 +43,9 @@ func serverOptions(ctx context.Context, cfg Config) (options.CompletedOptions, e
 	store := &o.Etcd.StorageConfig
 	store.Transport.ServerList = cfg.Storage.Endpoints()
 	store.Transport.TrustedCAFile, store.Transport.CertFile, store.Transport.KeyFile = cfg.Storage.TLSFiles()
-	store.CompactionInterval = cfg.Storage.CompactionInterval()
+	// Compaction and health checks are done on the shared client.
+	store.CompactionInterval = 0
+	o.Etcd.SkipHealthEndpoints = true
 	o.Etcd.EncryptionProviderConfigFilepath = cfg.pki(machinev1alpha1.EncryptionConfigFile)
 
 	if err := authentication(o, cfg); err != nil {
@@ -56,6 +58,9 @@ func serverOptions(ctx context.Context, cfg Config) (options.CompletedOptions, e
 		o.Audit.PolicyFile = cp.AuditPolicyFile
 		o.Audit.LogOptions.Path = cp.AuditLogFile
 	}
+
+	// Its defaults change nothing, but are logged as an error.
+	o.Metrics = nil
 
 	o.AllowPrivileged = true
 	o.EnableAggregatorRouting = true

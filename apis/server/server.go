@@ -11,7 +11,6 @@ import (
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
-	"k8s.io/kubernetes/cmd/kube-apiserver/app"
 
 	machinev1alpha1 "github.com/skiff-k8s/skiff/apis/machine/v1alpha1"
 	"github.com/skiff-k8s/skiff/apis/storage"
@@ -37,9 +36,13 @@ type Config struct {
 
 // Server is one API server.
 type Server struct {
-	loopback *rest.Config
-	run      func(context.Context) error
-	ready    chan struct{}
+	chain    *chain
+	loopback *loopback
+	// end releases what New started.
+	end context.CancelFunc
+	// bootstrapped is closed when our own hooks are done.
+	bootstrapped <-chan struct{}
+	ready        chan struct{}
 }
 
 // New composes the server. It waits for the storage to answer and reads the
@@ -57,9 +60,6 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	if cfg.RunDir == "" {
 		cfg.RunDir = machinev1alpha1.RunDir + "/apiserver"
 	}
-	if _, err := cfg.Storage.Client(ctx); err != nil {
-		return nil, err
-	}
 	// The server's clients of itself need no warnings about what it does.
 	rest.SetDefaultWarningHandler(rest.NoWarnings{})
 
@@ -67,35 +67,45 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("configure API server: %w", err)
 	}
-	config, err := app.NewConfig(opts)
+	life, end := context.WithCancel(context.WithoutCancel(ctx))
+	lb, shared := newLoopback(), cfg.Storage.Share()
+	c, err := newChain(opts, lb, shared, func() error { return shared.Start(ctx, life) })
 	if err != nil {
-		return nil, fmt.Errorf("configure API server: %w", err)
-	}
-	completed, err := config.Complete()
-	if err != nil {
-		return nil, fmt.Errorf("configure API server: %w", err)
-	}
-	chain, err := app.CreateServerChain(completed)
-	if err != nil {
+		end()
 		return nil, fmt.Errorf("compose API server: %w", err)
 	}
-	prepared, err := chain.PrepareRun()
+	bootstrapped, err := addHooks(c, opts)
 	if err != nil {
+		end()
 		return nil, fmt.Errorf("compose API server: %w", err)
 	}
-	return &Server{
-		loopback: chain.GenericAPIServer.LoopbackClientConfig,
-		run:      prepared.Run,
-		ready:    make(chan struct{}),
-	}, nil
+	return &Server{chain: c, loopback: lb, end: end, bootstrapped: bootstrapped, ready: make(chan struct{})}, nil
 }
 
 // Run serves until ctx ends and then shuts down gracefully: /readyz fails,
 // requests in flight are answered, watches end, listeners close.
 func (s *Server) Run(ctx context.Context) error {
+	defer s.end()
+	defer s.loopback.close()
+	// The servers' own informers answer until the last request is through.
+	life, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	aggregator := s.chain.aggregator
+	s.loopback.open(aggregator.GenericAPIServer.Handler)
+	synced := make(chan struct{})
+	go func() {
+		defer close(synced)
+		s.chain.start(life.Done())
+	}()
+	prepared, err := aggregator.PrepareRun()
+	if err != nil {
+		return fmt.Errorf("prepare API server: %w", err)
+	}
+	<-synced
+
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
-		if err := s.run(ctx); err != nil {
+		if err := prepared.Run(ctx); err != nil {
 			return fmt.Errorf("run API server: %w", err)
 		}
 		return nil
@@ -107,20 +117,23 @@ func (s *Server) Run(ctx context.Context) error {
 // LoopbackClientConfig is a client of this server with all privileges and
 // without limits. Every call returns a new copy.
 func (s *Server) LoopbackClientConfig() *rest.Config {
-	cfg := rest.CopyConfig(s.loopback)
-	cfg.QPS = -1
-	return cfg
+	return rest.CopyConfig(s.chain.aggregator.GenericAPIServer.LoopbackClientConfig)
 }
 
 // Ready is closed when /readyz has passed for the first time.
 func (s *Server) Ready() <-chan struct{} { return s.ready }
 
 // watchReady asks /readyz until it passes: it is the sum of some sixty checks
-// and hooks, and there is no event for that.
+// and hooks, and there is no event for that. Our own hooks take longest.
 func (s *Server) watchReady(ctx context.Context) error {
 	client, err := kubernetes.NewForConfig(s.LoopbackClientConfig())
 	if err != nil {
 		return fmt.Errorf("make loopback client: %w", err)
+	}
+	select {
+	case <-s.bootstrapped:
+	case <-ctx.Done():
+		return nil
 	}
 	err = wait.PollUntilContextCancel(ctx, 5*time.Millisecond, true, func(ctx context.Context) (bool, error) {
 		return client.RESTClient().Get().AbsPath("/readyz").Do(ctx).Error() == nil, nil

@@ -10,6 +10,7 @@ import (
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
 	"go.etcd.io/etcd/server/v3/storage/wal"
+	"go.uber.org/zap"
 )
 
 const (
@@ -30,7 +31,7 @@ const (
 )
 
 func (s *Storage) runEmbedded(ctx context.Context) error {
-	cfg, err := s.embedConfig()
+	cfg, err := s.embedConfig(ctx)
 	if err != nil {
 		return err
 	}
@@ -66,7 +67,7 @@ func (s *Storage) runEmbedded(ctx context.Context) error {
 	}
 }
 
-func (s *Storage) embedConfig() (*embed.Config, error) {
+func (s *Storage) embedConfig(ctx context.Context) (*embed.Config, error) {
 	if err := os.MkdirAll(s.cfg.DataDir, 0o700); err != nil {
 		return nil, fmt.Errorf("make etcd's data directory: %w", err)
 	}
@@ -93,6 +94,6 @@ func (s *Storage) embedConfig() (*embed.Config, error) {
 	cfg.QuotaBackendBytes = quotaBytes
 	// The REST gateway would connect back to the socket for nobody.
 	cfg.EnableGRPCGateway = false
-	cfg.LogLevel = "warn"
+	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.New(logCore{quiet: ctx}))
 	return cfg, nil
 }

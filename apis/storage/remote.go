@@ -7,10 +7,9 @@ import (
 	"path"
 	"time"
 
-	"go.etcd.io/etcd/client/pkg/v3/logutil"
 	"go.etcd.io/etcd/client/pkg/v3/transport"
 	clientv3 "go.etcd.io/etcd/client/v3"
-	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap"
 )
 
 // These are kube-apiserver's own values for its etcd clients.
@@ -25,10 +24,6 @@ func (s *Storage) runRemote(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	logger, err := logutil.CreateDefaultZapLogger(zapcore.WarnLevel)
-	if err != nil {
-		return fmt.Errorf("make etcd's logger: %w", err)
-	}
 	client, err := clientv3.New(clientv3.Config{
 		Context:              context.WithoutCancel(ctx),
 		Endpoints:            s.cfg.Servers,
@@ -36,7 +31,7 @@ func (s *Storage) runRemote(ctx context.Context) error {
 		DialTimeout:          dialTimeout,
 		DialKeepAliveTime:    keepaliveTime,
 		DialKeepAliveTimeout: keepaliveTimeout,
-		Logger:               logger,
+		Logger:               zap.New(logCore{quiet: ctx}),
 	})
 	if err != nil {
 		return fmt.Errorf("connect to etcd %v: %w", s.cfg.Servers, err)

@@ -9,6 +9,7 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/client/v3/kubernetes"
+	"k8s.io/apiserver/pkg/storage/etcd3"
 
 	machinev1alpha1 "github.com/skiff-k8s/skiff/apis/machine/v1alpha1"
 )
@@ -135,6 +136,8 @@ func (s *Storage) set(client *clientv3.Client, err error) {
 		if err != nil {
 			s.err = err
 		} else {
+			// For the share of etcd in the latency of API requests.
+			client.KV = etcd3.NewETCDLatencyTracker(client.KV)
 			s.client = &kubernetes.Client{Client: client}
 			s.client.Kubernetes = s.client
 		}
