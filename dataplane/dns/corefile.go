@@ -98,6 +98,9 @@ func hosted(corefile string, listen netip.AddrPort) ([]byte, error) {
 				write(&out, block.Tokens[name])
 			}
 		}
+		if _, ok := block.Tokens["forward"]; !ok {
+			fmt.Fprintln(&out, outsidePlugin)
+		}
 		out.WriteString("}\n")
 	}
 	return out.Bytes(), nil

@@ -57,7 +57,7 @@ func Run(ctx context.Context, cfg Config) error {
 		return fmt.Errorf("cluster DNS: client: %w", err)
 	}
 	clusterClient.Store(cfg.RESTConfig)
-	registerKubernetes()
+	registerPlugins()
 	dnsserver.Quiet = true
 
 	s := &server{cfg: cfg, log: cfg.Log, client: client}

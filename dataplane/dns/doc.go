@@ -12,5 +12,8 @@
 //   - a changed ConfigMap is in force at once, not after `reload`'s interval,
 //     and one that does not work leaves the last one in force and is reported
 //     by an Event on the ConfigMap;
+//   - without `forward`, names outside the cluster do not exist (NXDOMAIN)
+//     instead of SERVFAIL and a line in the log for each;
+//   - the zone has no NS record: upstream asks its own listen addresses for it;
 //   - `loop` is left out: its answer to a loop is to end the process.
 package dns

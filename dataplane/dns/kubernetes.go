@@ -29,12 +29,13 @@ const (
 // clusterClient is the client of the one cluster DNS in this process.
 var clusterClient atomic.Pointer[rest.Config]
 
-// registerKubernetes makes the plugin known to CoreDNS; its registry is one a
-// process.
-var registerKubernetes = sync.OnceFunc(func() {
+// registerPlugins makes ours known to CoreDNS; its registry is one a process.
+var registerPlugins = sync.OnceFunc(func() {
 	plugin.Register(hostedKubernetesPlugin, setupKubernetes)
+	plugin.Register(outsidePlugin, setupOutside)
 	at := slices.Index(dnsserver.Directives, kubernetesPlugin)
-	dnsserver.Directives = slices.Insert(slices.Clone(dnsserver.Directives), at+1, hostedKubernetesPlugin)
+	order := slices.Insert(slices.Clone(dnsserver.Directives), at+1, hostedKubernetesPlugin)
+	dnsserver.Directives = append(order, outsidePlugin)
 })
 
 func setupKubernetes(c *caddy.Controller) error {

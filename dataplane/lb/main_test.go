@@ -5,7 +5,7 @@ import (
 	"os"
 	"testing"
 
-	"github.com/skiff-k8s/skiff/dataplane/lb/internal/sandbox"
+	"github.com/skiff-k8s/skiff/dataplane/internal/sandbox"
 )
 
 func TestMain(m *testing.M) {

@@ -114,6 +114,27 @@ func BPFFS(t testing.TB) string {
 	return dir
 }
 
+// Address gives a device of the tests' own namespace an address for one test.
+func Address(t testing.TB, dev, addr string) {
+	t.Helper()
+	l, err := netlink.LinkByName(dev)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := netlink.ParseAddr(addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := netlink.AddrAdd(l, a); err != nil {
+		t.Fatalf("address %s on %s: %v", addr, dev, err)
+	}
+	t.Cleanup(func() {
+		if err := netlink.AddrDel(l, a); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // Namespace is a network namespace of one test.
 type Namespace struct {
 	t  testing.TB
