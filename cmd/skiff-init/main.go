@@ -13,9 +13,9 @@ import (
 	"github.com/skiff-k8s/skiff/hostnode/namespaces/pid1"
 )
 
-// configFD is the descriptor on which the supervisor hands over the
-// MachineConfiguration.
-const configFD = 3
+// supervisorFD is the socket on which the supervisor hands over the
+// MachineConfiguration and hears how the boot went.
+const supervisorFD = 3
 
 func init() {
 	// The main thread makes the cgroup namespace and starts the services
@@ -45,18 +45,12 @@ func main() {
 }
 
 func runMachine(log *slog.Logger) error {
-	cfg, err := pid1.ReadConfiguration(configFD)
+	supervisor, err := pid1.OpenSupervisor(supervisorFD)
 	if err != nil {
 		return err
 	}
-	sockets, err := pid1.ParseSockets(os.Getenv(machine.ListenFDs))
-	if err != nil {
-		return err
-	}
-	if err := pid1.Boot(cfg); err != nil {
-		return fmt.Errorf("boot machine %s: %w", cfg.Name, err)
-	}
-	services, err := pid1.NewServices(cfg, sockets, log)
+	services, err := bootMachine(supervisor, log)
+	supervisor.Report(err)
 	if err != nil {
 		return err
 	}
@@ -64,14 +58,30 @@ func runMachine(log *slog.Logger) error {
 	return nil
 }
 
+func bootMachine(supervisor *pid1.Supervisor, log *slog.Logger) (*pid1.Services, error) {
+	cfg, err := supervisor.Configuration()
+	if err != nil {
+		return nil, err
+	}
+	sockets, err := pid1.ParseSockets(os.Getenv(machine.ListenFDs))
+	if err != nil {
+		return nil, err
+	}
+	if err := pid1.Boot(cfg); err != nil {
+		return nil, fmt.Errorf("boot machine %s: %w", cfg.Name, err)
+	}
+	return pid1.NewServices(cfg, sockets, log)
+}
+
 func runWatch(args []string, log *slog.Logger) error {
 	flags := flag.NewFlagSet("watch", flag.ContinueOnError)
 	cfg := pid1.WatchConfig{}
 	flags.IntVar(&cfg.PID, "pid", 0, "process to watch first")
 	flags.StringVar(&cfg.Marker, "while", "", "file whose absence ends the watcher")
+	flags.StringVar(&cfg.Program, "program", "", "path of skiff")
+	flags.StringVar(&cfg.Cluster, "cluster", "", "name of the cluster")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	cfg.Command = flags.Args()
 	return pid1.Watch(cfg, log)
 }

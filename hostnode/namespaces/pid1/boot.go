@@ -14,15 +14,22 @@ import (
 	machine "github.com/skiff-k8s/skiff/apis/machine/v1alpha1"
 )
 
-// ReadConfiguration reads the MachineConfiguration from descriptor fd to its
-// end and closes it.
-func ReadConfiguration(fd int) (*machine.MachineConfiguration, error) {
-	f := os.NewFile(uintptr(fd), "machine configuration")
+// Supervisor is init's end of the socket to the supervisor that started it.
+type Supervisor struct{ conn *os.File }
+
+// OpenSupervisor takes the inherited descriptor fd.
+func OpenSupervisor(fd int) (*Supervisor, error) {
+	f := os.NewFile(uintptr(fd), "supervisor")
 	if f == nil {
-		return nil, fmt.Errorf("read machine configuration: descriptor %d is not open", fd)
+		return nil, fmt.Errorf("open supervisor: descriptor %d is not open", fd)
 	}
-	defer f.Close()
-	data, err := io.ReadAll(f)
+	unix.CloseOnExec(fd)
+	return &Supervisor{conn: f}, nil
+}
+
+// Configuration reads the MachineConfiguration, up to the end of the stream.
+func (s *Supervisor) Configuration() (*machine.MachineConfiguration, error) {
+	data, err := io.ReadAll(s.conn)
 	if err != nil {
 		return nil, fmt.Errorf("read machine configuration: %w", err)
 	}
@@ -32,6 +39,21 @@ func ReadConfiguration(fd int) (*machine.MachineConfiguration, error) {
 	}
 	return cfg, nil
 }
+
+// Report says that the machine has booted, or why not. The supervisor may
+// have died meanwhile: its successor finds the machine by itself.
+func (s *Supervisor) Report(err error) {
+	text := BootDone
+	if err != nil {
+		text = err.Error()
+	}
+	_, _ = s.conn.WriteString(text)
+	s.conn.Close()
+}
+
+// BootDone is what init reports when the machine's services are about to
+// start; anything else is an error's text.
+const BootDone = "booted"
 
 // Boot makes the machine around the calling process: cgroup namespace, root
 // file system, host name. It must run on the thread that later starts the

@@ -18,17 +18,20 @@ type WatchConfig struct {
 	// Marker is a file; the watcher ends when it is gone at the death of the
 	// process, instead of starting another.
 	Marker string
-	// Command starts the successor.
-	Command []string
+	// Program is skiff, Cluster the name: together they start the successor.
+	// They come apart on the watcher's own command line, so that nobody who
+	// looks for supervisors takes the watcher for one.
+	Program, Cluster string
 }
 
 // Watch waits for the end of a process and starts its successor, with
 // back-off, as long as the marker exists. It is the supervisor's second half:
 // a process so small that nothing kills it but a person.
 func Watch(cfg WatchConfig, log *slog.Logger) error {
-	if len(cfg.Command) == 0 {
-		return errors.New("watch: no command given")
+	if cfg.Program == "" || cfg.Cluster == "" || cfg.PID <= 0 {
+		return errors.New("watch: no program, cluster or process given")
 	}
+	command := []string{cfg.Program, "supervise", cfg.Cluster}
 	var backoff Backoff
 	started := time.Now()
 	pid := cfg.PID
@@ -47,11 +50,11 @@ func Watch(cfg WatchConfig, log *slog.Logger) error {
 		}
 		started = time.Now()
 		var err error
-		pid, err = syscall.ForkExec(cfg.Command[0], cfg.Command, &syscall.ProcAttr{
+		pid, err = syscall.ForkExec(cfg.Program, command, &syscall.ProcAttr{
 			Dir: "/", Env: os.Environ(), Files: []uintptr{0, 1, 2}, Sys: &syscall.SysProcAttr{Setsid: true},
 		})
 		if err != nil {
-			return fmt.Errorf("start %s: %w", cfg.Command[0], err)
+			return fmt.Errorf("start %s: %w", cfg.Program, err)
 		}
 		log.Info("supervisor started", "pid", pid)
 	}

@@ -1,0 +1,198 @@
+package supervise
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	cluster "github.com/skiff-k8s/skiff/apis/cluster/v1alpha1"
+)
+
+const (
+	// readyBound is how long an API server may take: a thousand times the
+	// usual, for machines that do something else too.
+	readyBound = 2 * time.Minute
+	// readyRetry is between two questions to an API server that runs and is
+	// not ready yet: upstream's checks have no event for clients without
+	// credentials.
+	readyRetry = 5 * time.Millisecond
+	// undoBound is how long the rollback of a failed create may take.
+	undoBound = 30 * time.Second
+)
+
+// CreateOptions of Create.
+type CreateOptions struct {
+	// Cluster is defaulted and valid. Subnets that are empty become the
+	// default ones or the next that are free on this host; ports that are 0
+	// become free ones.
+	Cluster *cluster.Cluster
+	// Retain keeps what is there when the create fails or is interrupted.
+	Retain bool
+	// Progress is called for each event, from one goroutine at a time.
+	Progress func(Event)
+}
+
+// Create makes the cluster and returns when its machines run and the API
+// server is ready. When it fails or ctx ends, all is undone unless Retain.
+func Create(ctx context.Context, opts CreateOptions) (info *Info, err error) {
+	p, err := DefaultPaths()
+	if err != nil {
+		return nil, err
+	}
+	c, err := clone(opts.Cluster)
+	if err != nil {
+		return nil, err
+	}
+	progress := opts.Progress
+	if progress == nil {
+		progress = func(Event) {}
+	}
+	unlock, err := p.lockCluster(ctx, c.Name)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+
+	end := begin(progress, StepCheck)
+	if err := end(p.preflight(c)); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil && !opts.Retain {
+			// The caller's ctx may be what has ended.
+			undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoBound)
+			defer cancel()
+			if undoErr := p.remove(undo, c.Name); undoErr != nil {
+				err = errors.Join(err, fmt.Errorf("undo: %w", undoErr))
+			}
+		}
+	}()
+	end = begin(progress, StepBuild)
+	rec, sockets, err := p.reserve(ctx, c)
+	defer closeAll(sockets)
+	if err := end(err); err != nil {
+		return nil, err
+	}
+	proc, events, err := p.launch(c.Name, sockets)
+	if err != nil {
+		return nil, err
+	}
+	defer proc.Close()
+	defer events.Close()
+	closeAll(sockets) // the supervisor has its own
+	if err := follow(ctx, events, progress); err != nil {
+		return nil, p.blame(err, c.Name)
+	}
+	end = begin(progress, StepServer)
+	if err := end(p.waitReady(ctx, rec)); err != nil {
+		return nil, p.blame(err, c.Name)
+	}
+	return p.describe(rec), nil
+}
+
+// begin reports the start of a step; the returned function its end.
+func begin(progress func(Event), step Step) func(error) error {
+	start := time.Now()
+	progress(Event{Step: step})
+	return func(err error) error {
+		if err != nil {
+			progress(Event{Step: step, Error: err.Error()})
+			return err
+		}
+		progress(Event{Step: step, Done: true, Took: time.Since(start)})
+		return nil
+	}
+}
+
+// blame adds where to read more; a cancellation needs no reading.
+func (p Paths) blame(err error, name string) error {
+	if errors.Is(err, context.Canceled) {
+		return err
+	}
+	return &Refusal{Err: fmt.Errorf("create cluster %q: %w", name, err),
+		Help: "create it with --retain, then read the files in " + filepath.Join(p.Cluster(name), "logs")}
+}
+
+func clone(c *cluster.Cluster) (*cluster.Cluster, error) {
+	data, err := json.Marshal(c)
+	if err != nil {
+		return nil, fmt.Errorf("copy config: %w", err)
+	}
+	out := &cluster.Cluster{}
+	if err := json.Unmarshal(data, out); err != nil {
+		return nil, fmt.Errorf("copy config: %w", err)
+	}
+	cluster.SetDefaults(out)
+	return out, nil
+}
+
+// reserve takes what clusters of one host must not share, ranges and ports,
+// and publishes the cluster that has them.
+func (p Paths) reserve(ctx context.Context, c *cluster.Cluster) (*record, map[string]*os.File, error) {
+	unlock, err := p.lockHost(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer unlock()
+	h, err := readHost(p)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := p.chooseRanges(c); err != nil {
+		return nil, nil, err
+	}
+	rec, err := newRecord(c, time.Now())
+	if err != nil {
+		return nil, nil, err
+	}
+	sockets, err := openSockets(ctx, rec)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := p.build(rec, h); err != nil {
+		closeAll(sockets)
+		return nil, nil, err
+	}
+	return rec, sockets, nil
+}
+
+// waitReady asks the API server on its host endpoint until every check of its
+// readiness passes. The first connection waits in the listener's queue until
+// there is a server.
+func (p Paths) waitReady(ctx context.Context, rec *record) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, readyBound, fmt.Errorf("the API server is not ready after %v", readyBound))
+	defer cancel()
+	ca, err := os.ReadFile(filepath.Join(p.Cluster(rec.Cluster.Name), "pki", "ca.crt"))
+	if err != nil {
+		return err
+	}
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(ca)
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}}}
+	defer client.CloseIdleConnections()
+	for {
+		request, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+clientAddress(&rec.Cluster)+"/readyz", nil)
+		if err != nil {
+			return err
+		}
+		response, err := client.Do(request)
+		if err == nil {
+			response.Body.Close()
+			if response.StatusCode == http.StatusOK {
+				return nil
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(readyRetry):
+		}
+	}
+}

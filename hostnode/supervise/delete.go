@@ -1,0 +1,159 @@
+package supervise
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/skiff-k8s/skiff/dataplane/fabric"
+	"github.com/skiff-k8s/skiff/hostnode/namespaces"
+)
+
+// Delete takes a cluster away, whole or half-made, with or without a living
+// supervisor. ErrNotFound if there is no trace of it.
+func Delete(ctx context.Context, name string) error {
+	p, err := DefaultPaths()
+	if err != nil {
+		return err
+	}
+	unlock, err := p.lockCluster(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if !p.traces(name) {
+		return fmt.Errorf("cluster %q: %w", name, ErrNotFound)
+	}
+	if err := p.remove(ctx, name); err != nil {
+		return fmt.Errorf("delete cluster %q: %w", name, err)
+	}
+	return nil
+}
+
+// traces says whether anything of the cluster is left on the host.
+func (p Paths) traces(name string) bool {
+	paths := []string{p.Cluster(name), p.aside(name), p.deleted(name), p.Run(name)}
+	if layout, err := namespaces.Layout(); err == nil {
+		for _, h := range layout {
+			paths = append(paths, filepath.Join(h.Mount, cgroup(name)))
+		}
+	}
+	return slices.ContainsFunc(paths, func(path string) bool {
+		_, err := os.Lstat(path)
+		return err == nil
+	})
+}
+
+// remove finds everything of a cluster by its name. It succeeds when there is
+// nothing.
+//
+//	published → taken back (nobody restarts anything) → processes dead →
+//	network gone → run directory gone → cluster directory gone
+func (p Paths) remove(ctx context.Context, name string) error {
+	if err := p.takeBack(name); err != nil {
+		return err
+	}
+	layout, err := namespaces.Layout()
+	if err != nil {
+		return err
+	}
+	// The supervisor first, or it would start machines again.
+	if err := layout.Remove(ctx, supervisorCgroup(name)); err != nil {
+		return err
+	}
+	if err := layout.Remove(ctx, cgroup(name)); err != nil {
+		return err
+	}
+	layout.RemoveEmpty("skiff")
+	if err := p.removeNetwork(ctx, name); err != nil {
+		return err
+	}
+	for _, dir := range []string{p.Run(name), p.aside(name), p.deleted(name)} {
+		// Never delete through a mount.
+		if err := unmountBelow(dir); err != nil {
+			return err
+		}
+		if err := os.RemoveAll(dir); err != nil {
+			return fmt.Errorf("remove directory: %w", err)
+		}
+	}
+	// Directories of skiff's own go when they are empty.
+	for _, dir := range []string{p.clusters(), p.RunDir} {
+		_ = os.Remove(dir)
+	}
+	return nil
+}
+
+// takeBack is the opposite of publishing: the watcher and the supervisor see
+// that the cluster is no more.
+func (p Paths) takeBack(name string) error {
+	err := os.Rename(p.Cluster(name), p.deleted(name))
+	switch {
+	case err == nil, errors.Is(err, fs.ErrNotExist):
+		return nil
+	case errors.Is(err, fs.ErrExist):
+		// An earlier delete was interrupted, and a new cluster made since.
+		if err := unmountBelow(p.deleted(name)); err != nil {
+			return err
+		}
+		if err := os.RemoveAll(p.deleted(name)); err != nil {
+			return fmt.Errorf("remove directory: %w", err)
+		}
+		return os.Rename(p.Cluster(name), p.deleted(name))
+	}
+	return fmt.Errorf("take back cluster directory: %w", err)
+}
+
+// removeNetwork needs the record, for the ranges; without one there was never
+// a network.
+func (p Paths) removeNetwork(ctx context.Context, name string) error {
+	for _, dir := range []string{p.deleted(name), p.aside(name)} {
+		rec, err := readRecordAt(filepath.Join(dir, "cluster.json"))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		f, err := p.newFabric(rec)
+		if err != nil {
+			return err
+		}
+		return removeFabric(ctx, f)
+	}
+	return nil
+}
+
+func removeFabric(ctx context.Context, f *fabric.Fabric) error {
+	if err := f.Remove(ctx); err != nil {
+		return fmt.Errorf("remove network: %w", err)
+	}
+	return nil
+}
+
+// Names lists the clusters that Delete would find, half-made ones included.
+func Names(context.Context) ([]string, error) {
+	p, err := DefaultPaths()
+	if err != nil {
+		return nil, err
+	}
+	entries, err := os.ReadDir(p.clusters())
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("list clusters: %w", err)
+	}
+	var names []string
+	for _, e := range entries {
+		name := strings.TrimPrefix(e.Name(), ".")
+		if name != e.Name() {
+			name = strings.TrimSuffix(strings.TrimSuffix(name, ".new"), ".deleted")
+		}
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return slices.Compact(names), nil
+}

@@ -1,0 +1,17 @@
+// Package supervise is the machine room: it makes clusters out of machines,
+// keeps them running and takes them away.
+//
+// A cluster is one directory (Paths.Cluster) that is built aside and
+// published by one rename, and its run state (Paths.Run). One supervisor
+// process per cluster, Run, starts the machines, watches and restarts them
+// and wires their cables; it outlives the command that created the cluster,
+// and a watcher process starts it again when it dies. Machines outlive both:
+// a new supervisor finds them by process id and start time.
+//
+// The other functions are the verbs of the command line. They need no
+// supervisor: they find things by the cluster's name, so that a half-made or
+// half-dead cluster can be listed and deleted like a whole one. Two commands
+// on one cluster are serialized by a lock file.
+//
+// It knows nothing of Pods or any other API object.
+package supervise

@@ -1,0 +1,31 @@
+package supervise
+
+import "time"
+
+// Step of a create, in order.
+type Step string
+
+// The steps of Create. StepMachines and StepNetwork overlap.
+const (
+	StepCheck    Step = "check"    // the host, the config, ports and ranges
+	StepBuild    Step = "build"    // directory, certificates, configuration
+	StepNetwork  Step = "network"  // the switch and the cables
+	StepMachines Step = "machines" // namespaces, cgroups, process 1
+	StepServer   Step = "server"   // until the API server is ready
+)
+
+// Event is progress of a create.
+type Event struct {
+	Step Step `json:"step"`
+	// Machine is set when the event is about one.
+	Machine string `json:"machine,omitempty"`
+	// Done says that the step has ended; the first event of a step is its
+	// start.
+	Done bool `json:"done,omitempty"`
+	// Took is how long it took, when done.
+	Took time.Duration `json:"took,omitempty"`
+	// Note is something the user should know although all went well.
+	Note string `json:"note,omitempty"`
+	// Error ended the step, and the create.
+	Error string `json:"error,omitempty"`
+}

@@ -1,0 +1,86 @@
+package supervise
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/skiff-k8s/skiff/hostnode/namespaces"
+)
+
+// sharedDirs of the host are seen by machines, read-only: programs, libraries
+// and what those read.
+var sharedDirs = []string{
+	"/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32",
+	"/etc/ssl", "/etc/pki", "/etc/ca-certificates", "/etc/alternatives",
+}
+
+// readHost looks at the machine that we run on.
+func readHost(p Paths) (host, error) {
+	layout, err := namespaces.Layout()
+	if err != nil {
+		return host{}, err
+	}
+	h := host{paths: p, layout: layout}
+	for _, dir := range sharedDirs {
+		// Links of a merged /usr are made again in the machine.
+		if info, err := os.Lstat(dir); err == nil && info.IsDir() {
+			h.dirs = append(h.dirs, dir)
+		}
+	}
+	h.resolvers = readResolvers("/etc/resolv.conf", "/run/systemd/resolve/resolv.conf")
+	return h, nil
+}
+
+// readResolvers returns the nameservers of the first file that has any which
+// can be reached from another network namespace: not those on loopback.
+func readResolvers(files ...string) []string {
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			continue
+		}
+		if found := parseResolvers(string(data)); len(found) > 0 {
+			return found
+		}
+	}
+	return nil
+}
+
+func parseResolvers(conf string) []string {
+	var found []string
+	for line := range strings.Lines(conf) {
+		fields := strings.Fields(line)
+		if len(fields) < 2 || fields[0] != "nameserver" {
+			continue
+		}
+		addr, err := netip.ParseAddr(fields[1])
+		// The fabric carries IPv4 only so far.
+		if err != nil || addr.IsLoopback() || addr.IsUnspecified() || !addr.Is4() || slices.Contains(found, addr.String()) {
+			continue
+		}
+		found = append(found, addr.String())
+	}
+	return found
+}
+
+// machineID is 128 bits that are the machine's own and stay the same for the
+// life of the cluster.
+func machineID(clusterID, machine string) string {
+	sum := sha256.Sum256([]byte(clusterID + "/" + machine))
+	return hex.EncodeToString(sum[:16])
+}
+
+func joinPort(address string, port int32) string {
+	return net.JoinHostPort(address, strconv.Itoa(int(port)))
+}
+
+func sorted(list []string) []string {
+	slices.Sort(list)
+	return list
+}

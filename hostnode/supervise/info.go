@@ -1,0 +1,166 @@
+package supervise
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	cluster "github.com/skiff-k8s/skiff/apis/cluster/v1alpha1"
+	"github.com/skiff-k8s/skiff/hostnode/namespaces"
+)
+
+// State of a cluster as a whole.
+type State string
+
+// The values of State.
+const (
+	// Running: the supervisor and every machine run.
+	Running State = "running"
+	// Degraded: some of them do.
+	Degraded State = "degraded"
+	// Stopped: nothing runs.
+	Stopped State = "stopped"
+)
+
+// Info describes a cluster.
+type Info struct {
+	Name       string             `json:"name"`
+	State      State              `json:"state"`
+	Created    time.Time          `json:"created"`
+	Durability cluster.Durability `json:"durability"`
+	// Endpoint is the API server's host:port for clients on the host.
+	Endpoint string `json:"endpoint"`
+	// SupervisorPID is 0 when it is down.
+	SupervisorPID      int           `json:"supervisorPID,omitempty"`
+	NodeSubnet         string        `json:"nodeSubnet"`
+	PodSubnet          string        `json:"podSubnet"`
+	ServiceSubnet      string        `json:"serviceSubnet"`
+	LoadBalancerSubnet string        `json:"loadBalancerSubnet"`
+	Machines           []MachineInfo `json:"machines"`
+	// Cluster is the config with everything that was chosen for it.
+	Cluster *cluster.Cluster `json:"-"`
+}
+
+// MachineInfo describes a machine.
+type MachineInfo struct {
+	Name    string       `json:"name"`
+	Role    cluster.Role `json:"role"`
+	IP      string       `json:"ip"`
+	PodCIDR string       `json:"podCIDR"`
+	// PID of its init on the host; 0 when the machine is down.
+	PID     int       `json:"pid,omitempty"`
+	Running bool      `json:"running"`
+	Started time.Time `json:"started,omitzero"`
+}
+
+// List describes every cluster of the host, by name.
+func List(context.Context) ([]Info, error) {
+	p, err := DefaultPaths()
+	if err != nil {
+		return nil, err
+	}
+	records, err := p.published()
+	if err != nil {
+		return nil, err
+	}
+	list := make([]Info, 0, len(records))
+	for _, rec := range records {
+		list = append(list, *p.describe(rec))
+	}
+	return list, nil
+}
+
+// Get describes one cluster; ErrNotFound.
+func Get(_ context.Context, name string) (*Info, error) {
+	p, err := DefaultPaths()
+	if err != nil {
+		return nil, err
+	}
+	rec, err := p.readRecord(name)
+	if err != nil {
+		return nil, err
+	}
+	return p.describe(rec), nil
+}
+
+// published reads the records of all clusters, in the order of their names.
+func (p Paths) published() ([]*record, error) {
+	entries, err := os.ReadDir(p.clusters())
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("list clusters: %w", err)
+	}
+	var records []*record
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), ".") {
+			continue // being built or taken away
+		}
+		rec, err := p.readRecord(e.Name())
+		if errors.Is(err, ErrNotFound) {
+			continue // deleted since the listing
+		}
+		if err != nil {
+			return nil, err
+		}
+		records = append(records, rec)
+	}
+	return records, nil
+}
+
+func (p Paths) describe(rec *record) *Info {
+	c := &rec.Cluster
+	info := &Info{
+		Name: c.Name, Created: rec.Created, Durability: c.Durability, Endpoint: clientAddress(c), Cluster: c,
+		NodeSubnet: c.Networking.NodeSubnet, PodSubnet: c.Networking.PodSubnet,
+		ServiceSubnet: c.Networking.ServiceSubnet, LoadBalancerSubnet: c.Networking.LoadBalancerSubnet,
+	}
+	up := 0
+	if proc, _, err := findProcess(p.supervisorState(c.Name)); err == nil {
+		info.SupervisorPID = proc.PID
+		proc.Close()
+		up++
+	}
+	for _, m := range rec.Machines {
+		mi := MachineInfo{Name: m.Name, Role: m.Role, IP: m.IP.String(), PodCIDR: m.PodCIDR.String()}
+		if proc, state, err := findProcess(p.machineState(c.Name, m.Name)); err == nil {
+			mi.PID, mi.Running, mi.Started = proc.PID, true, state.Started
+			proc.Close()
+			up++
+		}
+		info.Machines = append(info.Machines, mi)
+	}
+	switch up {
+	case 0:
+		info.State = Stopped
+	case len(rec.Machines) + 1:
+		info.State = Running
+	default:
+		info.State = Degraded
+	}
+	return info
+}
+
+// openMachine finds the running process 1 of a machine. An empty machine
+// means the control plane's.
+func (p Paths) openMachine(name, machine string) (*record, string, *namespaces.Process, error) {
+	rec, err := p.readRecord(name)
+	if err != nil {
+		return nil, "", nil, err
+	}
+	if machine == "" {
+		machine = rec.controlPlane().Name
+	}
+	if _, err := rec.machine(machine); err != nil {
+		return nil, "", nil, err
+	}
+	proc, _, err := findProcess(p.machineState(name, machine))
+	if errors.Is(err, namespaces.ErrGone) {
+		err = ErrNotRunning
+	}
+	if err != nil {
+		return nil, "", nil, fmt.Errorf("machine %q of cluster %q: %w", machine, name, err)
+	}
+	return rec, machine, proc, nil
+}

@@ -1,0 +1,108 @@
+package supervise
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"testing"
+
+	machine "github.com/skiff-k8s/skiff/apis/machine/v1alpha1"
+	"github.com/skiff-k8s/skiff/hostnode/handover"
+)
+
+// The test program plays two further parts: `skiff supervise NAME`, which
+// Create starts from the running program, and skiff-machine, whose
+// control-plane is a TLS server on the handed-over socket with the cluster's
+// real certificate.
+func TestMain(m *testing.M) {
+	if filepath.Base(os.Args[0]) == machineProgram {
+		if err := playMachine(os.Args[1]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	if len(os.Args) == 3 && os.Args[1] == "supervise" {
+		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+		defer stop()
+		if err := Run(ctx, os.Args[2]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	os.Exit(runTests(m))
+}
+
+// runTests gives the tests directories of their own and real programs.
+func runTests(m *testing.M) int {
+	if os.Geteuid() != 0 {
+		return m.Run()
+	}
+	// Short: the path of a unix socket has 107 bytes.
+	dir, err := os.MkdirTemp("", "skiff-test")
+	if err != nil {
+		panic(err)
+	}
+	defer os.RemoveAll(dir)
+	libexec := filepath.Join(dir, "libexec")
+	build := exec.Command("go", "build", "-o", libexec+"/", "github.com/skiff-k8s/skiff/cmd/skiff-init")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		panic(fmt.Sprintf("build skiff-init: %v\n%s", err, out))
+	}
+	self, err := os.ReadFile("/proc/self/exe")
+	if err != nil {
+		panic(err)
+	}
+	if err := os.WriteFile(filepath.Join(libexec, machineProgram), self, 0o755); err != nil {
+		panic(err)
+	}
+	os.Setenv(EnvStateDir, filepath.Join(dir, "state"))
+	os.Setenv(EnvRunDir, filepath.Join(dir, "run"))
+	os.Setenv(EnvLibexec, libexec)
+	before := inventory()
+	code := m.Run()
+	for _, left := range difference(before, inventory()) {
+		fmt.Println("left behind:", left)
+		code = 1
+	}
+	return code
+}
+
+func playMachine(role string) error {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	fmt.Println(role, "starts")
+	if role != "control-plane" {
+		<-ctx.Done()
+		return nil
+	}
+	files, err := handover.Files(os.Getenv(machine.ListenFDs))
+	if err != nil {
+		return err
+	}
+	l, err := handover.Listener(files[machine.SocketAPIServer])
+	if err != nil {
+		return err
+	}
+	cert, err := tls.LoadX509KeyPair(machine.APIServerCertFile, machine.APIServerKeyFile)
+	if err != nil {
+		return err
+	}
+	server := &http.Server{
+		TLSConfig: &tls.Config{Certificates: []tls.Certificate{cert}},
+		Handler:   http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprintln(w, os.Getpid()) }),
+	}
+	context.AfterFunc(ctx, func() { server.Close() })
+	if err := server.ServeTLS(l, "", ""); ctx.Err() == nil {
+		return err
+	}
+	return nil
+}

@@ -1,0 +1,283 @@
+package supervise
+
+import (
+	"fmt"
+	"maps"
+	"strconv"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/api/resource"
+
+	cluster "github.com/skiff-k8s/skiff/apis/cluster/v1alpha1"
+	machine "github.com/skiff-k8s/skiff/apis/machine/v1alpha1"
+	"github.com/skiff-k8s/skiff/hostnode/namespaces"
+)
+
+const (
+	dnsDomain = "cluster.local"
+	// mtu of every cable: the host's usual one, so that packets to the
+	// outside need no fragments.
+	mtu = 1500
+	// dnsAddress is the place of cluster DNS in the service range.
+	dnsAddress = 10
+	// podTasks is how many processes and threads a declared Pod may count
+	// for in the machine's limit, systemTasks what skiff's own may have: a
+	// fork bomb stays in its machine.
+	podTasks    = 1024
+	systemTasks = 4096
+)
+
+// Files in a machine's /etc/skiff and /var/log/skiff.
+const (
+	auditPolicyFile = machine.EtcDir + "/audit-policy.yaml"
+	auditLogFile    = logDir + "/audit.log"
+	etcdCAFile      = machine.PKIDir + "/etcd-ca.crt"
+	etcdCertFile    = machine.PKIDir + "/etcd-client.crt"
+	etcdKeyFile     = machine.PKIDir + "/etcd-client.key"
+	logDir          = "/var/log/skiff"
+)
+
+// machinePlan is everything about one machine that follows from the record.
+type machinePlan struct {
+	node         machine.NodeConfiguration
+	controlPlane *machine.ControlPlaneConfiguration
+	init         machine.MachineConfiguration
+	limits       namespaces.Limits
+	// sockets are those of the host that the machine is handed, by name.
+	sockets map[string]socket
+}
+
+// socket of the host.
+type socket struct {
+	network string // tcp4, udp4, tcp6, udp6
+	address string
+	field   string
+}
+
+// host is what a plan depends on besides the record.
+type host struct {
+	paths     Paths
+	layout    namespaces.Hierarchies
+	resolvers []string
+	// dirs says which of the directories that machines share with the host
+	// exist as directories.
+	dirs []string
+}
+
+// planMachine is pure: the same record and host give the same plan.
+func planMachine(rec *record, i int, h host) (*machinePlan, error) {
+	c, m, n := &rec.Cluster, rec.Machines[i], rec.Cluster.Nodes[i]
+	node, limits, err := planNode(rec, i)
+	if err != nil {
+		return nil, err
+	}
+	plan := &machinePlan{node: *node, limits: limits, sockets: planSockets(rec, i)}
+	var portNames []string
+	for name := range plan.sockets {
+		if name != machine.SocketAPIServer {
+			portNames = append(portNames, name)
+		}
+	}
+	services := []machine.Service{{
+		Name: "node", Args: []string{machine.LibexecDir + "/" + machineProgram, "node"}, Sockets: sorted(portNames),
+	}}
+	if m.Role == cluster.ControlPlaneRole {
+		if plan.controlPlane, err = planControlPlane(rec, i, h.resolvers); err != nil {
+			return nil, err
+		}
+		// First: everybody waits for it.
+		services = append([]machine.Service{{
+			Name: "control-plane", Args: []string{machine.LibexecDir + "/" + machineProgram, "control-plane"},
+			Sockets: []string{machine.SocketAPIServer},
+		}}, services...)
+	}
+	plan.init = machine.MachineConfiguration{
+		Name:     m.Name,
+		Cgroups:  h.layout.Machine(machineCgroup(c.Name, m.Name)),
+		Mounts:   planMounts(rec, i, h),
+		NewRoot:  h.paths.root(c.Name),
+		Files:    planFiles(rec, i, h.resolvers),
+		Services: services,
+		LogDir:   logDir,
+	}
+	if n.Resources.Pods < 0 {
+		return nil, fmt.Errorf("nodes[%d].resources.pods: %d is negative", i, n.Resources.Pods)
+	}
+	return plan, nil
+}
+
+func planNode(rec *record, i int) (*machine.NodeConfiguration, namespaces.Limits, error) {
+	c, m, n := &rec.Cluster, rec.Machines[i], rec.Cluster.Nodes[i]
+	dns, err := nth(c.Networking.ServiceSubnet, dnsAddress)
+	if err != nil {
+		return nil, namespaces.Limits{}, &Refusal{Field: "networking.serviceSubnet", Err: err}
+	}
+	cpu, err := wholeNumber(n.Resources.CPU)
+	if err != nil {
+		return nil, namespaces.Limits{}, &Refusal{Field: fmt.Sprintf("nodes[%d].resources.cpu", i), Err: err, Help: "whole cores, for example 2"}
+	}
+	memory, err := wholeNumber(n.Resources.Memory)
+	if err != nil {
+		return nil, namespaces.Limits{}, &Refusal{Field: fmt.Sprintf("nodes[%d].resources.memory", i), Err: err, Help: "a quantity, for example 4Gi"}
+	}
+	labels := map[string]string{}
+	var taints []machine.Taint
+	if m.Role == cluster.ControlPlaneRole {
+		labels["node-role.kubernetes.io/control-plane"] = ""
+		labels["node.kubernetes.io/exclude-from-external-load-balancers"] = ""
+		if hasWorkers(c) {
+			taints = append(taints, machine.Taint{Key: "node-role.kubernetes.io/control-plane", Effect: "NoSchedule"})
+		}
+	}
+	maps.Copy(labels, n.Labels)
+	cfg := &machine.NodeConfiguration{
+		ClusterName: c.Name, NodeName: m.Name, NodeIP: m.IP.String(),
+		APIServer:    apiServerURL(rec),
+		ControlPlane: m.Role == cluster.ControlPlaneRole,
+		Labels:       labels, Taints: taints,
+		ProviderID: "skiff://" + c.Name + "/" + m.Name,
+		PodCIDR:    m.PodCIDR.String(), PodSubnet: c.Networking.PodSubnet, ServiceSubnet: c.Networking.ServiceSubnet,
+		ClusterDNS: dns.String(), DNSDomain: dnsDomain, MTU: mtu,
+		CPU: int(cpu), MemoryBytes: memory, Pods: n.Resources.Pods,
+		FeatureGates: c.FeatureGates, SeccompDefault: c.SeccompDefault,
+	}
+	limits := namespaces.Limits{CPU: int(cpu), MemoryBytes: memory}
+	if n.Resources.Pods > 0 {
+		limits.PIDs = n.Resources.Pods*podTasks + systemTasks
+	}
+	return cfg, limits, nil
+}
+
+// apiServerURL is how machines reach the API server, without a Service.
+func apiServerURL(rec *record) string {
+	return "https://" + rec.controlPlane().IP.String() + ":" + strconv.Itoa(machine.APIServerPort)
+}
+
+func planControlPlane(rec *record, i int, resolvers []string) (*machine.ControlPlaneConfiguration, error) {
+	c, m := &rec.Cluster, rec.Machines[i]
+	dns, err := nth(c.Networking.ServiceSubnet, dnsAddress)
+	if err != nil {
+		return nil, &Refusal{Field: "networking.serviceSubnet", Err: err}
+	}
+	cfg := &machine.ControlPlaneConfiguration{
+		ClusterName: c.Name, NodeName: m.Name, NodeIP: m.IP.String(),
+		PodSubnet: c.Networking.PodSubnet, ServiceSubnet: c.Networking.ServiceSubnet,
+		DNSServiceIP: dns.String(), DNSDomain: dnsDomain, UpstreamResolvers: resolvers,
+		EtcdServers: c.EtcdServers, Durable: c.Durability == cluster.Durable,
+		FeatureGates: c.FeatureGates, RuntimeConfig: c.RuntimeConfig,
+		TaintControlPlane: hasWorkers(c),
+	}
+	if c.EtcdTLS != nil {
+		cfg.EtcdCAFile = given(c.EtcdTLS.CAFile, etcdCAFile)
+		cfg.EtcdCertFile = given(c.EtcdTLS.CertFile, etcdCertFile)
+		cfg.EtcdKeyFile = given(c.EtcdTLS.KeyFile, etcdKeyFile)
+	}
+	if c.AuditPolicy != "" {
+		cfg.AuditPolicyFile, cfg.AuditLogFile = auditPolicyFile, auditLogFile
+	}
+	return cfg, nil
+}
+
+// given is the machine's path of a file when the host's path is set.
+func given(hostPath, path string) string {
+	if hostPath == "" {
+		return ""
+	}
+	return path
+}
+
+// planSockets names the sockets of the host that machine i serves.
+func planSockets(rec *record, i int) map[string]socket {
+	c, n := &rec.Cluster, rec.Cluster.Nodes[i]
+	sockets := map[string]socket{}
+	if n.Role == cluster.ControlPlaneRole {
+		sockets[machine.SocketAPIServer] = socket{
+			network: "tcp", address: joinPort(c.Networking.APIServerAddress, c.Networking.APIServerPort), field: "networking.apiServerPort"}
+	}
+	for j, pm := range n.ExtraPortMappings {
+		protocol := strings.ToLower(pm.Protocol)
+		sockets[fmt.Sprintf("%s%s/%d/%d", machine.SocketPortPrefix, protocol, pm.ContainerPort, j)] = socket{
+			network: protocol, address: joinPort(pm.ListenAddress, pm.HostPort),
+			field: fmt.Sprintf("nodes[%d].extraPortMappings[%d].hostPort", i, j)}
+	}
+	return sockets
+}
+
+// planMounts are the directories that the machine shares with the host.
+func planMounts(rec *record, i int, h host) []machine.Mount {
+	c, m := &rec.Cluster, rec.Machines[i]
+	dir := h.paths.Cluster(c.Name)
+	var mounts []machine.Mount
+	for _, path := range h.dirs {
+		mounts = append(mounts, machine.Mount{Source: path, Target: path, Type: "rbind", ReadOnly: true})
+	}
+	own := dir + "/machines/" + m.Name
+	mounts = append(mounts,
+		machine.Mount{Source: own + "/etc", Target: machine.EtcDir, Type: "bind", ReadOnly: true},
+		machine.Mount{Source: own + "/kubernetes", Target: "/etc/kubernetes", Type: "bind"},
+		machine.Mount{Source: own + "/var", Target: "/var", Type: "bind"},
+		machine.Mount{Source: dir + "/logs/" + m.Name, Target: logDir, Type: "bind"},
+		machine.Mount{Source: dir + "/volumes", Target: machine.VolumesDir, Type: "bind"},
+		machine.Mount{Source: h.paths.Images(), Target: machine.ImageStoreDir, Type: "rbind", ReadOnly: true},
+		machine.Mount{Source: h.paths.Libexec, Target: machine.LibexecDir, Type: "bind", ReadOnly: true},
+	)
+	if m.Role == cluster.ControlPlaneRole {
+		mounts = append(mounts, machine.Mount{Source: h.paths.switchBPF(c.Name), Target: machine.SwitchBPFDir, Type: "bind"})
+	}
+	for _, e := range rec.Cluster.Nodes[i].ExtraMounts {
+		mounts = append(mounts, machine.Mount{Source: e.HostPath, Target: e.ContainerPath, Type: "rbind",
+			ReadOnly: e.ReadOnly, Propagation: propagation[e.Propagation]})
+	}
+	return mounts
+}
+
+// propagation translates kind's words.
+var propagation = map[string]string{"": "", "None": "", "HostToContainer": "rslave", "Bidirectional": "rshared"}
+
+// planFiles are the machine's own files in /etc.
+func planFiles(rec *record, i int, resolvers []string) []machine.File {
+	m := rec.Machines[i]
+	var hosts, resolv strings.Builder
+	hosts.WriteString("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n")
+	for _, other := range rec.Machines {
+		fmt.Fprintf(&hosts, "%s\t%s\n", other.IP, other.Name)
+	}
+	for _, r := range resolvers {
+		fmt.Fprintf(&resolv, "nameserver %s\n", r)
+	}
+	if search := rec.Cluster.Networking.DNSSearch; search != nil && len(*search) > 0 {
+		fmt.Fprintf(&resolv, "search %s\n", strings.Join(*search, " "))
+	}
+	return []machine.File{
+		{Path: "/etc/hostname", Content: m.Name + "\n", Mode: 0o644},
+		{Path: "/etc/hosts", Content: hosts.String(), Mode: 0o644},
+		{Path: "/etc/resolv.conf", Content: resolv.String(), Mode: 0o644},
+		{Path: "/etc/machine-id", Content: machineID(rec.ID, m.Name) + "\n", Mode: 0o444},
+		{Path: "/etc/crictl.yaml", Content: "runtime-endpoint: unix://" + machine.ContainerdSocket + "\n", Mode: 0o644},
+	}
+}
+
+// wholeNumber reads a quantity that must be a whole number; empty is zero.
+func wholeNumber(s string) (int64, error) {
+	if s == "" {
+		return 0, nil
+	}
+	q, err := resource.ParseQuantity(s)
+	if err != nil {
+		return 0, fmt.Errorf("%q is not a quantity: %w", s, err)
+	}
+	v, ok := q.AsInt64()
+	if !ok || v < 0 {
+		return 0, fmt.Errorf("%q is not a whole number", s)
+	}
+	return v, nil
+}
+
+func hasWorkers(c *cluster.Cluster) bool {
+	for _, n := range c.Nodes {
+		if n.Role == cluster.WorkerRole {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,109 @@
+package supervise
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	cluster "github.com/skiff-k8s/skiff/apis/cluster/v1alpha1"
+)
+
+// preflight finds out what would stop a create, before anything is made.
+func (p Paths) preflight(c *cluster.Cluster) error {
+	if os.Geteuid() != 0 {
+		return &Refusal{Err: errors.New("skiff must run as root: it makes namespaces, mounts and cgroups"), Help: "run it with sudo"}
+	}
+	if _, err := os.Lstat(p.Cluster(c.Name)); err == nil {
+		return &Refusal{Err: fmt.Errorf("cluster %q: %w", c.Name, ErrExists), Help: "skiff delete cluster --name " + c.Name + ", or choose another --name"}
+	}
+	for _, program := range []string{initProgram, machineProgram} {
+		if _, err := os.Stat(filepath.Join(p.Libexec, program)); err != nil {
+			return &Refusal{Err: fmt.Errorf("find skiff's programs: %w", err), Help: "run make build"}
+		}
+	}
+	if err := probeKernel(); err != nil {
+		return err
+	}
+	return errors.Join(checkFiles(c)...)
+}
+
+// fileSystems that machines mount; asking for one loads its module.
+var fileSystems = []struct{ name, consequence string }{
+	{"overlay", "containers cannot have a root file system"},
+	{"bpf", "Services cannot be programmed"},
+	{"cgroup2", "Services cannot be programmed"},
+	{"mqueue", "containers cannot have message queues"},
+}
+
+func probeKernel() error {
+	for _, fs := range fileSystems {
+		fd, err := unix.Fsopen(fs.name, unix.FSOPEN_CLOEXEC)
+		if err != nil {
+			return &Refusal{Err: fmt.Errorf("kernel feature: file system %s: %w: %s", fs.name, err, fs.consequence), Help: "use a kernel that has it; Linux 6.6 or later of any distribution does"}
+		}
+		unix.Close(fd)
+	}
+	layout, err := readHost(Paths{})
+	if err != nil {
+		return err
+	}
+	for _, h := range layout.layout {
+		if h.Controllers == "" {
+			return nil
+		}
+	}
+	return &Refusal{Err: errors.New("kernel feature: no cgroup2 tree is mounted: Services cannot be programmed"),
+		Help: "mkdir -p /sys/fs/cgroup/unified && mount -t cgroup2 none /sys/fs/cgroup/unified"}
+}
+
+// checkFiles looks for the files of the host that the config names.
+func checkFiles(c *cluster.Cluster) []error {
+	var errs []error
+	check := func(field, path, help string) {
+		if path == "" {
+			return
+		}
+		if _, err := os.Stat(path); err != nil {
+			errs = append(errs, &Refusal{Field: field, Err: err, Help: help})
+		}
+	}
+	for i, n := range c.Nodes {
+		for j, m := range n.ExtraMounts {
+			field := fmt.Sprintf("nodes[%d].extraMounts[%d]", i, j)
+			check(field+".hostPath", m.HostPath, "create it first: mkdir -p "+m.HostPath)
+			if err := checkPropagation(field, m); err != nil {
+				errs = append(errs, err)
+			}
+		}
+	}
+	check("auditPolicy", c.AuditPolicy, "")
+	if t := c.EtcdTLS; t != nil {
+		check("etcdTLS.caFile", t.CAFile, "")
+		check("etcdTLS.certFile", t.CertFile, "")
+		check("etcdTLS.keyFile", t.KeyFile, "")
+	}
+	return errs
+}
+
+// checkPropagation refuses a propagation that the mount below the host's path
+// does not give: the kernel would silently propagate nothing.
+func checkPropagation(field string, m cluster.Mount) error {
+	if propagation[m.Propagation] == "" {
+		return nil
+	}
+	mount, options, err := mountOf(m.HostPath)
+	if err != nil {
+		return nil // the missing path is an error of its own
+	}
+	shared := slices.ContainsFunc(options, func(o string) bool { return hasTag(o, "shared") })
+	slave := slices.ContainsFunc(options, func(o string) bool { return hasTag(o, "master") })
+	if shared || (slave && m.Propagation == "HostToContainer") {
+		return nil
+	}
+	return &Refusal{Field: field + ".propagation", Err: fmt.Errorf("%s: %s is mounted on %s, which is not a shared mount", m.Propagation, m.HostPath, mount),
+		Help: "mount --make-rshared " + mount}
+}

@@ -1,0 +1,170 @@
+package supervise
+
+import (
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	cluster "github.com/skiff-k8s/skiff/apis/cluster/v1alpha1"
+	"github.com/skiff-k8s/skiff/hostnode/namespaces"
+)
+
+// record is cluster.json: the config with everything chosen that it left
+// open, and the addresses. It never changes after the cluster is published.
+type record struct {
+	Cluster cluster.Cluster `json:"cluster"`
+	// ID tells this cluster from others that had its name.
+	ID       string          `json:"id"`
+	Created  time.Time       `json:"created"`
+	Machines []machineRecord `json:"machines"`
+}
+
+// machineRecord belongs to the node of the same index.
+type machineRecord struct {
+	Name    string       `json:"name"`
+	Role    cluster.Role `json:"role"`
+	IP      netip.Addr   `json:"ip"`
+	PodCIDR netip.Prefix `json:"podCIDR"`
+}
+
+// newRecord gives every machine of c its addresses. All ranges of c are set.
+func newRecord(c *cluster.Cluster, now time.Time) (*record, error) {
+	ranges, err := rangesOf(c.Networking)
+	if err != nil {
+		return nil, err
+	}
+	rec := &record{Cluster: *c, ID: strings.ToLower(rand.Text()), Created: now.UTC().Truncate(time.Second)}
+	for i, n := range c.Nodes {
+		ip, cidr, err := ranges.Node(i)
+		if err != nil {
+			return nil, &Refusal{Err: err, Help: "use a larger range: every machine takes an address of nodeSubnet and a /24 of podSubnet"}
+		}
+		rec.Machines = append(rec.Machines, machineRecord{Name: n.Name, Role: n.Role, IP: ip, PodCIDR: cidr})
+	}
+	return rec, nil
+}
+
+// nth address of an IPv4 range.
+func nth(cidr string, n int) (netip.Addr, error) {
+	p, err := netip.ParsePrefix(cidr)
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	a := p.Masked().Addr()
+	for range n {
+		a = a.Next()
+	}
+	if !p.Contains(a) {
+		return netip.Addr{}, fmt.Errorf("%s has no address %d", cidr, n)
+	}
+	return a, nil
+}
+
+// controlPlane is the first machine with that role.
+func (r *record) controlPlane() machineRecord {
+	for _, m := range r.Machines {
+		if m.Role == cluster.ControlPlaneRole {
+			return m
+		}
+	}
+	return machineRecord{}
+}
+
+func (r *record) machine(name string) (int, error) {
+	for i, m := range r.Machines {
+		if m.Name == name {
+			return i, nil
+		}
+	}
+	return 0, fmt.Errorf("machine %q of cluster %q: %w", name, r.Cluster.Name, ErrNoMachine)
+}
+
+// readRecord is ErrNotFound when the cluster is not published.
+func (p Paths) readRecord(name string) (*record, error) {
+	rec, err := readRecordAt(p.record(name))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("cluster %q: %w", name, ErrNotFound)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read cluster %q: %w", name, err)
+	}
+	return rec, nil
+}
+
+func readRecordAt(path string) (*record, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	rec := &record{}
+	if err := json.Unmarshal(data, rec); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	cluster.SetDefaults(&rec.Cluster) // sets the names of the nodes
+	return rec, nil
+}
+
+// processState names a process for as long as the host runs.
+type processState struct {
+	PID       int    `json:"pid"`
+	StartTime uint64 `json:"startTime"`
+	Boot      string `json:"boot"`
+	// Sockets are descriptor numbers of handed-over sockets in it.
+	Sockets map[string]int `json:"sockets,omitempty"`
+	Started time.Time      `json:"started"`
+}
+
+func writeProcess(path string, p *namespaces.Process, sockets map[string]int) error {
+	return writeJSON(path, processState{PID: p.PID, StartTime: p.StartTime, Boot: bootID(), Sockets: sockets, Started: time.Now().UTC()})
+}
+
+// findProcess opens the process that path names; namespaces.ErrGone when it
+// has ended, or was never started.
+func findProcess(path string) (*namespaces.Process, *processState, error) {
+	data, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil, namespaces.ErrGone
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	state := &processState{}
+	if json.Unmarshal(data, state) != nil || state.PID <= 0 || state.Boot != bootID() {
+		return nil, nil, namespaces.ErrGone
+	}
+	p, err := namespaces.Find(state.PID, state.StartTime)
+	return p, state, err
+}
+
+// bootID differs after each start of the host: process ids and start times
+// mean nothing across it.
+func bootID() string {
+	data, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	return strings.TrimSpace(string(data))
+}
+
+// writeJSON replaces path by one rename.
+func writeJSON(path string, v any) error {
+	data, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	return writeFile(path, append(data, '\n'), 0o600)
+}
+
+func writeFile(path string, data []byte, mode os.FileMode) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	tmp := path + ".new"
+	if err := os.WriteFile(tmp, data, mode); err != nil {
+		return err
+	}
+	return os.Rename(tmp, path)
+}

@@ -1,0 +1,113 @@
+package supervise
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+// openSocket opens a listener (TCP) or a bound socket (UDP) of the host.
+func openSocket(ctx context.Context, s socket) (*os.File, error) {
+	// Without SO_REUSEPORT and friends: a port in use must be an error. Go
+	// sets SO_REUSEADDR on listeners, which on Linux shares nothing.
+	var lc net.ListenConfig
+	var f *os.File
+	var err error
+	switch {
+	case strings.HasPrefix(s.network, "udp"):
+		var conn net.PacketConn
+		if conn, err = lc.ListenPacket(ctx, s.network, s.address); err == nil {
+			f, err = conn.(*net.UDPConn).File()
+			conn.Close()
+		}
+	default:
+		var l net.Listener
+		if l, err = lc.Listen(ctx, s.network, s.address); err == nil {
+			f, err = l.(*net.TCPListener).File()
+			l.Close()
+		}
+	}
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		_, port, _ := net.SplitHostPort(s.address)
+		return nil, &Refusal{Field: s.field, Err: fmt.Errorf("port %s is in use (%s)", port, s.address),
+			Help: "choose another port, or 0 for a free one; `ss -tulnp 'sport = :" + port + "'` shows who has it"}
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		host, _, _ := net.SplitHostPort(s.address)
+		return nil, &Refusal{Field: s.field, Err: fmt.Errorf("%s is not an address of this host", host),
+			Help: "use 127.0.0.1 or one of `ip -brief address`"}
+	case err != nil:
+		return nil, &Refusal{Field: s.field, Err: fmt.Errorf("listen on %s: %w", s.address, err)}
+	}
+	return f, nil
+}
+
+// portOf is the number of the port that a socket got.
+func portOf(f *os.File) (int32, error) {
+	sa, err := syscall.Getsockname(int(f.Fd()))
+	if err != nil {
+		return 0, fmt.Errorf("read port of %s: %w", f.Name(), err)
+	}
+	switch a := sa.(type) {
+	case *syscall.SockaddrInet4:
+		return int32(a.Port), nil
+	case *syscall.SockaddrInet6:
+		return int32(a.Port), nil
+	}
+	return 0, fmt.Errorf("read port of %s: not an internet socket", f.Name())
+}
+
+// openSockets opens every socket of the cluster and writes the ports that
+// were free into its record. Keys are "machine/name".
+func openSockets(ctx context.Context, rec *record) (files map[string]*os.File, err error) {
+	files = map[string]*os.File{}
+	defer func() {
+		if err != nil {
+			closeAll(files)
+			files = nil
+		}
+	}()
+	for i, m := range rec.Machines {
+		for name, s := range planSockets(rec, i) {
+			f, err := openSocket(ctx, s)
+			if err != nil {
+				return files, err
+			}
+			files[m.Name+"/"+name] = f
+			if err := setPort(rec, i, name, f); err != nil {
+				return files, err
+			}
+		}
+	}
+	return files, nil
+}
+
+// setPort writes the port of an open socket where it was left open.
+func setPort(rec *record, i int, name string, f *os.File) error {
+	port, err := portOf(f)
+	if err != nil {
+		return err
+	}
+	at := strings.LastIndexByte(name, '/')
+	if at < 0 {
+		rec.Cluster.Networking.APIServerPort = port
+		return nil
+	}
+	j, err := strconv.Atoi(name[at+1:])
+	if err != nil {
+		return err
+	}
+	rec.Cluster.Nodes[i].ExtraPortMappings[j].HostPort = port
+	return nil
+}
+
+func closeAll(files map[string]*os.File) {
+	for _, f := range files {
+		f.Close()
+	}
+}
