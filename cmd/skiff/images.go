@@ -31,14 +31,14 @@ func (a *app) imagesTool(ctx context.Context, args ...string) ([]byte, error) {
 		return nil, context.Cause(ctx)
 	}
 	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
-		return nil, toolError(stderr.String(), exit)
+		return nil, toolError(stderr.String(), exit, args[len(args)-1])
 	}
 	return out, err
 }
 
 // toolError takes the tool's own words, without the name of a program that
-// nobody has called.
-func toolError(stderr string, exit *exec.ExitError) error {
+// nobody has called and the file that the caller names.
+func toolError(stderr string, exit *exec.ExitError, file string) error {
 	said := strings.TrimSpace(stderr)
 	if said == "" {
 		return fmt.Errorf("skiff-machine images: %w", exit)
@@ -46,5 +46,9 @@ func toolError(stderr string, exit *exec.ExitError) error {
 	said, mend, _ := strings.Cut(said, "\n  Mend: ")
 	said = strings.TrimPrefix(said, "Error: ")
 	said = strings.TrimPrefix(said, "skiff-machine images: ")
+	said = strings.TrimPrefix(said, "archive "+file+": ") // our caller says it
+	if mend == "" {
+		return errors.New(said)
+	}
 	return &mended{errors.New(said), mend}
 }

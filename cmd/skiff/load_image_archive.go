@@ -89,6 +89,9 @@ func (a *app) loadArchive(ctx context.Context, file string) error {
 	out, err := a.imagesTool(ctx, "load", file)
 	steps.End(err)
 	if err != nil {
+		if _, ok := errors.AsType[mender](err); !ok && ctx.Err() == nil {
+			err = &mended{err, "name a complete archive: what docker save writes, or an OCI layout in a tar file"}
+		}
 		return err
 	}
 	rows, err := imageRows(out)

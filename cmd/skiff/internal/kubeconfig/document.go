@@ -114,6 +114,31 @@ func (d *document) remove(name string) bool {
 	return removed
 }
 
+// empty says that nothing but skiff's leftovers is in d: no entry, setting or
+// comment of anybody.
+func (d *document) empty() bool {
+	if hasComment(d.doc) {
+		return false
+	}
+	for i := 0; i+1 < len(d.root.Content); i += 2 {
+		value := d.root.Content[i+1]
+		switch d.root.Content[i].Value {
+		case "apiVersion", "kind":
+		case "clusters", "contexts", "users", "current-context":
+			if len(value.Content) > 0 || value.Value != "" {
+				return false
+			}
+		default:
+			return false
+		}
+	}
+	return true
+}
+
+func hasComment(n *yaml.Node) bool {
+	return n.HeadComment+n.LineComment+n.FootComment != "" || slices.ContainsFunc(n.Content, hasComment)
+}
+
 // list is nil for a list that is absent or null.
 func (d *document) list(section string) (*yaml.Node, error) {
 	n := get(d.root, section)

@@ -83,7 +83,7 @@ func (f Files) Merge(ctx context.Context, name string, raw []byte) (string, erro
 }
 
 // Remove takes the entries of name out of all of the user's files. Files that
-// do not have them stay untouched.
+// do not have them stay untouched; one that holds nothing else goes.
 func (f Files) Remove(ctx context.Context, name string) error {
 	paths, err := f.paths()
 	if err != nil {
@@ -135,6 +135,9 @@ func (f Files) change(path string, change func(*document) (bool, error)) error {
 	}
 	if !changed {
 		return nil
+	}
+	if d.empty() {
+		return os.Remove(path)
 	}
 	out, err := d.encode()
 	if err != nil {

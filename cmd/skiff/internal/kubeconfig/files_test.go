@@ -60,7 +60,7 @@ func TestMergedEntriesAreTheClustersAndOnlyTheirs(t *testing.T) {
 		"an empty object":               "{}\n",
 		"empty lists":                   "apiVersion: v1\nkind: Config\nclusters: []\nusers: null\ncontexts:\n",
 		"JSON":                          `{"apiVersion":"v1","kind":"Config","clusters":[{"name":"prod","cluster":{"server":"https://prod"}}],"current-context":"prod"}`,
-		"an older cluster of that name": strings.ReplaceAll(admin, "whatever", "skiff-dev"),
+		"an older cluster of that name": strings.NewReplacer("whatever", "skiff-dev", "admin", "skiff-dev", "some", "skiff-dev").Replace(admin),
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "sub", "config")
@@ -98,10 +98,17 @@ func TestMergedEntriesAreTheClustersAndOnlyTheirs(t *testing.T) {
 			if err := f.Remove(t.Context(), "skiff-dev"); err != nil {
 				t.Fatal(err)
 			}
-			if c := read(t, path); c.find("skiff-dev") != 0 || c.CurrentContext != "" {
+			left, _ := filepath.Glob(filepath.Join(filepath.Dir(path), "*"))
+			if !strings.Contains(before, "prod") {
+				if len(left) != 0 {
+					t.Errorf("nothing of anybody is in %v", left)
+				}
+				return
+			}
+			if c := read(t, path); c.find("skiff-dev") != 0 || c.CurrentContext != "" || c.server("prod") == nil {
 				t.Errorf("left: %+v", c)
 			}
-			if left, _ := filepath.Glob(filepath.Join(filepath.Dir(path), "*")); len(left) != 1 {
+			if len(left) != 1 {
 				t.Errorf("left behind: %v", left)
 			}
 		})
