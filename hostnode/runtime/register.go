@@ -2,7 +2,6 @@ package runtime
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -23,6 +22,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/skiff-k8s/skiff/hostnode/runtime/sandbox"
+	"github.com/skiff-k8s/skiff/hostnode/runtime/union"
 )
 
 // runtimeKey finds the Runtime in a plugin's context: containerd's registry of
@@ -57,7 +57,7 @@ var register = sync.OnceValue(func() error {
 			ID:   "skiff",
 			Requires: []plugin.Type{
 				plugins.GRPCPlugin, plugins.CRIServicePlugin,
-				plugins.MetadataPlugin, plugins.LeasePlugin,
+				plugins.MetadataPlugin, plugins.LeasePlugin, plugins.DiffPlugin,
 			},
 			InitFn: newServer,
 		},
@@ -70,7 +70,15 @@ var register = sync.OnceValue(func() error {
 func newContent(ic *plugin.InitContext) (any, error) {
 	root := ic.Properties[plugins.PropertyRootDir]
 	ic.Meta.Exports["root"] = root
-	return local.NewStore(root)
+	private, err := local.NewStore(root)
+	if err != nil || runtimeOf(ic).shared == nil {
+		return private, err
+	}
+	// The garbage collector wants it even when it is empty.
+	if err := os.MkdirAll(filepath.Join(root, "blobs"), 0o755); err != nil {
+		return nil, err
+	}
+	return union.NewContent(private, runtimeOf(ic).shared), nil
 }
 
 // overlayMagic is statfs's type of an overlay file system.
@@ -110,7 +118,11 @@ func newOverlay(ic *plugin.InitContext, root string) (snapshots.Snapshotter, err
 		ic.Meta.Capabilities = append(ic.Meta.Capabilities, "remap-ids")
 	}
 	ic.Meta.Capabilities = append(ic.Meta.Capabilities, "only-remap-ids", snapshots.RebaseCap)
-	return overlay.NewSnapshotter(root, options...)
+	private, err := overlay.NewSnapshotter(root, options...)
+	if err != nil || runtimeOf(ic).shared == nil {
+		return private, err
+	}
+	return union.NewSnapshotter(private, root, runtimeOf(ic).shared)
 }
 
 func newSandboxer(ic *plugin.InitContext) (any, error) {
@@ -147,8 +159,12 @@ func newServer(ic *plugin.InitContext) (any, error) {
 	if err := hookNetwork(upstream, r.cfg.CNI); err != nil {
 		return nil, err
 	}
-	r.service, err = newService(r, upstream)
-	return nopServer{}, errors.Join(err)
+	images, err := newAdopter(ic)
+	if err != nil {
+		return nil, err
+	}
+	r.service, err = newService(r, upstream, images)
+	return nopServer{}, err
 }
 
 // nopServer is a server plugin that needs no start.

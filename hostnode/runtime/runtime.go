@@ -18,6 +18,7 @@ import (
 	internalapi "k8s.io/cri-api/pkg/apis"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/skiff-k8s/skiff/hostnode/runtime/imagestore"
 	"github.com/skiff-k8s/skiff/hostnode/runtime/nodeshim"
 )
 
@@ -79,6 +80,8 @@ type Runtime struct {
 	server  *server.Server
 	service *service
 	shim    *nodeshim.Shim
+	// shared is the host's image store; nil without one.
+	shared *imagestore.Reader
 
 	listener net.Listener
 	grpc     *grpc.Server
@@ -98,6 +101,9 @@ func Start(ctx context.Context, cfg Config) (_ *Runtime, err error) {
 		}
 	}()
 	r := &Runtime{cfg: cfg}
+	if cfg.ImageStore != "" {
+		r.shared = imagestore.NewReader(cfg.ImageStore)
+	}
 	if err := r.prepare(); err != nil {
 		return nil, err
 	}

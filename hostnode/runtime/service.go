@@ -20,17 +20,18 @@ type service struct {
 	// cri serves the calls that serviceCalls does not wrap.
 	cri
 	runtime *Runtime
+	images  *adopter
 	// capabilities are the ones that this process has: no container can have
 	// more.
 	capabilities []string
 }
 
-func newService(r *Runtime, upstream cri) (*service, error) {
+func newService(r *Runtime, upstream cri, images *adopter) (*service, error) {
 	capabilities, err := cap.Current()
 	if err != nil {
 		return nil, fmt.Errorf("read own capabilities: %w", err)
 	}
-	return &service{cri: upstream, runtime: r, capabilities: capabilities}, nil
+	return &service{cri: upstream, runtime: r, images: images, capabilities: capabilities}, nil
 }
 
 // call makes one call of upstream's service.
@@ -50,6 +51,11 @@ func (s *service) RunPodSandbox(ctx context.Context, r *runtimeapi.RunPodSandbox
 // that are not about that very capability.
 func (s *service) CreateContainer(ctx context.Context, r *runtimeapi.CreateContainerRequest) (*runtimeapi.CreateContainerResponse, error) {
 	s.defaultCgroup(r.GetSandboxConfig())
+	for _, ref := range containerImages(r.GetConfig()) {
+		if _, err := s.images.adopt(ctx, ref); err != nil {
+			return nil, errgrpc.ToGRPC(err)
+		}
+	}
 	if capabilities := r.GetConfig().GetLinux().GetSecurityContext().GetCapabilities(); capabilities != nil {
 		capabilities.AddCapabilities = slices.DeleteFunc(capabilities.AddCapabilities, func(name string) bool {
 			missing := !s.hasCapability(name)
@@ -84,4 +90,16 @@ func (s *service) defaultCgroup(config *runtimeapi.PodSandboxConfig) {
 		config.Linux = &runtimeapi.LinuxPodSandboxConfig{}
 	}
 	config.Linux.CgroupParent = s.runtime.cfg.CgroupParent
+}
+
+// containerImages are the images that a container is made of: its own, and
+// those that it mounts as volumes.
+func containerImages(config *runtimeapi.ContainerConfig) []string {
+	images := []string{config.GetImage().GetImage()}
+	for _, mount := range config.GetMounts() {
+		if image := mount.GetImage().GetImage(); image != "" {
+			images = append(images, image)
+		}
+	}
+	return images
 }

@@ -127,22 +127,6 @@ func (s *service) UpdatePodSandboxResources(ctx context.Context, r *runtimeapi.U
 	return call(ctx, s.cri.UpdatePodSandboxResources, r)
 }
 
-func (s *service) ListImages(ctx context.Context, r *runtimeapi.ListImagesRequest) (*runtimeapi.ListImagesResponse, error) {
-	return call(ctx, s.cri.ListImages, r)
-}
-
-func (s *service) ImageStatus(ctx context.Context, r *runtimeapi.ImageStatusRequest) (*runtimeapi.ImageStatusResponse, error) {
-	return call(ctx, s.cri.ImageStatus, r)
-}
-
-func (s *service) PullImage(ctx context.Context, r *runtimeapi.PullImageRequest) (*runtimeapi.PullImageResponse, error) {
-	return call(ctx, s.cri.PullImage, r)
-}
-
-func (s *service) RemoveImage(ctx context.Context, r *runtimeapi.RemoveImageRequest) (*runtimeapi.RemoveImageResponse, error) {
-	return call(ctx, s.cri.RemoveImage, r)
-}
-
 func (s *service) ImageFsInfo(ctx context.Context, r *runtimeapi.ImageFsInfoRequest) (*runtimeapi.ImageFsInfoResponse, error) {
 	return call(ctx, s.cri.ImageFsInfo, r)
 }
@@ -169,10 +153,6 @@ func (s *service) GetContainerEvents(r *runtimeapi.GetEventsRequest, to grpc.Ser
 
 func (s *service) StreamPodSandboxMetrics(r *runtimeapi.StreamPodSandboxMetricsRequest, to grpc.ServerStreamingServer[runtimeapi.StreamPodSandboxMetricsResponse]) error {
 	return errgrpc.ToGRPC(s.cri.StreamPodSandboxMetrics(r, namespacedStream[runtimeapi.StreamPodSandboxMetricsResponse]{to}))
-}
-
-func (s *service) StreamImages(r *runtimeapi.StreamImagesRequest, to grpc.ServerStreamingServer[runtimeapi.StreamImagesResponse]) error {
-	return errgrpc.ToGRPC(s.cri.StreamImages(r, namespacedStream[runtimeapi.StreamImagesResponse]{to}))
 }
 
 // namespacedStream is a stream in containerd's namespace.
