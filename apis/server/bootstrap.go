@@ -82,6 +82,9 @@ func addHooks(c *chain, opts options.CompletedOptions) (<-chan struct{}, error) 
 	left.Store(int32(len(hooks)))
 	for name, hook := range hooks {
 		err := front.AddPostStartHook(name, func(hookContext genericapiserver.PostStartHookContext) error {
+			// The context ends when the server takes no more requests; informers
+			// that went on would only be refused.
+			context.AfterFunc(hookContext, c.stop)
 			if err := hook(hookContext); err != nil {
 				return err
 			}

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"fmt"
 
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
@@ -36,6 +37,10 @@ type chain struct {
 	informers informers.SharedInformerFactory
 	// enabled says whether a built-in resource is served.
 	enabled func(schema.GroupVersionResource) bool
+
+	// life is the informers'; stop ends it.
+	life context.Context
+	stop context.CancelFunc
 }
 
 // newChain is upstream's app.NewConfig and app.CreateServerChain with the
@@ -73,6 +78,7 @@ func newChain(opts options.CompletedOptions, lb *loopback, shared *storage.Share
 	generic.SkipOpenAPIInstallation = true
 
 	c := &chain{informers: base.informers, enabled: generic.MergedResourceConfig.ResourceEnabled}
+	c.life, c.stop = context.WithCancel(context.Background())
 	if err := started(); err != nil {
 		return nil, err
 	}
@@ -102,11 +108,20 @@ func newChain(opts options.CompletedOptions, lb *loopback, shared *storage.Share
 // start starts the informers of all servers, which otherwise their hooks do.
 // Many hooks look whether an informer has synced, and if not only again after
 // 100 ms; so it pays to be early.
-func (c *chain) start(stop <-chan struct{}) {
+func (c *chain) start() {
+	stop := c.life.Done()
 	c.informers.Start(stop)
 	c.crds.Informers.Start(stop)
 	c.aggregator.APIRegistrationInformers.Start(stop)
 	c.informers.WaitForCacheSync(stop)
 	c.crds.Informers.WaitForCacheSync(stop)
 	c.aggregator.APIRegistrationInformers.WaitForCacheSync(stop)
+}
+
+// end stops the informers and waits for them.
+func (c *chain) end() {
+	c.stop()
+	c.informers.Shutdown()
+	c.crds.Informers.Shutdown()
+	c.aggregator.APIRegistrationInformers.Shutdown()
 }

@@ -87,15 +87,13 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 func (s *Server) Run(ctx context.Context) error {
 	defer s.end()
 	defer s.loopback.close()
-	// The servers' own informers answer until the last request is through.
-	life, stop := context.WithCancel(context.WithoutCancel(ctx))
-	defer stop()
+	defer s.chain.end()
 	aggregator := s.chain.aggregator
 	s.loopback.open(aggregator.GenericAPIServer.Handler)
 	synced := make(chan struct{})
 	go func() {
 		defer close(synced)
-		s.chain.start(life.Done())
+		s.chain.start()
 	}()
 	prepared, err := aggregator.PrepareRun()
 	if err != nil {
