@@ -2,14 +2,12 @@ package cni_test
 
 import (
 	"os"
-	"strings"
 	"testing"
 
 	"github.com/skiff-k8s/skiff/dataplane/fabric/fabrictest"
 )
 
 func TestMain(m *testing.M) {
-	os.Exit(fabrictest.Main(m, func(item string) bool {
-		return strings.Contains(item, "cnitest") || strings.Contains(item, "100.8") || strings.Contains(item, "Test") || strings.HasPrefix(item, "device pod")
-	}))
+	// The cluster's name, its ranges and the tests' directories.
+	os.Exit(fabrictest.Main(m, "cnitest", "100.80.", "100.81.", "100.82.", "100.83.", "/TestPod", "/BenchmarkPod"))
 }

@@ -2,15 +2,26 @@ package cni_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"path/filepath"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/skiff-k8s/skiff/dataplane/cni"
 	"github.com/skiff-k8s/skiff/dataplane/fabric"
 	"github.com/skiff-k8s/skiff/dataplane/fabric/fabrictest"
+)
+
+const (
+	// port is where pods, nodes and the host answer in tests.
+	port = 8080
+	// atOnce is far below a retransmission (1 s), and far above what a
+	// refusal takes.
+	atOnce = 500 * time.Millisecond
 )
 
 // network is a whole cluster's: three nodes, two pods on each.
@@ -22,18 +33,15 @@ type network struct {
 
 type node struct {
 	fabric.Node
-	netns  string
-	plugin *cni.Plugin
-	pods   []pod
+	netns, state string
+	plugin       *cni.Plugin
+	pods         []pod
 }
 
 type pod struct {
 	id, netns string
 	ip        netip.Addr
 }
-
-// servedPort is where every pod and node answers.
-const servedPort = 8080
 
 func newNetwork(t testing.TB, hostNetns string) *network {
 	t.Helper()
@@ -58,74 +66,127 @@ func newNetwork(t testing.TB, hostNetns string) *network {
 	must(t, n.fabric.EnsureSwitch(t.Context()))
 	for _, c := range n.cfg.Nodes {
 		must(t, n.fabric.EnsureNode(t.Context(), c.Name))
-		n.nodes = append(n.nodes, newNode(t, c, n.fabric.NodeNetns(c.Name)))
+		node := &node{Node: c, netns: n.fabric.NodeNetns(c.Name), state: t.TempDir()}
+		node.plugin = node.open(t, nil)
+		fabrictest.Serve(t, node.netns, netip.AddrPortFrom(c.IP, port).String())
+		n.nodes = append(n.nodes, node)
 	}
 	return n
 }
 
-func newNode(t testing.TB, c fabric.Node, netns string) *node {
-	n := &node{Node: c, netns: netns}
-	n.plugin = newPlugin(t, netns, cni.Config{PodCIDR: c.PodCIDR, NodeIP: c.IP, StateDir: t.TempDir()})
-	for range 2 {
-		n.addPod(t)
-	}
-	fabrictest.Serve(t, netns, fmt.Sprintf("%s:%d", c.IP, servedPort))
-	return n
-}
-
-// newPlugin opens the plugin in the namespace at path.
-func newPlugin(t testing.TB, path string, cfg cni.Config) *cni.Plugin {
+// open starts the plugin, as a node process does.
+func (n *node) open(t testing.TB, hostPorts func([]cni.HostPort, bool) error) *cni.Plugin {
 	t.Helper()
 	var p *cni.Plugin
-	must(t, fabrictest.In(path, func() (err error) {
-		p, err = cni.New(cfg)
+	must(t, fabric.Do(n.netns, func() (err error) {
+		p, err = cni.New(cni.Config{PodCIDR: n.PodCIDR, NodeIP: n.IP, StateDir: n.state, HostPorts: hostPorts})
 		return err
 	}))
 	t.Cleanup(p.Close)
 	return p
 }
 
+// addPod attaches a pod that answers.
 func (n *node) addPod(t testing.TB) pod {
 	t.Helper()
-	p := pod{id: fmt.Sprintf("%s-%d", n.Name, len(n.pods)), netns: filepath.Join(t.TempDir(), "pod")}
-	fabrictest.NewNetns(t, p.netns)
-	start := time.Now()
+	p := n.newPod(t)
 	result, err := n.plugin.Setup(t.Context(), p.id, p.netns)
 	must(t, err)
-	t.Log("setup", time.Since(start))
 	p.ip, _ = netip.AddrFromSlice(result.Interfaces["eth0"].IPConfigs[0].IP)
-	fabrictest.Serve(t, p.netns, fmt.Sprintf("0.0.0.0:%d", servedPort))
+	fabrictest.Serve(t, p.netns, netip.AddrPortFrom(p.ip, port).String())
 	n.pods = append(n.pods, p)
 	return p
 }
 
-func TestSmoke(t *testing.T) {
-	fabrictest.Root(t)
-	host := fabrictest.NewHost(t)
-	n := newNetwork(t, host.Netns)
-	a, b, c := n.nodes[0].pods[0], n.nodes[0].pods[1], n.nodes[1].pods[0]
-	t.Log(a.ip, b.ip, c.ip)
-	ask := func(from string, to netip.Addr) {
-		for _, proto := range []string{"tcp4", "udp4"} {
-			seen, took, err := fabrictest.Ask(from, proto, fmt.Sprintf("%s:%d", to, servedPort), 2*time.Second)
-			t.Log(proto, to, "seen from", seen, took, err)
+// newPod makes a pod's namespace.
+func (n *node) newPod(t testing.TB) pod {
+	p := pod{netns: filepath.Join(t.TempDir(), "pod")}
+	p.id = fmt.Sprintf("%s of %s", p.netns, n.Name)
+	fabrictest.NewNetns(t, p.netns)
+	return p
+}
+
+// reaches checks that from gets an answer from to and is seen as want.
+func reaches(t testing.TB, from string, to, want netip.Addr) {
+	t.Helper()
+	for _, network := range []string{"tcp4", "udp4"} {
+		// Below the second after which a lost SYN is sent again.
+		seen, _, err := fabrictest.Ask(from, network, netip.AddrPortFrom(to, port).String(), 900*time.Millisecond)
+		if err != nil || seen != want {
+			t.Errorf("%s from %s to %s: seen as %s, %v; want %s", network, from, to, seen, err, want)
 		}
 	}
-	ask(host.Netns, a.ip)
-	ask(a.netns, b.ip)
-	ask(a.netns, c.ip)
-	ask(a.netns, a.ip)
-	ask(a.netns, n.nodes[0].IP)
-	ask(a.netns, n.nodes[1].IP)
-	ask(n.nodes[0].netns, a.ip)
-	ask(n.nodes[1].netns, a.ip)
-	ask(a.netns, netip.MustParseAddr("100.81.0.200"))
-	ask(a.netns, netip.MustParseAddr("100.81.9.200"))
-	ask(host.Netns, netip.MustParseAddr("100.81.0.200"))
-	ask(a.netns, netip.MustParseAddr("192.0.2.1"))
-	start := time.Now()
-	must(t, n.nodes[0].plugin.Remove(t.Context(), a.id, a.netns))
-	t.Log("remove", time.Since(start))
+}
+
+// refused checks that a connection from to ends at once with want.
+func refused(t testing.TB, from string, to netip.Addr, want error) {
+	t.Helper()
+	_, took, err := fabrictest.Ask(from, "tcp4", netip.AddrPortFrom(to, port).String(), 5*time.Second)
+	if !errors.Is(err, want) || took > atOnce {
+		t.Errorf("from %s to %s: %v after %s; want %v at once", from, to, err, took, want)
+	}
+}
+
+func TestPodsReachEverybody(t *testing.T) {
+	fabrictest.Root(t)
+	host := fabrictest.NewHost(t)
+	everybody(t, host.Netns)
+}
+
+// TestPodsReachEverybodyOnThisHost is the same in the machine's own network
+// namespace, next to its real uplink.
+func TestPodsReachEverybodyOnThisHost(t *testing.T) {
+	fabrictest.Root(t)
+	taken, err := fabric.HostInUse("")
+	must(t, err)
+	if err := fabric.Conflicts(fabric.Ranges{NodeSubnet: netip.MustParsePrefix("100.80.0.0/14")}, taken); err != nil {
+		t.Skip("the test's ranges are in use here: ", err)
+	}
+	everybody(t, fabrictest.Here)
+}
+
+func everybody(t *testing.T, hostNetns string) {
+	for _, uplink := range fabrictest.Uplinks(t, hostNetns) {
+		fabrictest.Watch(t, hostNetns, uplink, netip.MustParsePrefix("100.80.0.0/14"))
+	}
+	n := newNetwork(t, hostNetns)
+	hostIP := netip.MustParseAddr("100.80.0.2")
+	fabrictest.Serve(t, hostNetns, netip.AddrPortFrom(hostIP, port).String())
+	type place struct {
+		netns string
+		ip    netip.Addr
+	}
+	places := []place{{hostNetns, hostIP}}
+	for _, node := range n.nodes {
+		fabrictest.Quiet(t, node.netns, fabric.NodeUplink)
+		places = append(places, place{node.netns, node.IP})
+		for range 2 {
+			p := node.addPod(t)
+			// The very first packets count: readiness probes send them.
+			reaches(t, node.netns, p.ip, node.IP)
+			places = append(places, place{p.netns, p.ip})
+		}
+	}
+	for _, from := range places {
+		for _, to := range places {
+			reaches(t, from.netns, to.ip, from.ip)
+		}
+	}
+	nobody := map[string]error{
+		"100.80.0.99":  unix.EHOSTUNREACH, // node
+		"100.81.0.99":  unix.EHOSTUNREACH, // pod of a node
+		"100.81.1.99":  unix.EHOSTUNREACH,
+		"100.81.0.1":   unix.EHOSTUNREACH, // never given to a pod
+		"100.81.99.1":  unix.EHOSTUNREACH, // pod of no node
+		"100.83.0.9":   unix.EHOSTUNREACH, // load balancer
+		"100.82.33.44": unix.ECONNREFUSED, // service
+	}
+	for addr, want := range nobody {
+		refused(t, n.fabric.SwitchNetns(), netip.MustParseAddr(addr), want)
+		for _, from := range places {
+			refused(t, from.netns, netip.MustParseAddr(addr), want)
+		}
+	}
 }
 
 func must(t testing.TB, err error) {

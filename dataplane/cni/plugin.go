@@ -31,7 +31,8 @@ type Config struct {
 	StateDir string
 	// HostPorts makes (added) or ends (not added) the translation of ports of
 	// the node to a pod's. Without it pods that ask for host ports are
-	// refused. It is not called for pods found at New: see Plugin.HostPorts.
+	// refused. It may be called for several pods at once, and is not called
+	// for pods found at New: see Plugin.HostPorts.
 	HostPorts func(ports []HostPort, added bool) error
 }
 

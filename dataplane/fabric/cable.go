@@ -41,7 +41,7 @@ func plug(a, b end, mtu int) (ai, bi int, err error) {
 			return 0, 0, fmt.Errorf("configure device %s: %w", e.device, err)
 		}
 	}
-	if err := AwaitCarrier(a.space.Handle, linkA.Attrs().Index); err != nil {
+	if err := errors.Join(AwaitCarrier(a.space.Handle, linkA.Attrs().Index), AwaitCarrier(b.space.Handle, linkB.Attrs().Index)); err != nil {
 		return 0, 0, fmt.Errorf("plug cable %s: %w", a.device, err)
 	}
 	return linkA.Attrs().Index, linkB.Attrs().Index, nil

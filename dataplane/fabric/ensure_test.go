@@ -34,7 +34,7 @@ func watchChanges(t testing.TB, path string) *changes {
 		s, err := nl.SubscribeAt(netns.NsHandle(file.Fd()), netns.None(), protocol, groups...)
 		must(t, err)
 		t.Cleanup(s.Close)
-		must(t, s.SetReceiveTimeout(&unix.Timeval{Usec: 100_000}))
+		must(t, s.SetReceiveTimeout(&unix.Timeval{Usec: 20_000}))
 		c.sockets = append(c.sockets, s)
 	}
 	subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_NEIGH)
