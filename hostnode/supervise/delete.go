@@ -10,7 +10,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/skiff-k8s/skiff/dataplane/fabric"
+	"github.com/skiff-k8s/skiff/dataplane/lb/switchnat"
 	"github.com/skiff-k8s/skiff/hostnode/namespaces"
 )
 
@@ -124,14 +124,13 @@ func (p Paths) removeNetwork(ctx context.Context, name string) error {
 		if err != nil {
 			return err
 		}
-		return removeFabric(ctx, f)
-	}
-	return nil
-}
-
-func removeFabric(ctx context.Context, f *fabric.Fabric) error {
-	if err := f.Remove(ctx); err != nil {
-		return fmt.Errorf("remove network: %w", err)
+		if err := switchnat.Remove(p.switchConfig(name, f)); err != nil {
+			return fmt.Errorf("remove programs of the switch: %w", err)
+		}
+		if err := f.Remove(ctx); err != nil {
+			return fmt.Errorf("remove network: %w", err)
+		}
+		return nil
 	}
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 
 	cluster "github.com/skiff-k8s/skiff/apis/cluster/v1alpha1"
 	"github.com/skiff-k8s/skiff/dataplane/fabric"
+	"github.com/skiff-k8s/skiff/dataplane/lb/switchnat"
 )
 
 // rangeFields are the four ranges of a cluster, as text and as prefixes.
@@ -102,4 +103,9 @@ func (p Paths) newFabric(rec *record) (*fabric.Fabric, error) {
 		cfg.Nodes = append(cfg.Nodes, fabric.Node{Name: m.Name, IP: m.IP, PodCIDR: m.PodCIDR})
 	}
 	return fabric.New(cfg), nil
+}
+
+// switchConfig says where the programs of the cluster's switch are.
+func (p Paths) switchConfig(name string, f *fabric.Fabric) switchnat.Config {
+	return switchnat.Config{Netns: f.SwitchNetns(), Device: fabric.SwitchUplink, PinDir: p.switchBPF(name)}
 }

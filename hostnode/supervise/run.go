@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/skiff-k8s/skiff/dataplane/fabric"
+	"github.com/skiff-k8s/skiff/dataplane/lb/switchnat"
 	"github.com/skiff-k8s/skiff/hostnode/handover"
 	"github.com/skiff-k8s/skiff/hostnode/namespaces"
 	"github.com/skiff-k8s/skiff/hostnode/namespaces/pid1"
@@ -119,65 +120,89 @@ func (r *room) run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return r.serveControl(ctx) })
 	g.Go(func() error { return r.watchWatcher(ctx) })
-	g.Go(func() error { return r.runMachines(ctx) })
+	g.Go(func() error { return r.runMachines(ctx, g) })
 	return g.Wait()
 }
 
 // runMachines does as much at once as it can: cgroups beside the switch, each
-// machine as soon as its own cable is there.
-func (r *room) runMachines(ctx context.Context) error {
+// machine as soon as its own cable is there, the switch's programs meanwhile.
+func (r *room) runMachines(ctx context.Context, g *errgroup.Group) error {
 	start := time.Now()
 	r.events.send(Event{Step: StepNetwork})
 	r.events.send(Event{Step: StepMachines})
-	g, ctx := errgroup.WithContext(ctx)
-	cgroups := make([]chan error, len(r.machines))
-	for i, m := range r.machines {
-		cgroups[i] = make(chan error, 1)
-		go func() { cgroups[i] <- m.ensureCgroup() }()
-	}
-	if err := r.ensureSwitch(ctx); err != nil {
+	if err := r.prepare(ctx); err != nil {
 		return err
 	}
-	var cables, booted sync.WaitGroup
+	var cables, up sync.WaitGroup
 	cables.Add(len(r.machines))
-	booted.Add(len(r.machines))
-	for i, m := range r.machines {
+	up.Add(len(r.machines) + 1)
+	g.Go(func() error {
+		// The control plane's node process opens the maps: it takes longer to
+		// get there, and is started again if not.
+		err := switchnat.Load(r.paths.switchConfig(r.rec.Cluster.Name, r.fabric))
+		if err != nil {
+			return fmt.Errorf("program switch: %w", err)
+		}
+		up.Done()
+		// What pods may send beyond the host follows its settings.
+		return r.fabric.Run(ctx)
+	})
+	for _, m := range r.machines {
 		g.Go(func() error {
-			plugged, up := sync.OnceFunc(cables.Done), sync.OnceFunc(booted.Done)
-			defer plugged()
-			defer up()
-			if err := errors.Join(r.fabric.EnsureNode(ctx, m.name), <-cgroups[i]); err != nil {
+			if err := r.fabric.EnsureNode(ctx, m.name); err != nil {
 				return err
 			}
-			plugged()
-			return m.run(ctx, up)
+			cables.Done()
+			return m.run(ctx, sync.OnceFunc(up.Done))
 		})
 	}
+	if err := await(ctx, &cables); err != nil {
+		return err
+	}
+	r.events.send(Event{Step: StepNetwork, Done: true, Took: time.Since(start), Note: r.fabric.EgressHint()})
+	if err := await(ctx, &up); err != nil {
+		return err
+	}
+	r.log.Info("machines run", "after", time.Since(start))
+	r.events.send(Event{Step: StepMachines, Done: true, Took: time.Since(start)})
+	r.events.close()
+	return nil
+}
+
+// await waits for wg, or for the end of ctx: then somebody else has the error
+// and will never be done.
+func await(ctx context.Context, wg *sync.WaitGroup) error {
+	done := make(chan struct{})
+	go func() {
+		wg.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// prepare makes what machines need: their cgroups, the switch, and the file
+// system for its programs.
+func (r *room) prepare(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	for _, m := range r.machines {
+		g.Go(m.ensureCgroup)
+	}
 	g.Go(func() error {
-		cables.Wait()
-		if ctx.Err() == nil {
-			r.events.send(Event{Step: StepNetwork, Done: true, Took: time.Since(start)})
-		}
-		booted.Wait()
-		if ctx.Err() == nil {
-			r.log.Info("machines run", "after", time.Since(start))
-			r.events.send(Event{Step: StepMachines, Done: true, Took: time.Since(start)})
-			r.events.close()
+		if err := r.fabric.EnsureSwitch(ctx); err != nil {
+			return fmt.Errorf("make switch: %w", err)
 		}
 		return nil
 	})
+	g.Go(func() error { return ensureBPFFS(r.paths.switchBPF(r.rec.Cluster.Name)) })
 	return g.Wait()
 }
 
-// ensureSwitch makes the cluster's switch and mounts the file system for its
-// programs.
-func (r *room) ensureSwitch(ctx context.Context) error {
-	if err := r.fabric.EnsureSwitch(ctx); err != nil {
-		return fmt.Errorf("make switch: %w", err)
-	}
-	return ensureBPFFS(r.paths.switchBPF(r.rec.Cluster.Name))
-}
-
+// ensureBPFFS mounts a bpf file system of the cluster's own.
 func ensureBPFFS(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("mount bpffs on %s: %w", dir, err)
