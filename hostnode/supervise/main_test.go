@@ -16,8 +16,8 @@ import (
 	"github.com/skiff-k8s/skiff/hostnode/handover"
 )
 
-// The test program plays two further parts: `skiff supervise NAME`, which
-// Create starts from the running program, and skiff-machine, whose
+// The test program plays further parts: `skiff supervise NAME`, which Create
+// starts from the running program, `skiff exec`, and skiff-machine, whose
 // control-plane is a TLS server on the handed-over socket with the cluster's
 // real certificate.
 func TestMain(m *testing.M) {
@@ -36,6 +36,14 @@ func TestMain(m *testing.M) {
 			os.Exit(1)
 		}
 		return
+	}
+	if len(os.Args) > 4 && os.Args[1] == "exec" {
+		code, err := Exec(context.Background(), os.Args[2], os.Args[3], os.Args[4:], Streams{os.Stdin, os.Stdout, os.Stderr}, false)
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			code = 125
+		}
+		os.Exit(code)
 	}
 	os.Exit(runTests(m))
 }
@@ -80,6 +88,10 @@ func playMachine(role string) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 	fmt.Println(role, "starts")
+	// A child, as containers are, and an orphan that init has to reap.
+	if err := exec.Command("/bin/sh", "-c", "sleep 1000 & sleep 0.01 & exit 0").Run(); err != nil {
+		return err
+	}
 	if role != "control-plane" {
 		<-ctx.Done()
 		return nil
