@@ -19,6 +19,7 @@ import (
 	"github.com/skiff-k8s/skiff/controllers/endpointslice"
 	"github.com/skiff-k8s/skiff/controllers/hostpath"
 	"github.com/skiff-k8s/skiff/controllers/namespace"
+	"github.com/skiff-k8s/skiff/controllers/replicaset"
 	"github.com/skiff-k8s/skiff/controllers/rootca"
 	"github.com/skiff-k8s/skiff/controllers/serviceaccount"
 )
@@ -55,6 +56,15 @@ var ours = map[string]func(context.Context, *shared) error{
 		return endpointslice.New(endpointslice.Config{
 			Client: s.client, Informers: s.informers, Recorder: s.recorder("endpoint-slice-controller"),
 		}).SetupWithManager(s.mgr)
+	},
+	names.ReplicaSetController: func(_ context.Context, s *shared) error {
+		r, err := replicaset.New(replicaset.Config{
+			Client: s.client, Informers: s.informers, Recorder: s.recorder("replicaset-controller"), Clock: s.cfg.Clock,
+		})
+		if err != nil {
+			return err
+		}
+		return r.SetupWithManager(s.mgr)
 	},
 	hostpath.Name: func(_ context.Context, s *shared) error {
 		return hostpath.New(hostpath.Config{VolumesDir: s.cfg.VolumesDir, Recorder: s.recorder(hostpath.Provisioner)}).SetupWithManager(s.mgr)

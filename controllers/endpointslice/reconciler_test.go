@@ -222,7 +222,7 @@ func TestAsUpstream(t *testing.T) {
 					begin := time.Now()
 					play(w)
 					t.Log(time.Since(begin))
-					left[who][name] = w.settled()
+					left[who][name] = apitest.Settled(w.dump)
 				})
 			}
 		})
@@ -232,18 +232,6 @@ func TestAsUpstream(t *testing.T) {
 			t.Errorf("%s: ours\n%s\nupstream's\n%s", name, left["ours"][name], left["upstream"][name])
 		}
 	}
-}
-
-// settled is the dump when it has not changed for a while.
-func (w world) settled() string {
-	last, since := w.dump(), time.Now()
-	for time.Since(since) < 200*time.Millisecond {
-		time.Sleep(20 * time.Millisecond)
-		if now := w.dump(); now != last {
-			last, since = now, time.Now()
-		}
-	}
-	return last
 }
 
 // TestReadyInSuccession: a Pod that becomes ready while the slice's last write

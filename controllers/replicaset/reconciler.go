@@ -1,0 +1,332 @@
+package replicaset
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	utilfeature "k8s.io/apiserver/pkg/util/feature"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	appslisters "k8s.io/client-go/listers/apps/v1"
+	corelisters "k8s.io/client-go/listers/core/v1"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/record"
+	"k8s.io/klog/v2"
+	"k8s.io/kubernetes/cmd/kube-controller-manager/names"
+	"k8s.io/kubernetes/pkg/controller"
+	"k8s.io/kubernetes/pkg/controller/util/consistency"
+	"k8s.io/kubernetes/pkg/features"
+	"k8s.io/utils/clock"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+)
+
+var (
+	kind        = appsv1.SchemeGroupVersion.WithKind("ReplicaSet")
+	replicaSets = appsv1.Resource("replicasets")
+	pods        = corev1.Resource("pods")
+)
+
+// behindRecheck is how long the event of an own write may be late before the
+// ReplicaSet is looked at anyway.
+const behindRecheck = time.Second
+
+// Config is what the reconciler works with.
+type Config struct {
+	Client    kubernetes.Interface
+	Informers informers.SharedInformerFactory
+	// Recorder writes events as replicaset-controller.
+	Recorder record.EventRecorder
+	Clock    clock.PassiveClock
+}
+
+// Reconciler keeps the Pods of a ReplicaSet.
+type Reconciler struct {
+	cfg          Config
+	sets         appslisters.ReplicaSetLister
+	pods         corelisters.PodLister
+	podsByOwner  cache.Indexer
+	control      controller.PodControlInterface
+	expectations *controller.UIDTrackingControllerExpectations
+	// written knows which own writes the cache has seen.
+	written consistency.ConsistencyStore
+}
+
+// New makes a reconciler and its listers; it starts nothing.
+func New(cfg Config) (*Reconciler, error) {
+	setInformer, podInformer := cfg.Informers.Apps().V1().ReplicaSets(), cfg.Informers.Core().V1().Pods()
+	if err := controller.AddPodControllerIndexer(podInformer.Informer()); err != nil {
+		return nil, fmt.Errorf("index Pods by owner: %w", err)
+	}
+	r := &Reconciler{
+		cfg:          cfg,
+		sets:         setInformer.Lister(),
+		pods:         podInformer.Lister(),
+		podsByOwner:  podInformer.Informer().GetIndexer(),
+		expectations: controller.NewUIDTrackingControllerExpectations(controller.NewControllerExpectations()),
+		written:      consistency.NewNoopConsistencyStore(),
+	}
+	if utilfeature.DefaultFeatureGate.Enabled(features.StaleControllerConsistencyReplicaSet) {
+		r.written = consistency.NewConsistencyStore(map[schema.GroupResource]consistency.LastSyncRVGetter{
+			replicaSets: setInformer.Informer().GetStore(),
+			pods:        podInformer.Informer().GetStore(),
+		})
+	}
+	r.control = controller.RealPodControl{KubeClient: cfg.Client, Recorder: cfg.Recorder, OnWrite: func(pod *corev1.Pod, owner *metav1.OwnerReference) {
+		if owner != nil {
+			r.written.WroteAt(types.NamespacedName{Namespace: pod.Namespace, Name: owner.Name}, owner.UID, pods, pod.ResourceVersion)
+		}
+	}}
+	return r, nil
+}
+
+// SetupWithManager registers the reconciler.
+func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
+	return ctrl.NewControllerManagedBy(mgr).
+		Named(names.ReplicaSetController).
+		Watches(&appsv1.ReplicaSet{}, r.onReplicaSet()).
+		Watches(&corev1.Pod{}, r.onPod()).
+		Complete(r)
+}
+
+// Reconcile creates and deletes Pods of a ReplicaSet, and writes its status.
+func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
+	key := req.String()
+	if err := r.written.EnsureReady(req.NamespacedName); err != nil {
+		var behind *consistency.ConsistencyError
+		if errors.As(err, &behind) {
+			return reconcile.Result{RequeueAfter: behindRecheck}, nil
+		}
+		return reconcile.Result{}, err
+	}
+	rs, err := r.sets.ReplicaSets(req.Namespace).Get(req.Name)
+	if apierrors.IsNotFound(err) {
+		r.forget(ctx, req.NamespacedName, "")
+		return reconcile.Result{}, nil
+	}
+	if err != nil {
+		return reconcile.Result{}, err
+	}
+	// Before the Pods are read, so that what is expected is in them.
+	complete := r.expectations.SatisfiedExpectations(klog.FromContext(ctx), key)
+	selector, err := metav1.LabelSelectorAsSelector(rs.Spec.Selector)
+	if err != nil {
+		return reconcile.Result{}, reconcile.TerminalError(fmt.Errorf("selector of %s: %w", key, err))
+	}
+	seen, err := r.observe(ctx, rs, selector)
+	if err != nil {
+		return reconcile.Result{}, err
+	}
+	if complete && rs.DeletionTimestamp == nil {
+		seen.failure = r.apply(ctx, key, rs, seen.active)
+	}
+	now := r.cfg.Clock.Now()
+	status := planStatus(rs, seen, now)
+	if !same(rs, status) {
+		if err := r.writeStatus(ctx, rs, status); err != nil {
+			return reconcile.Result{}, err
+		}
+	}
+	if seen.failure != nil {
+		return reconcile.Result{}, seen.failure
+	}
+	return reconcile.Result{RequeueAfter: r.nextAvailable(rs, status, seen.active, now)}, nil
+}
+
+// observe reads the Pods that are the ReplicaSet's, adopting and releasing
+// what its selector says.
+func (r *Reconciler) observe(ctx context.Context, rs *appsv1.ReplicaSet, selector labels.Selector) (observed, error) {
+	all, err := controller.FilterPodsByOwner(r.podsByOwner, &rs.ObjectMeta, kind.Kind, true)
+	if err != nil {
+		return observed{}, err
+	}
+	mayAdopt := controller.RecheckDeletionTimestamp(func(ctx context.Context) (metav1.Object, error) {
+		fresh, err := r.cfg.Client.AppsV1().ReplicaSets(rs.Namespace).Get(ctx, rs.Name, metav1.GetOptions{})
+		if err == nil && fresh.UID != rs.UID {
+			err = fmt.Errorf("ReplicaSet %s/%s is another one: uid %s, was %s", rs.Namespace, rs.Name, fresh.UID, rs.UID)
+		}
+		return fresh, err
+	})
+	refs := controller.NewPodControllerRefManager(r.control, rs, selector, kind, mayAdopt)
+	active, err := refs.ClaimPods(ctx, controller.FilterActivePods(klog.FromContext(ctx), all))
+	if err != nil {
+		return observed{}, err
+	}
+	seen := observed{active: active}
+	if utilfeature.DefaultFeatureGate.Enabled(features.DeploymentReplicaSetTerminatingReplicas) {
+		seen.terminating = append([]*corev1.Pod{}, controller.FilterClaimedPods(rs, selector, controller.FilterTerminatingPods(all))...)
+	}
+	return seen, nil
+}
+
+// apply creates or deletes the difference.
+func (r *Reconciler) apply(ctx context.Context, key string, rs *appsv1.ReplicaSet, active []*corev1.Pod) error {
+	var related []*corev1.Pod
+	if len(active) > int(*rs.Spec.Replicas) {
+		related = r.related(rs)
+	}
+	c := planReplicas(int(*rs.Spec.Replicas), active, related, r.cfg.Clock.Now())
+	switch {
+	case c.create > 0:
+		return r.create(ctx, key, rs, c.create)
+	case len(c.remove) > 0:
+		return r.remove(ctx, key, rs, c.remove)
+	}
+	return nil
+}
+
+// create makes n Pods: first one, then twice as many as before while all goes
+// well, so that a quota or a webhook that refuses them hears it once.
+func (r *Reconciler) create(ctx context.Context, key string, rs *appsv1.ReplicaSet, n int) error {
+	log := klog.FromContext(ctx)
+	if err := r.expectations.ExpectCreations(log, key, n); err != nil {
+		return err
+	}
+	made, err := doubling(n, func() error {
+		err := r.control.CreatePods(ctx, rs.Namespace, &rs.Spec.Template, rs, metav1.NewControllerRef(rs, kind))
+		if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
+			return nil // nothing can be created any more
+		}
+		return err
+	})
+	for range n - made {
+		r.expectations.CreationObserved(log, key) // no event will say so
+	}
+	return err
+}
+
+// doubling calls do n times in batches of 1, 2, 4 …, each batch at once, until
+// a batch has a failure. It returns how many calls succeeded, and a failure.
+func doubling(n int, do func() error) (succeeded int, failure error) {
+	for batch := 1; n > 0; batch *= 2 {
+		batch = min(batch, n)
+		failures := inParallel(batch, func(int) error { return do() })
+		succeeded += batch - len(failures)
+		if len(failures) > 0 {
+			return succeeded, failures[0]
+		}
+		n -= batch
+	}
+	return succeeded, nil
+}
+
+// remove deletes the Pods.
+func (r *Reconciler) remove(ctx context.Context, key string, rs *appsv1.ReplicaSet, doomed []*corev1.Pod) error {
+	log := klog.FromContext(ctx)
+	keys := make([]string, len(doomed))
+	for i, pod := range doomed {
+		keys[i] = controller.PodKey(pod)
+	}
+	if err := r.expectations.ExpectDeletions(log, key, keys); err != nil {
+		return err
+	}
+	failures := inParallel(len(doomed), func(i int) error {
+		err := r.control.DeletePod(ctx, rs.Namespace, doomed[i].Name, rs)
+		if err != nil {
+			r.expectations.DeletionObserved(log, key, keys[i]) // no event will say so
+		}
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		return err
+	})
+	if len(failures) > 0 {
+		return failures[0]
+	}
+	return nil
+}
+
+// inParallel calls do for 0 … n-1 at once and returns the failures.
+func inParallel(n int, do func(i int) error) []error {
+	var (
+		mu       sync.Mutex // guards failures
+		failures []error
+		wg       sync.WaitGroup
+	)
+	for i := range n {
+		wg.Go(func() {
+			if err := do(i); err != nil {
+				mu.Lock()
+				defer mu.Unlock()
+				failures = append(failures, err)
+			}
+		})
+	}
+	wg.Wait()
+	return failures
+}
+
+// related are the Pods of all ReplicaSets with the same owner.
+func (r *Reconciler) related(rs *appsv1.ReplicaSet) []*corev1.Pod {
+	owner := metav1.GetControllerOf(rs)
+	if owner == nil {
+		return nil
+	}
+	siblings, err := r.sets.ReplicaSets(rs.Namespace).List(labels.Everything())
+	if err != nil {
+		return nil // the order of deletion does without
+	}
+	seen := map[types.UID]bool{}
+	var related []*corev1.Pod
+	for _, sibling := range siblings {
+		selector, err := metav1.LabelSelectorAsSelector(sibling.Spec.Selector)
+		if ref := metav1.GetControllerOf(sibling); err != nil || ref == nil || ref.UID != owner.UID {
+			continue
+		}
+		found, err := r.pods.Pods(rs.Namespace).List(selector)
+		if err != nil {
+			continue
+		}
+		for _, pod := range found {
+			if !seen[pod.UID] {
+				seen[pod.UID] = true
+				related = append(related, pod)
+			}
+		}
+	}
+	return related
+}
+
+// writeStatus writes the status. Somebody else's write in between is no error:
+// its event comes here.
+func (r *Reconciler) writeStatus(ctx context.Context, rs *appsv1.ReplicaSet, status appsv1.ReplicaSetStatus) error {
+	updated := rs.DeepCopy()
+	updated.Status = status
+	updated, err := r.cfg.Client.AppsV1().ReplicaSets(rs.Namespace).UpdateStatus(ctx, updated, metav1.UpdateOptions{})
+	if apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("status of ReplicaSet %s/%s: %w", rs.Namespace, rs.Name, err)
+	}
+	r.written.WroteAt(types.NamespacedName{Namespace: rs.Namespace, Name: rs.Name}, rs.UID, replicaSets, updated.ResourceVersion)
+	return nil
+}
+
+// nextAvailable is when the next ready Pod has been ready for long enough;
+// zero when none is about to be.
+func (r *Reconciler) nextAvailable(rs *appsv1.ReplicaSet, status appsv1.ReplicaSetStatus, active []*corev1.Pod, now time.Time) time.Duration {
+	if rs.Spec.MinReadySeconds == 0 || status.ReadyReplicas == status.AvailableReplicas {
+		return 0
+	}
+	if next := controller.FindMinNextPodAvailabilityCheck(active, rs.Spec.MinReadySeconds, now, r.cfg.Clock); next != nil {
+		return max(*next, time.Millisecond)
+	}
+	return time.Duration(rs.Spec.MinReadySeconds) * time.Second
+}
+
+// forget drops what is known of a ReplicaSet; any one of the name without uid.
+func (r *Reconciler) forget(ctx context.Context, rs types.NamespacedName, uid types.UID) {
+	r.written.Clear(rs, uid)
+	r.expectations.DeleteExpectations(klog.FromContext(ctx), rs.String())
+}

@@ -1,0 +1,270 @@
+package replicaset_test
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/kubernetes/cmd/kube-controller-manager/names"
+	"k8s.io/utils/ptr"
+
+	"github.com/skiff-k8s/skiff/controllers/apitest"
+)
+
+func TestMain(m *testing.M) {
+	os.Exit(apitest.Main(m))
+}
+
+type world struct {
+	*testing.T
+	api *apitest.API
+	ns  string
+}
+
+func (w world) set(name string, replicas int32, change func(*appsv1.ReplicaSet)) {
+	w.Helper()
+	d := apitest.Deployment(name, replicas)
+	rs := &appsv1.ReplicaSet{ObjectMeta: d.ObjectMeta, Spec: appsv1.ReplicaSetSpec{
+		Replicas: d.Spec.Replicas, Selector: d.Spec.Selector, Template: d.Spec.Template,
+	}}
+	if change != nil {
+		change(rs)
+	}
+	if _, err := w.api.Client.AppsV1().ReplicaSets(w.ns).Create(w.Context(), rs, metav1.CreateOptions{}); err != nil {
+		w.Fatal(err)
+	}
+}
+
+func (w world) patchSet(name, patch string) {
+	w.Helper()
+	if _, err := w.api.Client.AppsV1().ReplicaSets(w.ns).Patch(w.Context(), name, types.MergePatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
+		w.Fatal(err)
+	}
+}
+
+// pods are the Pods, oldest name first.
+func (w world) pods() []corev1.Pod {
+	w.Helper()
+	list, err := w.api.Client.CoreV1().Pods(w.ns).List(w.Context(), metav1.ListOptions{})
+	if err != nil {
+		w.Fatal(err)
+	}
+	slices.SortFunc(list.Items, func(a, b corev1.Pod) int { return strings.Compare(a.Name, b.Name) })
+	return list.Items
+}
+
+func (w world) ready(n int) {
+	w.Helper()
+	for i, p := range w.pods()[:n] {
+		w.api.SetStatus(w, w.ns, p.Name, apitest.Running(fmt.Sprintf("10.0.0.%d", i+1), true))
+	}
+}
+
+// dump prints the sets, their Pods without their random names, and events.
+func (w world) dump() string {
+	var lines []string
+	sets, err := w.api.Client.AppsV1().ReplicaSets(w.ns).List(w.Context(), metav1.ListOptions{})
+	if err != nil {
+		w.Fatal(err)
+	}
+	for _, rs := range sets.Items {
+		s := rs.Status
+		var conditions []string
+		for _, c := range s.Conditions {
+			conditions = append(conditions, fmt.Sprint(c.Type, c.Status, c.Reason))
+		}
+		lines = append(lines, fmt.Sprintf("set %s: want=%d have=%d labeled=%d ready=%d available=%d terminating=%d observed=%v %v", rs.Name, *rs.Spec.Replicas,
+			s.Replicas, s.FullyLabeledReplicas, s.ReadyReplicas, s.AvailableReplicas, ptr.Deref(s.TerminatingReplicas, -1), s.ObservedGeneration == rs.Generation, conditions))
+	}
+	for _, p := range w.pods() {
+		owner := "none"
+		if ref := metav1.GetControllerOf(&p); ref != nil {
+			owner = fmt.Sprint(ref.Kind, ref.Name, *ref.BlockOwnerDeletion)
+		}
+		lines = append(lines, fmt.Sprintf("pod %s of %s: %s labels=%v deleting=%v", p.GenerateName, owner, p.Status.Phase, p.Labels, p.DeletionTimestamp != nil))
+	}
+	events, err := w.api.Client.CoreV1().Events(w.ns).List(w.Context(), metav1.ListOptions{})
+	if err != nil {
+		w.Fatal(err)
+	}
+	count := map[string]int{}
+	for _, e := range events.Items {
+		if e.InvolvedObject.Kind == "ReplicaSet" && e.Reason != "FailedCreate" { // as often as it is tried
+			count[fmt.Sprint("event ", e.Source.Component, e.Reason, strings.Fields(e.Message)[0])]++
+		}
+	}
+	for e, n := range count {
+		lines = append(lines, fmt.Sprint(e, " ", n))
+	}
+	slices.Sort(lines)
+	return strings.Join(lines, "\n")
+}
+
+func (w world) until(part string) time.Duration {
+	w.Helper()
+	return apitest.Eventually(w, func() string {
+		if d := w.dump(); !strings.Contains(d, part) {
+			return fmt.Sprintf("no %q in\n%s", part, d)
+		}
+		return ""
+	})
+}
+
+var scenarios = map[string]func(w world){
+	"up, ready, down, to nothing": func(w world) {
+		w.set("a", 10, nil)
+		w.until("have=10")
+		w.ready(10)
+		w.until("available=10")
+		w.patchSet("a", `{"spec":{"replicas":3}}`)
+		w.until("want=3 have=3")
+		w.patchSet("a", `{"spec":{"replicas":0}}`)
+		w.until("want=0 have=0")
+	},
+	"down takes those that are not ready": func(w world) {
+		w.set("a", 4, nil)
+		w.until("have=4")
+		w.ready(2)
+		w.until("ready=2")
+		w.patchSet("a", `{"spec":{"replicas":2}}`)
+		w.until("want=2 have=2")
+	},
+	"orphans are adopted, strangers are not": func(w world) {
+		for _, name := range []string{"x", "y"} {
+			p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"app": "a"}}, Spec: apitest.PodSpec()}
+			if name == "y" {
+				p.Labels["app"] = "b"
+			}
+			if _, err := w.api.Client.CoreV1().Pods(w.ns).Create(w.Context(), p, metav1.CreateOptions{}); err != nil {
+				w.Fatal(err)
+			}
+		}
+		w.set("a", 2, nil)
+		w.until("have=2")
+		if n := len(w.pods()); n != 3 {
+			w.Errorf("%d Pods", n)
+		}
+	},
+	"a relabelled Pod is let go and replaced": func(w world) {
+		w.set("a", 2, nil)
+		w.until("have=2")
+		_, err := w.api.Client.CoreV1().Pods(w.ns).Patch(w.Context(), w.pods()[0].Name, types.MergePatchType, []byte(`{"metadata":{"labels":{"app":"free"}}}`), metav1.PatchOptions{})
+		if err != nil {
+			w.Fatal(err)
+		}
+		w.until("of none")
+		apitest.Eventually(w, w.api.Pods(w, w.ns, 3))
+	},
+	"a Pod that fails is replaced and stays": func(w world) {
+		w.set("a", 1, nil)
+		w.until("have=1")
+		w.api.SetStatus(w, w.ns, w.pods()[0].Name, corev1.PodStatus{Phase: corev1.PodFailed})
+		apitest.Eventually(w, w.api.Pods(w, w.ns, 2))
+	},
+	"a Pod that terminates is replaced at once": func(w world) {
+		w.set("a", 1, func(rs *appsv1.ReplicaSet) {
+			rs.Spec.Template.Spec.NodeName = "nowhere"
+			rs.Spec.Template.Spec.TerminationGracePeriodSeconds = ptr.To[int64](30)
+		})
+		w.until("have=1")
+		if err := w.api.Client.CoreV1().Pods(w.ns).Delete(w.Context(), w.pods()[0].Name, metav1.DeleteOptions{}); err != nil {
+			w.Fatal(err)
+		}
+		w.until("have=1 labeled=1 ready=0 available=0 terminating=1")
+	},
+	"available after a second": func(w world) {
+		w.set("a", 2, func(rs *appsv1.ReplicaSet) { rs.Spec.MinReadySeconds = 1 })
+		w.until("have=2")
+		w.ready(2)
+		w.until("ready=2 available=0")
+		w.until("ready=2 available=2")
+	},
+	"a quota refuses, then allows": func(w world) {
+		quotas := w.api.Client.CoreV1().ResourceQuotas(w.ns)
+		quota := &corev1.ResourceQuota{ObjectMeta: metav1.ObjectMeta{Name: "q"}, Spec: corev1.ResourceQuotaSpec{
+			Hard: corev1.ResourceList{corev1.ResourcePods: resource.MustParse("2")},
+		}}
+		if _, err := quotas.Create(w.Context(), quota, metav1.CreateOptions{}); err != nil {
+			w.Fatal(err)
+		}
+		apitest.Eventually(w, func() string {
+			q, err := quotas.Get(w.Context(), "q", metav1.GetOptions{})
+			if err != nil || q.Status.Hard == nil {
+				return fmt.Sprint(q, err)
+			}
+			return ""
+		})
+		w.set("a", 4, nil)
+		w.until("ReplicaFailureTrueFailedCreate")
+		w.until("have=2")
+		if err := quotas.Delete(w.Context(), "q", metav1.DeleteOptions{}); err != nil {
+			w.Fatal(err)
+		}
+		w.until("have=4 labeled=4 ready=0 available=0 terminating=0 observed=true []")
+	},
+	"deleted, its Pods orphaned": func(w world) {
+		w.set("a", 2, nil)
+		w.until("have=2")
+		if err := w.api.Client.AppsV1().ReplicaSets(w.ns).Delete(w.Context(), "a", metav1.DeleteOptions{PropagationPolicy: ptr.To(metav1.DeletePropagationOrphan)}); err != nil {
+			w.Fatal(err)
+		}
+		apitest.Eventually(w, func() string {
+			if d := w.dump(); strings.Contains(d, "set a") {
+				return d
+			}
+			return ""
+		})
+	},
+	"deleted and made again under the same name": func(w world) {
+		for range 3 {
+			w.set("a", 3, nil)
+			w.until("have=3")
+			if err := w.api.Client.AppsV1().ReplicaSets(w.ns).Delete(w.Context(), "a", metav1.DeleteOptions{}); err != nil {
+				w.Fatal(err)
+			}
+		}
+		w.set("a", 3, nil)
+		w.until("have=3")
+		apitest.Eventually(w, w.api.Pods(w, w.ns, 3))
+	},
+	"two hundred": func(w world) {
+		w.set("a", 200, nil)
+		w.until("have=200")
+		w.patchSet("a", `{"spec":{"replicas":0}}`)
+		w.until("want=0 have=0")
+	},
+}
+
+// TestAsUpstream plays every scenario with ours and with upstream's
+// controller and compares what is left.
+func TestAsUpstream(t *testing.T) {
+	left := map[string]map[string]string{}
+	for who, upstream := range map[string][]string{"ours": nil, "upstream": {names.ReplicaSetController}} {
+		left[who] = map[string]string{}
+		t.Run(who, func(t *testing.T) {
+			api := apitest.Run(t, upstream...)
+			for name, play := range scenarios {
+				t.Run(name, func(t *testing.T) {
+					w := world{t, api, api.Namespace(t)}
+					begin := time.Now()
+					play(w)
+					t.Log(time.Since(begin))
+					left[who][name] = apitest.Settled(w.dump)
+				})
+			}
+		})
+	}
+	for name := range scenarios {
+		if left["ours"][name] != left["upstream"][name] {
+			t.Errorf("%s: ours\n%s\nupstream's\n%s", name, left["ours"][name], left["upstream"][name])
+		}
+	}
+}
