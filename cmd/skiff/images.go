@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -30,25 +31,40 @@ func (a *app) imagesTool(ctx context.Context, args ...string) ([]byte, error) {
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
+	said, lastWord := splitError(stderr.String())
+	for line := range strings.Lines(said) {
+		slog.Info("skiff-machine images", "said", strings.TrimSpace(line))
+	}
 	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
-		return nil, toolError(stderr.String(), exit, args[len(args)-1])
+		return nil, toolError(lastWord, exit, args[len(args)-1])
 	}
 	return out, err
 }
 
+// splitError parts what a tool logs from the error that it ends with.
+func splitError(stderr string) (log, lastWord string) {
+	const mark = "Error: "
+	if strings.HasPrefix(stderr, mark) {
+		return "", strings.TrimPrefix(stderr, mark)
+	}
+	if i := strings.LastIndex(stderr, "\n"+mark); i >= 0 {
+		return stderr[:i+1], stderr[i+1+len(mark):]
+	}
+	return stderr, ""
+}
+
 // toolError takes the tool's own words, without the name of a program that
 // nobody has called and the file that the caller names.
-func toolError(stderr string, exit *exec.ExitError, file string) error {
-	said := strings.TrimSpace(stderr)
-	if said == "" {
-		return fmt.Errorf("skiff-machine images: %w", exit)
+func toolError(lastWord string, exit *exec.ExitError, file string) error {
+	lastWord = strings.TrimSpace(lastWord)
+	if lastWord == "" {
+		return &mended{fmt.Errorf("skiff-machine images: %w", exit), "run it again with -v 1 to see what it says"}
 	}
-	said, mend, _ := strings.Cut(said, "\n  Mend: ")
-	said = strings.TrimPrefix(said, "Error: ")
-	said = strings.TrimPrefix(said, "skiff-machine images: ")
-	said = strings.TrimPrefix(said, "archive "+file+": ") // our caller says it
+	lastWord, mend, _ := strings.Cut(lastWord, "\n  Mend: ")
+	lastWord = strings.TrimPrefix(lastWord, "skiff-machine images: ")
+	lastWord = strings.TrimPrefix(lastWord, "archive "+file+": ") // our caller says it
 	if mend == "" {
-		return errors.New(said)
+		return errors.New(lastWord)
 	}
-	return &mended{errors.New(said), mend}
+	return &mended{errors.New(lastWord), mend}
 }

@@ -221,6 +221,16 @@ func TestTheReleaseIsOneVersionOfKubernetes(t *testing.T) {
 	}
 }
 
+func TestTheToolsLastWordIsTheError(t *testing.T) {
+	log, word := splitError("time=x level=warning msg=\"Error: no\"\nError: skiff-machine images: archive a.tar: cut short\n")
+	if err := toolError(word, nil, "a.tar"); err.Error() != "cut short" || log != "time=x level=warning msg=\"Error: no\"\n" {
+		t.Errorf("have %q, log %q", err, log)
+	}
+	if log, word := splitError("Error: x\n  Mend: y\n"); log != "" || toolError(word, nil, "").(mender).Mend() != "y" {
+		t.Errorf("have %q, log %q", word, log)
+	}
+}
+
 func TestWordsOfTheShell(t *testing.T) {
 	for in, want := range map[string]string{"": "''", "/a/b-c.yaml": "/a/b-c.yaml", "a b": "'a b'", "it's": `'it'\''s'`, "$x": "'$x'"} {
 		if got := shellQuote(in); got != want {
