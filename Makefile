@@ -9,7 +9,7 @@ KUBERNETES_VERSION := v1.37.2
 VERSION ?= $(KUBERNETES_VERSION)+skiff
 CONTAINERD_VERSION := $(shell awk '$$1 == "github.com/containerd/containerd/v2" {print substr($$2, 2)}' go.mod)
 VERSION_PKG := k8s.io/component-base/version
-COMMIT := $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
+COMMIT := $(shell git rev-parse --verify -q HEAD 2>/dev/null || echo unknown)
 DATE := $(shell git log -1 --format=%cd --date=format:%Y-%m-%dT%H:%M:%SZ 2>/dev/null)
 LDFLAGS := -s -w \
 	-X $(VERSION_PKG).gitVersion=$(VERSION) -X $(VERSION_PKG).gitMajor=1 -X $(VERSION_PKG).gitMinor=37 \
