@@ -75,7 +75,24 @@ func (a *app) createCluster(ctx context.Context, o createOptions) error {
 	if err == nil {
 		err = a.finishCluster(ctx, c, o, files, steps, began)
 	}
-	return a.about(fmt.Sprintf("create cluster %q", c.Name), err)
+	return a.about(fmt.Sprintf("create cluster %q", c.Name), interrupted(ctx, err, o.retain))
+}
+
+// interrupted says what became of an interrupted create, unless its rollback
+// failed and err has more to say.
+func interrupted(ctx context.Context, err error, retain bool) error {
+	several := false
+	for e := err; e != nil && !several; e = errors.Unwrap(e) {
+		_, several = e.(interface{ Unwrap() []error })
+	}
+	switch {
+	case err == nil, ctx.Err() == nil, several:
+		return err
+	case retain:
+		return errors.New("interrupted; what it had made is kept")
+	default:
+		return errors.New("interrupted; what it had made is taken away again")
+	}
 }
 
 // showEvents turns the events of a create into kind's steps.

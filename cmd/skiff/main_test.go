@@ -2,6 +2,8 @@ package main
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -218,6 +220,27 @@ func TestTheReleaseIsOneVersionOfKubernetes(t *testing.T) {
 	}
 	if !strings.HasPrefix(upstream, "v"+v1alpha1.KubernetesMinor+".") {
 		t.Errorf("%s is not of minor version %s", upstream, v1alpha1.KubernetesMinor)
+	}
+}
+
+func TestAnInterruptedCreateSaysWhatIsLeft(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	failed := errors.New("port in use")
+	if got := interrupted(ctx, failed, false); !errors.Is(got, failed) {
+		t.Errorf("not interrupted: %v", got)
+	}
+	cancel()
+	for retain, want := range map[bool]string{false: "taken away", true: "kept"} {
+		if got := interrupted(ctx, context.Cause(ctx), retain); !strings.Contains(got.Error(), want) {
+			t.Errorf("retain %t: %v", retain, got)
+		}
+	}
+	undo := fmt.Errorf("create: %w", errors.Join(ctx.Err(), errors.New("undo: busy")))
+	if got := interrupted(ctx, undo, false); !errors.Is(got, undo) {
+		t.Errorf("rollback failed: %v", got)
+	}
+	if got := interrupted(ctx, nil, false); got != nil {
+		t.Errorf("no error: %v", got)
 	}
 }
 
