@@ -2,6 +2,7 @@ package agent
 
 import (
 	"fmt"
+	"net/http"
 	"path/filepath"
 	"time"
 
@@ -10,6 +11,8 @@ import (
 	"k8s.io/client-go/kubernetes"
 	corev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/rest"
+
+	"github.com/skiff-k8s/skiff/hostnode/agent/outage"
 )
 
 // clients of the API server. They share one connection.
@@ -42,6 +45,14 @@ func newClients(cfg Config, d *doors, heartbeatTimeout time.Duration, eventQPS f
 		// thousands of kubelets. Ours has priority and fairness, and few.
 		QPS: -1,
 	}
+	// The Node object is created by tries of its own.
+	away := &outage.Door{}
+	wrapped := func(doors func(http.RoundTripper) http.RoundTripper) *rest.Config {
+		config := rest.CopyConfig(base)
+		config.Wrap(away.Through)
+		config.Wrap(doors)
+		return config
+	}
 
 	var c clients
 	var err error
@@ -49,22 +60,18 @@ func newClients(cfg Config, d *doors, heartbeatTimeout time.Duration, eventQPS f
 		return nil, fmt.Errorf("make the client for the node object: %w", err)
 	}
 
-	kube := rest.CopyConfig(base)
-	kube.Wrap(d.behindNode)
-	if c.kube, err = kubernetes.NewForConfig(kube); err != nil {
+	if c.kube, err = kubernetes.NewForConfig(wrapped(d.behindNode)); err != nil {
 		return nil, fmt.Errorf("make the kubelet's client: %w", err)
 	}
 
-	heartbeat := rest.CopyConfig(base)
+	heartbeat := wrapped(d.behindStatus)
 	heartbeat.Timeout = heartbeatTimeout
-	heartbeat.Wrap(d.behindStatus)
 	if c.heartbeat, err = kubernetes.NewForConfig(heartbeat); err != nil {
 		return nil, fmt.Errorf("make the client for heartbeats: %w", err)
 	}
 
-	events := rest.CopyConfig(base)
+	events := wrapped(d.behindNode)
 	events.QPS, events.Burst = eventQPS, eventBurst
-	events.Wrap(d.behindNode)
 	if c.events, err = corev1.NewForConfig(events); err != nil {
 		return nil, fmt.Errorf("make the client for events: %w", err)
 	}

@@ -9,10 +9,12 @@
 //
 //	stats/           cAdvisor: the declared capacity, usage read on demand
 //	doors.go         requests wait for the API server instead of backing off
+//	outage/          requests wait for an API server that restarts
 //	node.go          the Node object, created by us before the kubelet looks
 //	podsource.go     pods are watched as soon as the Node is seen
-//	volumemanager/   volumes are mounted when a pod asks
+//	volumes.go       volumes are mounted when a pod asks
 //	relist.go        exits and deletions are looked at when they happen
+//	probes.go        probes of a fresh node start at once
 //	reflection.go    the only place that touches unexported fields
 //
 // It never creates cgroups outside of its root, never talks to containerd

@@ -53,7 +53,7 @@ func newDoors(nodeName string) *doors {
 // behindNode is the transport of the kubelet's client: what is needed to be
 // ready waits for the Node object, the rest for the status.
 func (d *doors) behindNode(next http.RoundTripper) http.RoundTripper {
-	return roundTripper(func(req *http.Request) (*http.Response, error) {
+	return door(next, func(req *http.Request) (*http.Response, error) {
 		csiNode := strings.HasPrefix(req.URL.Path, "/apis/storage.k8s.io/v1/csinodes")
 		door := d.rest
 		if csiNode || strings.HasPrefix(req.URL.Path, "/api/v1/nodes") {
@@ -74,7 +74,7 @@ func (d *doors) behindNode(next http.RoundTripper) http.RoundTripper {
 // status that was computed before the second door opened is thrown away.
 func (d *doors) behindStatus(next http.RoundTripper) http.RoundTripper {
 	own := "/api/v1/nodes/" + d.nodeName
-	return roundTripper(func(req *http.Request) (*http.Response, error) {
+	return door(next, func(req *http.Request) (*http.Response, error) {
 		if err := pass(req.Context(), d.node); err != nil {
 			return nil, err
 		}
@@ -157,6 +157,18 @@ func pass(ctx context.Context, door <-chan struct{}) error {
 	}
 }
 
-type roundTripper func(*http.Request) (*http.Response, error)
+// transport sends what send lets through to next.
+type transport struct {
+	next http.RoundTripper
+	send func(*http.Request) (*http.Response, error)
+}
 
-func (f roundTripper) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
+func door(next http.RoundTripper, send func(*http.Request) (*http.Response, error)) http.RoundTripper {
+	return &transport{next: next, send: send}
+}
+
+func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) { return t.send(req) }
+
+// WrappedRoundTripper is how client-go finds the transport that can close
+// idle connections.
+func (t *transport) WrappedRoundTripper() http.RoundTripper { return t.next }
