@@ -223,6 +223,30 @@ func TestTheReleaseIsOneVersionOfKubernetes(t *testing.T) {
 	}
 }
 
+func TestEventsOfACreateAreKindsSteps(t *testing.T) {
+	var out bytes.Buffer
+	now := time.Unix(0, 0)
+	a := &app{IOStreams: IOStreams{ErrOut: &out}, now: func() time.Time { return now }}
+	steps := a.steps()
+	show := a.showEvents(steps)
+	for _, e := range []supervise.Event{
+		{Step: supervise.StepCheck}, {Step: supervise.StepCheck, Done: true},
+		{Step: supervise.StepBuild}, {Step: supervise.StepBuild, Done: true},
+		{Step: supervise.StepNetwork}, {Step: supervise.StepMachines, Machine: "dev-worker"},
+		{Step: supervise.StepNetwork, Done: true, Note: "the host does not forward packets"},
+		{Step: supervise.StepMachines, Done: true},
+		{Step: supervise.StepServer}, {Step: supervise.StepServer, Done: true},
+	} {
+		now = now.Add(10 * time.Millisecond)
+		show(e)
+	}
+	steps.End(nil)
+	want := "Note: the host does not forward packets\n ✓ Preparing machines 📦 0.08s\n ✓ Starting control-plane 🕹️ 0.01s\n"
+	if out.String() != want {
+		t.Errorf("want:\n%s\nhave:\n%s", want, out.String())
+	}
+}
+
 func TestAnInterruptedCreateSaysWhatIsLeft(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	failed := errors.New("port in use")

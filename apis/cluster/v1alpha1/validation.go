@@ -149,13 +149,28 @@ func ValidateImage(image string, at *field.Path) field.ErrorList {
 func validateMount(m Mount, at *field.Path) field.ErrorList {
 	errs := validatePath(m.HostPath, at.Child("hostPath"))
 	errs = append(errs, validatePath(m.ContainerPath, at.Child("containerPath"))...)
-	if m.ContainerPath != "" && path.Clean(m.ContainerPath) == "/" {
-		errs = append(errs, field.Invalid(at.Child("containerPath"), m.ContainerPath, "would cover the whole node; name a directory below /"))
+	if p := path.Clean(m.ContainerPath); slices.Contains(systemDirs, p) {
+		errs = append(errs, field.Invalid(at.Child("containerPath"), m.ContainerPath, "would cover what the node runs on; name a directory below it"))
+	} else if dir := skiffsDir(p); dir != "" {
+		errs = append(errs, field.Invalid(at.Child("containerPath"), m.ContainerPath, dir+" is skiff's own; name another directory"))
 	}
 	if modes := []string{"None", "HostToContainer", "Bidirectional"}; !slices.Contains(modes, m.Propagation) {
 		errs = append(errs, field.NotSupported(at.Child("propagation"), m.Propagation, modes))
 	}
 	return errs
+}
+
+// systemDirs of a node: without what they hold it cannot run.
+var systemDirs = []string{"/", "/bin", "/dev", "/etc", "/lib", "/lib64", "/proc", "/run", "/sbin", "/sys", "/usr", "/var", "/var/lib", "/var/log"}
+
+// skiffsDir is the directory of skiff's own in a node that p is in.
+func skiffsDir(p string) string {
+	for _, dir := range []string{"/skiff", "/etc/skiff", "/var/lib/skiff", "/var/log/skiff", "/run/skiff"} {
+		if p == dir || strings.HasPrefix(p, dir+"/") {
+			return dir
+		}
+	}
+	return ""
 }
 
 func validatePath(p string, at *field.Path) field.ErrorList {
