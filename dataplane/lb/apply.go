@@ -20,8 +20,10 @@ type wanted struct {
 // apply plans what changed and writes it. It returns the Services that could
 // not be written.
 func (l *Loader) apply(c change, first bool) map[types.NamespacedName]error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	failed := map[types.NamespacedName]error{}
-	for _, t := range l.targets {
+	for i, t := range l.targets {
 		names := c.services
 		if c.all {
 			if err := t.table.SetNodes(l.nodeAddresses(t)); err != nil {
@@ -31,7 +33,11 @@ func (l *Loader) apply(c change, first bool) map[types.NamespacedName]error {
 		}
 		plans := l.feed.plan(names, t.node)
 		if first {
-			l.fill(t, names, plans, failed)
+			var beside []table.Frontend
+			if i == 0 {
+				beside = slices.Collect(maps.Values(l.hostPorts.frontends))
+			}
+			l.fill(t, names, plans, beside, failed)
 			continue
 		}
 		for _, name := range names {
@@ -43,9 +49,9 @@ func (l *Loader) apply(c change, first bool) map[types.NamespacedName]error {
 	return failed
 }
 
-// fill makes the plans all that a target holds.
-func (l *Loader) fill(t *target, names []types.NamespacedName, plans map[types.NamespacedName]wanted, failed map[types.NamespacedName]error) {
-	var all []table.Frontend
+// fill makes the plans, and what is beside them, all that a target holds.
+func (l *Loader) fill(t *target, names []types.NamespacedName, plans map[types.NamespacedName]wanted, beside []table.Frontend, failed map[types.NamespacedName]error) {
+	all := beside
 	for _, name := range names {
 		got, taken, _, _ := t.claims.settle(name, plans[name].frontends)
 		all = append(all, got...)
@@ -121,7 +127,7 @@ func (f *feed) allServices(c *claims) []types.NamespacedName {
 		return 1
 	})
 	for name := range c.keys {
-		if _, ok := f.services[name]; !ok {
+		if _, ok := f.services[name]; !ok && name.Namespace != "" {
 			names = append(names, name)
 		}
 	}

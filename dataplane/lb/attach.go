@@ -11,6 +11,7 @@ import (
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
+	"github.com/skiff-k8s/skiff/dataplane/lb/switchnat"
 	"github.com/skiff-k8s/skiff/dataplane/lb/table"
 )
 
@@ -150,7 +151,8 @@ func Unpin(dir string) error {
 	for _, h := range s.hooks() {
 		errs = append(errs, removePin(s.pin(h.name)))
 	}
-	return errors.Join(errs...)
+	uplink := uplinkPins(dir)
+	return errors.Join(append(errs, switchnat.Unpin(uplink), removePin(uplink))...)
 }
 
 func removePin(path string) error {

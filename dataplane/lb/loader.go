@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
+	"sync"
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
@@ -26,6 +27,10 @@ type Config struct {
 	// PinDir is a directory of a bpf file system for this Loader alone; it is
 	// made. With an empty PinDir programs and maps go with the process.
 	PinDir string
+	// Uplink is the node's device that leads to the switch, in this network
+	// namespace, for host ports; with an empty Uplink they answer to sockets
+	// of the node and its pods only.
+	Uplink string
 	// SwitchPinDir is where switchnat.Load pinned the maps of the cluster's
 	// switch, on the one node that writes them; empty on the others. That
 	// node also is the one that reports on Services by Events.
@@ -48,8 +53,15 @@ type Loader struct {
 	log     *slog.Logger
 	sockets *sockets
 	feed    *feed
-	targets []*target
 	report  *reporter
+
+	// mu guards the targets' tables and claims, and hostPorts.
+	mu sync.Mutex
+	// targets are the node's maps, and the switch's on the node that writes
+	// them.
+	targets   []*target
+	hostPorts hostPorts
+
 	// attached says that the programs are at the cgroup.
 	attached bool
 	// synced is closed when the maps hold what the API server told first.
@@ -85,6 +97,7 @@ func New(cfg Config) (_ *Loader, err error) {
 		}
 	}
 	l := &Loader{cfg: cfg, log: cfg.Log, feed: newFeed(cfg.Client), synced: make(chan struct{})}
+	l.hostPorts.frontends = map[table.Key]table.Frontend{}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, l.Close())
@@ -135,6 +148,9 @@ func (l *Loader) Close() error {
 	}
 	for _, t := range l.targets {
 		errs = append(errs, t.table.Close())
+	}
+	if l.hostPorts.uplink != nil {
+		errs = append(errs, l.hostPorts.uplink.Close())
 	}
 	return errors.Join(errs...)
 }

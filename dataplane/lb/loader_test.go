@@ -27,6 +27,9 @@ type cluster struct {
 	proxy kubernetes.Interface
 	// pins and switchPins are on bpf file systems.
 	pins, switchPins string
+	// uplink and hostPorts are given to the next loader.
+	uplink    string
+	hostPorts []HostPort
 }
 
 func newCluster(t *testing.T) *cluster {
@@ -58,11 +61,20 @@ func newCluster(t *testing.T) *cluster {
 // as the death of the process does.
 func (c *cluster) start() (stop func()) {
 	c.Helper()
+	_, stop = c.run()
+	return stop
+}
+
+func (c *cluster) run() (_ *Loader, stop func()) {
+	c.Helper()
 	l, err := New(Config{
 		NodeName: "node-1", NodeIP: nodeAddr, CgroupPath: sandbox.Cgroup(),
-		PinDir: c.pins, SwitchPinDir: c.switchPins, Client: c.proxy,
+		PinDir: c.pins, SwitchPinDir: c.switchPins, Client: c.proxy, Uplink: c.uplink,
 	})
 	if err != nil {
+		c.Fatal(err)
+	}
+	if err := l.SetHostPorts(c.hostPorts); err != nil {
 		c.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(c.Context())
@@ -84,7 +96,7 @@ func (c *cluster) start() (stop func()) {
 		stop()
 		c.Fatal("not synced after 10 s")
 	}
-	return stop
+	return l, stop
 }
 
 func (c *cluster) service(svc *corev1.Service) *corev1.Service {

@@ -172,6 +172,24 @@ func NewNamespace(t testing.TB) *Namespace {
 	return n
 }
 
+// Here is the namespace that the tests run in.
+func Here(t testing.TB) *Namespace {
+	t.Helper()
+	n := &Namespace{t: t}
+	var err error
+	if n.ns, err = netns.Get(); err != nil {
+		t.Fatal(err)
+	}
+	if n.Link, err = netlink.NewHandleAt(n.ns, unix.NETLINK_ROUTE); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		n.Link.Close()
+		n.ns.Close()
+	})
+	return n
+}
+
 // Path names the namespace for those who open it.
 func (n *Namespace) Path() string { return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), int(n.ns)) }
 

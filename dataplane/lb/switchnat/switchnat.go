@@ -86,13 +86,22 @@ func Remove(cfg Config) error {
 	if err := detach(cfg); err != nil {
 		errs = append(errs, err)
 	}
-	errs = append(errs, table.Unpin(cfg.PinDir))
+	return errors.Join(append(errs, Unpin(cfg.PinDir), removeBPFFS(cfg.PinDir))...)
+}
+
+// Unpin removes the pins only; it succeeds when they are gone.
+func Unpin(dir string) error {
+	return errors.Join(table.Unpin(dir), unpinOwn(dir))
+}
+
+func unpinOwn(dir string) error {
+	var errs []error
 	for _, name := range own {
-		if err := os.Remove(filepath.Join(cfg.PinDir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, fmt.Errorf("unpin: %w", err))
 		}
 	}
-	return errors.Join(append(errs, removeBPFFS(cfg.PinDir))...)
+	return errors.Join(errs...)
 }
 
 // own are the maps of the program itself, which outlive it.
@@ -112,10 +121,8 @@ func load(t *table.Table, pins string) (*natObjects, error) {
 	err = spec.LoadAndAssign(objects, &opts)
 	if errors.Is(err, ebpf.ErrMapIncompatible) {
 		// Another release's: its flows cannot go on.
-		for _, name := range own {
-			if err := os.Remove(filepath.Join(pins, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return nil, fmt.Errorf("unpin: %w", err)
-			}
+		if err := unpinOwn(pins); err != nil {
+			return nil, err
 		}
 		err = spec.LoadAndAssign(objects, &opts)
 	}

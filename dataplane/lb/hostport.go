@@ -1,0 +1,171 @@
+package lb
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/skiff-k8s/skiff/dataplane/lb/switchnat"
+	"github.com/skiff-k8s/skiff/dataplane/lb/table"
+)
+
+// HostPort is a port of the node that leads to a pod on it.
+type HostPort struct {
+	// Protocol is "tcp" or "udp".
+	Protocol string
+	// HostIP is the one address that has the port; the unspecified address
+	// means all of the node's.
+	HostIP netip.Addr
+	Port   uint16
+	PodIP  netip.Addr
+	// PodPort is where it leads.
+	PodPort uint16
+}
+
+// hostPorts are the host ports of a node. Sockets of the node and its pods
+// find them beside the services; packets from elsewhere are translated at the
+// node's uplink, where a program is only while there are any.
+type hostPorts struct {
+	frontends map[table.Key]table.Frontend
+	// uplink is nil while there is no program at the uplink.
+	uplink *table.Table
+}
+
+// SetHostPorts makes ports all host ports of the node. Called before Run with
+// those of the pods that live on, it changes nothing for them.
+func (l *Loader) SetHostPorts(ports []HostPort) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	wanted := map[table.Key]table.Frontend{}
+	for _, p := range ports {
+		for _, f := range l.frontendsOf(p) {
+			wanted[f.Key] = f
+		}
+	}
+	var errs []error
+	for key := range l.hostPorts.frontends {
+		if _, ok := wanted[key]; !ok {
+			errs = append(errs, l.dropHostPort(key))
+		}
+	}
+	for _, f := range wanted {
+		errs = append(errs, l.putHostPort(f))
+	}
+	return errors.Join(append(errs, l.uplink())...)
+}
+
+// HostPorts adds or takes away host ports. A port that another pod has by now
+// stays with that pod.
+func (l *Loader) HostPorts(ports []HostPort, added bool) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var errs []error
+	for _, p := range ports {
+		for _, f := range l.frontendsOf(p) {
+			if added {
+				errs = append(errs, l.putHostPort(f))
+			} else if have, ok := l.hostPorts.frontends[f.Key]; ok && have.Backends[0] == f.Backends[0] {
+				errs = append(errs, l.dropHostPort(f.Key))
+			}
+		}
+	}
+	return errors.Join(append(errs, l.uplink())...)
+}
+
+// frontendsOf are the addresses on which a port answers.
+func (l *Loader) frontendsOf(p HostPort) []table.Frontend {
+	f := table.Frontend{Backends: []netip.AddrPort{netip.AddrPortFrom(p.PodIP, p.PodPort)}}
+	f.Key = table.Key{Addr: p.HostIP, Port: p.Port, Proto: table.TCP}
+	if p.Protocol == "udp" {
+		f.Proto = table.UDP
+	}
+	if p.HostIP.IsValid() && !p.HostIP.IsUnspecified() {
+		f.NodeOnly = p.HostIP.IsLoopback()
+		return []table.Frontend{f}
+	}
+	local := f
+	f.Addr, local.Addr = l.cfg.NodeIP, loopback
+	local.NodeOnly = true
+	return []table.Frontend{f, local}
+}
+
+// claimant is the name under which a host port has its key: no Service has an
+// empty namespace.
+func claimant(key table.Key) types.NamespacedName {
+	return types.NamespacedName{Name: "host port " + key.String()}
+}
+
+func (l *Loader) putHostPort(f table.Frontend) error {
+	node := l.targets[0]
+	_, taken, _, _ := node.claims.settle(claimant(f.Key), []table.Frontend{f})
+	if owner, ok := taken[f.Key]; ok {
+		return fmt.Errorf("host port %s: served by Service %s already", f.Key, owner)
+	}
+	l.hostPorts.frontends[f.Key] = f
+	_, err := node.table.Set(f)
+	return err
+}
+
+func (l *Loader) dropHostPort(key table.Key) error {
+	node := l.targets[0]
+	_, _, _, freed := node.claims.settle(claimant(key), nil)
+	l.feed.touch(freed...)
+	delete(l.hostPorts.frontends, key)
+	return node.table.Delete(key)
+}
+
+// uplink brings the node's uplink in line with the host ports.
+func (l *Loader) uplink() error {
+	if l.cfg.Uplink == "" || l.cfg.PinDir == "" {
+		return nil
+	}
+	cfg := switchnat.Config{Device: l.cfg.Uplink, PinDir: uplinkPins(l.cfg.PinDir)}
+	var want []table.Frontend
+	for _, f := range l.hostPorts.frontends {
+		if !f.NodeOnly {
+			want = append(want, f)
+		}
+	}
+	if len(want) == 0 {
+		return l.closeUplink(cfg)
+	}
+	if l.hostPorts.uplink == nil {
+		if err := switchnat.Load(cfg); err != nil {
+			return fmt.Errorf("host ports: %w", err)
+		}
+		t, err := table.Open(cfg.PinDir)
+		if err != nil {
+			return fmt.Errorf("host ports: %w", err)
+		}
+		l.hostPorts.uplink = t
+	}
+	var errs []error
+	for key, err := range l.hostPorts.uplink.Replace(want) {
+		errs = append(errs, fmt.Errorf("host port %s: %w", key, err))
+	}
+	return errors.Join(errs...)
+}
+
+// closeUplink takes the program away, also one of an earlier process.
+func (l *Loader) closeUplink(cfg switchnat.Config) error {
+	if l.hostPorts.uplink != nil {
+		if err := l.hostPorts.uplink.Close(); err != nil {
+			return fmt.Errorf("host ports: %w", err)
+		}
+		l.hostPorts.uplink = nil
+	} else if _, err := os.Stat(cfg.PinDir); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err := switchnat.Remove(cfg); err != nil {
+		return fmt.Errorf("host ports: %w", err)
+	}
+	return removePin(cfg.PinDir)
+}
+
+// uplinkPins is the directory of the maps at the uplink.
+func uplinkPins(dir string) string { return filepath.Join(dir, "hostports") }
