@@ -15,17 +15,37 @@ import (
 	"github.com/skiff-k8s/skiff/dataplane/lb"
 )
 
-// podNetwork is the node's in-process network plugin.
-func podNetwork(node *machinev1alpha1.NodeConfiguration) (*cni.Plugin, error) {
+// podNetwork is the node's in-process network plugin. The service loader
+// serves its host ports, those of pods that outlived the last process at once.
+func podNetwork(node *machinev1alpha1.NodeConfiguration, services *lb.Loader) (*cni.Plugin, error) {
 	ip, errIP := netip.ParseAddr(node.NodeIP)
 	pods, errPods := netip.ParsePrefix(node.PodCIDR)
 	if err := errors.Join(errIP, errPods); err != nil {
 		return nil, fmt.Errorf("node configuration: nodeIP, podCIDR: %w", err)
 	}
-	return cni.New(cni.Config{
+	network, err := cni.New(cni.Config{
 		PodCIDR: pods, NodeIP: ip, MTU: node.MTU,
 		StateDir: machinev1alpha1.RunDir + "/cni",
+		HostPorts: func(ports []cni.HostPort, added bool) error {
+			return services.HostPorts(hostPorts(ports), added)
+		},
 	})
+	if err != nil {
+		return nil, err
+	}
+	if err := services.SetHostPorts(hostPorts(network.HostPorts())); err != nil {
+		network.Close()
+		return nil, err
+	}
+	return network, nil
+}
+
+func hostPorts(ports []cni.HostPort) []lb.HostPort {
+	converted := make([]lb.HostPort, 0, len(ports))
+	for _, p := range ports {
+		converted = append(converted, lb.HostPort(p))
+	}
+	return converted
 }
 
 // serviceLoader attaches the Services' programs to the machine's cgroup. The

@@ -39,7 +39,7 @@ func nodeCommand(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	network, err := podNetwork(node)
+	network, err := podNetwork(node, services)
 	if err != nil {
 		return err
 	}
