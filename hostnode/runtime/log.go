@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"log/slog"
+	"strings"
 
 	"github.com/sirupsen/logrus"
 )
@@ -46,6 +47,9 @@ func (h logHook) Fire(entry *logrus.Entry) error {
 		// "something changed" is the kubelet's to tell.
 		level = slog.LevelDebug
 	}
+	if expected(entry.Message) {
+		level = slog.LevelDebug
+	}
 	ctx := entry.Context
 	if ctx == nil {
 		ctx = context.Background()
@@ -59,4 +63,21 @@ func (h logHook) Fire(entry *logrus.Entry) error {
 	}
 	h.to.LogAttrs(ctx, level, entry.Message, attrs...)
 	return nil
+}
+
+// expected says that containerd warns of something that is as it should be.
+func expected(message string) bool {
+	for _, prefix := range []string{
+		// Our symlinks, at every start of a node with pods; see sandbox.makeFiles.
+		"Invalid file ",
+		// Chosen in serverConfig.
+		"using async mode for boltdb",
+		// Not every file system has it.
+		"failed check for fsverity support",
+	} {
+		if strings.HasPrefix(message, prefix) {
+			return true
+		}
+	}
+	return false
 }

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"sync"
 
+	core "github.com/containerd/containerd/v2/core/sandbox"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/core/snapshots/storage"
 	"github.com/containerd/containerd/v2/plugins"
@@ -58,6 +59,7 @@ var register = sync.OnceValue(func() error {
 			Requires: []plugin.Type{
 				plugins.GRPCPlugin, plugins.CRIServicePlugin,
 				plugins.MetadataPlugin, plugins.LeasePlugin, plugins.DiffPlugin,
+				plugins.SandboxStorePlugin,
 			},
 			InitFn: newServer,
 		},
@@ -163,7 +165,11 @@ func newServer(ic *plugin.InitContext) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	r.service, err = newService(r, upstream, images)
+	sandboxes, err := ic.GetSingle(plugins.SandboxStorePlugin)
+	if err != nil {
+		return nil, err
+	}
+	r.service, err = newService(r, upstream, images, sandboxes.(core.Store))
 	return nopServer{}, err
 }
 

@@ -6,8 +6,10 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/containerd/containerd/v2/core/sandbox"
 	"github.com/containerd/containerd/v2/pkg/cap"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -21,17 +23,19 @@ type service struct {
 	cri
 	runtime *Runtime
 	images  *adopter
+	// sandboxes is containerd's own record of sandboxes.
+	sandboxes sandbox.Store
 	// capabilities are the ones that this process has: no container can have
 	// more.
 	capabilities []string
 }
 
-func newService(r *Runtime, upstream cri, images *adopter) (*service, error) {
+func newService(r *Runtime, upstream cri, images *adopter, sandboxes sandbox.Store) (*service, error) {
 	capabilities, err := cap.Current()
 	if err != nil {
 		return nil, fmt.Errorf("read own capabilities: %w", err)
 	}
-	return &service{cri: upstream, runtime: r, images: images, capabilities: capabilities}, nil
+	return &service{cri: upstream, runtime: r, images: images, sandboxes: sandboxes, capabilities: capabilities}, nil
 }
 
 // call makes one call of upstream's service.
@@ -44,6 +48,33 @@ func call[Request, Response any](ctx context.Context, method func(context.Contex
 func (s *service) RunPodSandbox(ctx context.Context, r *runtimeapi.RunPodSandboxRequest) (*runtimeapi.RunPodSandboxResponse, error) {
 	s.defaultCgroup(r.GetConfig())
 	return call(ctx, s.cri.RunPodSandbox, r)
+}
+
+// ListPodSandbox knows when adopted sandboxes were made: upstream forgets that
+// at a restart, and the kubelet sorts by it.
+func (s *service) ListPodSandbox(ctx context.Context, r *runtimeapi.ListPodSandboxRequest) (*runtimeapi.ListPodSandboxResponse, error) {
+	response, err := call(ctx, s.cri.ListPodSandbox, r)
+	if err != nil {
+		return nil, err
+	}
+	return response, s.dateSandboxes(ctx, response.GetItems())
+}
+
+func (s *service) dateSandboxes(ctx context.Context, items []*runtimeapi.PodSandbox) error {
+	for _, item := range items {
+		if item.CreatedAt > 0 {
+			continue
+		}
+		record, err := s.sandboxes.Get(namespaces.WithNamespace(ctx, namespace), item.Id)
+		if errdefs.IsNotFound(err) {
+			continue // removed meanwhile
+		}
+		if err != nil {
+			return errgrpc.ToGRPC(err)
+		}
+		item.CreatedAt = record.CreatedAt.UnixNano()
+	}
+	return nil
 }
 
 // CreateContainer leaves out capabilities that this host does not give: the

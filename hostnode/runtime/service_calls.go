@@ -27,10 +27,6 @@ func (s *service) PodSandboxStatus(ctx context.Context, r *runtimeapi.PodSandbox
 	return call(ctx, s.cri.PodSandboxStatus, r)
 }
 
-func (s *service) ListPodSandbox(ctx context.Context, r *runtimeapi.ListPodSandboxRequest) (*runtimeapi.ListPodSandboxResponse, error) {
-	return call(ctx, s.cri.ListPodSandbox, r)
-}
-
 func (s *service) StartContainer(ctx context.Context, r *runtimeapi.StartContainerRequest) (*runtimeapi.StartContainerResponse, error) {
 	return call(ctx, s.cri.StartContainer, r)
 }
@@ -132,7 +128,7 @@ func (s *service) ImageFsInfo(ctx context.Context, r *runtimeapi.ImageFsInfoRequ
 }
 
 func (s *service) StreamPodSandboxes(r *runtimeapi.StreamPodSandboxesRequest, to grpc.ServerStreamingServer[runtimeapi.StreamPodSandboxesResponse]) error {
-	return errgrpc.ToGRPC(s.cri.StreamPodSandboxes(r, namespacedStream[runtimeapi.StreamPodSandboxesResponse]{to}))
+	return errgrpc.ToGRPC(s.cri.StreamPodSandboxes(r, datedStream{namespacedStream[runtimeapi.StreamPodSandboxesResponse]{to}, s}))
 }
 
 func (s *service) StreamContainers(r *runtimeapi.StreamContainersRequest, to grpc.ServerStreamingServer[runtimeapi.StreamContainersResponse]) error {
@@ -162,4 +158,17 @@ type namespacedStream[Response any] struct {
 
 func (s namespacedStream[Response]) Context() context.Context {
 	return namespaces.WithNamespace(s.ServerStreamingServer.Context(), namespace)
+}
+
+// datedStream is a stream of sandboxes with their dates, see ListPodSandbox.
+type datedStream struct {
+	namespacedStream[runtimeapi.StreamPodSandboxesResponse]
+	service *service
+}
+
+func (s datedStream) Send(response *runtimeapi.StreamPodSandboxesResponse) error {
+	if err := s.service.dateSandboxes(s.Context(), response.GetPodSandboxes()); err != nil {
+		return err
+	}
+	return s.namespacedStream.Send(response)
 }
