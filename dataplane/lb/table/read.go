@@ -36,7 +36,7 @@ func (t *Table) read() error {
 	for key, s := range services {
 		t.sets[s.Set] = struct{}{}
 		t.lastSet = max(t.lastSet, s.Set)
-		e := entry{set: s.Set, affinityS: s.AffinityS, flags: s.Flags}
+		e := entry{set: s.Set, affinityS: s.AffinityS, flags: s.Flags, slots: int(s.Count)}
 		for i := range s.Count {
 			k := tablesLbSlotKey{Set: s.Set, Index: i}
 			if slot, ok := slots[k]; ok {
@@ -45,17 +45,13 @@ func (t *Table) read() error {
 			}
 		}
 		slices.SortFunc(e.backends, compareBackends)
-		complete := true
+		e.broken = uint32(len(e.backends)) != s.Count
 		for b := range members(e) {
 			m := tablesLbMember{Service: key, Backend: b}
 			if _, ok := listed[m]; !ok {
-				complete = false
+				e.broken = true
 			}
 			delete(listed, m)
-		}
-		if uint32(len(e.backends)) != s.Count || !complete {
-			// Equal to nothing that can be wanted: the next Set writes it.
-			e.flags = ^tablesLbFlags(0)
 		}
 		t.mirror[key] = e
 	}

@@ -133,20 +133,20 @@ func (t *Table) Set(f Frontend) (bool, error) {
 	}
 	want.set = t.newSet()
 	if err := t.writeSlots(want); err != nil {
-		return true, errors.Join(fmt.Errorf("write backends of %s: %w", f.Key, err), t.dropSet(want.set, len(want.backends)))
+		return true, errors.Join(fmt.Errorf("write backends of %s: %w", f.Key, err), t.dropSet(want.set, want.slots))
 	}
 	if err := t.addMembers(key, want, have); err != nil {
-		return true, errors.Join(fmt.Errorf("write members of %s: %w", f.Key, err), t.dropSet(want.set, len(want.backends)))
+		return true, errors.Join(fmt.Errorf("write members of %s: %w", f.Key, err), t.dropSet(want.set, want.slots))
 	}
 	value := serviceValue(key, want)
 	if err := t.maps.LbServices.Update(&key, &value, ebpf.UpdateAny); err != nil {
-		return true, errors.Join(fmt.Errorf("write service %s: %w", f.Key, err), t.dropSet(want.set, len(want.backends)))
+		return true, errors.Join(fmt.Errorf("write service %s: %w", f.Key, err), t.dropSet(want.set, want.slots))
 	}
 	t.mirror[key] = want
 	if !exists {
 		return true, nil
 	}
-	return true, errors.Join(t.dropSet(have.set, len(have.backends)), t.dropMembers(key, have, want))
+	return true, errors.Join(t.dropSet(have.set, have.slots), t.dropMembers(key, have, want))
 }
 
 // Delete removes one frontend; it succeeds when there is none.
@@ -163,7 +163,7 @@ func (t *Table) Delete(k Key) error {
 		return fmt.Errorf("delete service %s: %w", k, err)
 	}
 	delete(t.mirror, key)
-	return errors.Join(t.dropSet(have.set, len(have.backends)), t.dropMembers(key, have, entry{}))
+	return errors.Join(t.dropSet(have.set, have.slots), t.dropMembers(key, have, entry{}))
 }
 
 // Replace makes the frontends all that the table holds, and returns the keys
@@ -311,7 +311,7 @@ func members(e entry) map[tablesLbBackend]struct{} {
 func (t *Table) addMembers(key tablesLbKey, want, have entry) error {
 	had := members(have)
 	for b := range members(want) {
-		if _, ok := had[b]; ok {
+		if _, ok := had[b]; ok && !have.broken {
 			continue
 		}
 		m := tablesLbMember{Service: key, Backend: b}

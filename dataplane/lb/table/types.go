@@ -77,10 +77,14 @@ type entry struct {
 	affinityS uint32
 	flags     tablesLbFlags
 	backends  []tablesLbBackend // sorted, unique
+	// slots is how many slots the set has: len(backends), unless broken.
+	slots int
+	// broken: a writer died over it; it is equal to nothing.
+	broken bool
 }
 
 func (e entry) sameAs(o entry) bool {
-	return e.affinityS == o.affinityS && e.flags == o.flags && slices.Equal(e.backends, o.backends)
+	return !e.broken && !o.broken && e.affinityS == o.affinityS && e.flags == o.flags && slices.Equal(e.backends, o.backends)
 }
 
 // addrBE is the address as C reads it: the bytes in network order.
@@ -153,6 +157,7 @@ func compile(f Frontend) (tablesLbKey, entry, error) {
 	}
 	slices.SortFunc(e.backends, compareBackends)
 	e.backends = slices.Compact(e.backends)
+	e.slots = len(e.backends)
 	return key, e, nil
 }
 

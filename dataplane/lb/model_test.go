@@ -1,0 +1,239 @@
+package lb
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
+
+	"github.com/skiff-k8s/skiff/dataplane/lb/table"
+)
+
+// web is a Service with one port 80 and what change does to it.
+func web(change func(*corev1.Service)) *corev1.Service {
+	s := &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Name: "web", Namespace: "default"},
+		Spec: corev1.ServiceSpec{
+			Type: corev1.ServiceTypeClusterIP, ClusterIP: "10.96.7.7", ClusterIPs: []string{"10.96.7.7"},
+			SessionAffinity: corev1.ServiceAffinityNone,
+			Ports:           []corev1.ServicePort{{Name: "http", Port: 80, Protocol: corev1.ProtocolTCP}},
+		},
+	}
+	if change != nil {
+		change(s)
+	}
+	return s
+}
+
+func nodePort(policy corev1.ServiceExternalTrafficPolicy) func(*corev1.Service) {
+	return func(s *corev1.Service) {
+		s.Spec.Type = corev1.ServiceTypeNodePort
+		s.Spec.ExternalTrafficPolicy = policy
+		s.Spec.Ports[0].NodePort = 30080
+	}
+}
+
+// ep is an endpoint "address@node", with marks: "!" not ready, "~" serving
+// while it terminates, "#zone" a hint.
+func ep(text string) discoveryv1.Endpoint {
+	var e discoveryv1.Endpoint
+	text, zone, hinted := strings.Cut(text, "#")
+	if hinted {
+		e.Hints = &discoveryv1.EndpointHints{ForZones: []discoveryv1.ForZone{{Name: zone}}}
+	}
+	text, down := strings.CutSuffix(text, "!")
+	text, leaving := strings.CutSuffix(text, "~")
+	e.Conditions = discoveryv1.EndpointConditions{Ready: ptr.To(!down && !leaving), Serving: ptr.To(!down), Terminating: ptr.To(leaving)}
+	addr, node, ok := strings.Cut(text, "@")
+	e.Addresses = []string{addr}
+	if ok {
+		e.NodeName = &node
+	}
+	return e
+}
+
+func sliceOf(eps ...string) *discoveryv1.EndpointSlice {
+	es := &discoveryv1.EndpointSlice{
+		AddressType: discoveryv1.AddressTypeIPv4,
+		Ports:       []discoveryv1.EndpointPort{{Name: ptr.To("http"), Protocol: ptr.To(corev1.ProtocolTCP), Port: ptr.To(int32(8080))}},
+	}
+	for _, e := range eps {
+		es.Endpoints = append(es.Endpoints, ep(e))
+	}
+	return es
+}
+
+func text(f table.Frontend) string {
+	var b strings.Builder
+	b.WriteString(f.Key.String())
+	if f.NodeOnly {
+		b.WriteString(" [node only]")
+	}
+	if f.NodeOwn {
+		b.WriteString(" [node's own]")
+	}
+	if f.Affinity > 0 {
+		b.WriteString(" [affinity " + f.Affinity.String() + "]")
+	}
+	b.WriteString(" ->")
+	back := slices.Clone(f.Backends)
+	slices.SortFunc(back, netip.AddrPort.Compare)
+	for _, a := range back {
+		b.WriteString(" " + a.String())
+	}
+	return b.String()
+}
+
+func TestPlan(t *testing.T) {
+	addr := netip.MustParseAddr
+	nodes := map[string]node{
+		"n1": {addrs: []netip.Addr{addr("172.30.0.11")}, zone: "a"},
+		"n2": {addrs: []netip.Addr{addr("172.30.0.12")}, zone: "b"},
+	}
+	two := []*discoveryv1.EndpointSlice{sliceOf("10.244.1.1@n1"), sliceOf("10.244.2.1@n2")}
+	for _, c := range []struct {
+		name    string
+		service *corev1.Service
+		slices  []*discoveryv1.EndpointSlice
+		node    string // empty: the outside
+		want    []string
+	}{
+		{"a ClusterIP leads to ready endpoints of all slices", web(nil), two, "n1", []string{
+			"10.96.7.7:80/TCP -> 10.244.1.1:8080 10.244.2.1:8080",
+		}},
+		{"no endpoints refuse", web(nil), nil, "n1", []string{"10.96.7.7:80/TCP ->"}},
+		{"endpoints that are not ready do not count", web(nil), []*discoveryv1.EndpointSlice{sliceOf("10.244.1.1@n1!", "10.244.1.2@n1~", "10.244.1.3@n1")}, "n1", []string{
+			"10.96.7.7:80/TCP -> 10.244.1.3:8080",
+		}},
+		{"the last ones serve while they terminate", web(nil), []*discoveryv1.EndpointSlice{sliceOf("10.244.1.1@n1!", "10.244.1.2@n1~")}, "n1", []string{
+			"10.96.7.7:80/TCP -> 10.244.1.2:8080",
+		}},
+		{"an address that two pods have is the running one's", web(nil), []*discoveryv1.EndpointSlice{sliceOf("10.244.1.1@n1~"), sliceOf("10.244.1.1@n1")}, "n1", []string{
+			"10.96.7.7:80/TCP -> 10.244.1.1:8080",
+		}},
+		{"headless has no address", web(func(s *corev1.Service) { s.Spec.ClusterIP = corev1.ClusterIPNone }), two, "n1", nil},
+		{"ExternalName has no address", web(func(s *corev1.Service) { s.Spec.Type = corev1.ServiceTypeExternalName; s.Spec.ClusterIP = "" }), two, "n1", nil},
+		{"affinity", web(func(s *corev1.Service) {
+			s.Spec.SessionAffinity = corev1.ServiceAffinityClientIP
+			s.Spec.SessionAffinityConfig = &corev1.SessionAffinityConfig{ClientIP: &corev1.ClientIPConfig{TimeoutSeconds: ptr.To(int32(10800))}}
+		}), two, "n1", []string{"10.96.7.7:80/TCP [affinity 3h0m0s] -> 10.244.1.1:8080 10.244.2.1:8080"}},
+		{"internalTrafficPolicy Local", web(func(s *corev1.Service) {
+			s.Spec.InternalTrafficPolicy = ptr.To(corev1.ServiceInternalTrafficPolicyLocal)
+		}), two, "n2", []string{"10.96.7.7:80/TCP -> 10.244.2.1:8080"}},
+		{"internalTrafficPolicy Local has nothing for the outside", web(func(s *corev1.Service) {
+			s.Spec.InternalTrafficPolicy = ptr.To(corev1.ServiceInternalTrafficPolicyLocal)
+		}), two, "", []string{"10.96.7.7:80/TCP ->"}},
+		{"hints keep traffic in the zone", web(nil), []*discoveryv1.EndpointSlice{sliceOf("10.244.1.1@n1#a", "10.244.2.1@n2#b")}, "n2", []string{
+			"10.96.7.7:80/TCP -> 10.244.2.1:8080",
+		}},
+		{"node port from a node", web(nodePort(corev1.ServiceExternalTrafficPolicyCluster)), two, "n1", []string{
+			"10.96.7.7:80/TCP -> 10.244.1.1:8080 10.244.2.1:8080",
+			"127.0.0.1:30080/TCP [node only] -> 10.244.1.1:8080 10.244.2.1:8080",
+			"node:30080/TCP -> 10.244.1.1:8080 10.244.2.1:8080",
+		}},
+		{"node port from outside", web(nodePort(corev1.ServiceExternalTrafficPolicyCluster)), two, "", []string{
+			"10.96.7.7:80/TCP -> 10.244.1.1:8080 10.244.2.1:8080",
+			"node:30080/TCP -> 10.244.1.1:8080 10.244.2.1:8080",
+		}},
+		{"externalTrafficPolicy Local from a node: all for itself and its pods, the other's own at the other", web(nodePort(corev1.ServiceExternalTrafficPolicyLocal)),
+			[]*discoveryv1.EndpointSlice{sliceOf("10.244.1.1@n1")}, "n1", []string{
+				"10.96.7.7:80/TCP -> 10.244.1.1:8080",
+				"127.0.0.1:30080/TCP [node only] -> 10.244.1.1:8080",
+				"172.30.0.12:30080/TCP (from the node) ->",
+				"node:30080/TCP [node's own] -> 10.244.1.1:8080",
+			}},
+		{"externalTrafficPolicy Local from outside", web(nodePort(corev1.ServiceExternalTrafficPolicyLocal)),
+			[]*discoveryv1.EndpointSlice{sliceOf("10.244.1.1@n1", "10.244.1.2@n1~")}, "", []string{
+				"10.96.7.7:80/TCP -> 10.244.1.1:8080",
+				"172.30.0.11:30080/TCP -> 10.244.1.1:8080",
+				"172.30.0.12:30080/TCP ->",
+			}},
+		{"load balancer and external addresses", web(func(s *corev1.Service) {
+			s.Spec.Type = corev1.ServiceTypeLoadBalancer
+			s.Spec.ExternalIPs = []string{"198.51.100.7", "172.31.0.5"}
+			s.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "172.31.0.5", IPMode: ptr.To(corev1.LoadBalancerIPModeVIP)}}
+		}), two, "n1", []string{
+			"10.96.7.7:80/TCP -> 10.244.1.1:8080 10.244.2.1:8080",
+			"172.31.0.5:80/TCP -> 10.244.1.1:8080 10.244.2.1:8080",
+			"198.51.100.7:80/TCP -> 10.244.1.1:8080 10.244.2.1:8080",
+		}},
+		{"source ranges close the load balancer's addresses", web(func(s *corev1.Service) {
+			s.Spec.Type = corev1.ServiceTypeLoadBalancer
+			s.Spec.LoadBalancerSourceRanges = []string{"192.0.2.0/24"}
+			s.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "172.31.0.5", IPMode: ptr.To(corev1.LoadBalancerIPModeVIP)}}
+		}), two, "", []string{"10.96.7.7:80/TCP -> 10.244.1.1:8080 10.244.2.1:8080"}},
+		{"ports of other protocols are left out", web(func(s *corev1.Service) {
+			s.Spec.Ports = append(s.Spec.Ports, corev1.ServicePort{Name: "sip", Port: 5060, Protocol: corev1.ProtocolSCTP})
+		}), two, "n1", []string{"10.96.7.7:80/TCP -> 10.244.1.1:8080 10.244.2.1:8080"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var got []string
+			if s := newService(c.service); s != nil {
+				all := map[string]*slice{}
+				for i, es := range c.slices {
+					all[string(rune('a'+i))] = newSlice(es)
+				}
+				for _, f := range plan(s, all, view{node: c.node, nodes: nodes}) {
+					got = append(got, text(f))
+				}
+			}
+			slices.Sort(got)
+			if !slices.Equal(got, c.want) {
+				t.Errorf("got\n  %s\nwant\n  %s", strings.Join(got, "\n  "), strings.Join(c.want, "\n  "))
+			}
+		})
+	}
+}
+
+func TestProblems(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		service *corev1.Service
+		want    []string
+	}{
+		{"nothing", web(nodePort(corev1.ServiceExternalTrafficPolicyLocal)), nil},
+		{"SCTP", web(func(s *corev1.Service) { s.Spec.Ports[0].Protocol = corev1.ProtocolSCTP }), []string{"ProtocolNotServed"}},
+		{"IPv6", web(func(s *corev1.Service) {
+			s.Spec.ClusterIP, s.Spec.ClusterIPs = "fd00::1", []string{"fd00::1"}
+			s.Spec.IPFamilies = []corev1.IPFamily{corev1.IPv6Protocol}
+		}), []string{"IPFamilyNotServed"}},
+		{"dual stack", web(func(s *corev1.Service) {
+			s.Spec.ClusterIPs = []string{"10.96.7.7", "fd00::1"}
+			s.Spec.IPFamilies = []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol}
+		}), []string{"IPFamilyNotServed"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var got []string
+			for _, p := range newService(c.service).problems {
+				got = append(got, p.reason)
+			}
+			if !slices.Equal(got, c.want) {
+				t.Errorf("got %v, want %v", got, c.want)
+			}
+		})
+	}
+}
+
+func TestCgroupRoot(t *testing.T) {
+	for _, c := range []struct{ name, mountinfo, want string }{
+		{"hybrid", `31 23 0:28 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755
+32 31 0:29 / /sys/fs/cgroup/cpu rw,relatime - cgroup cgroup rw,cpu
+41 31 0:38 / /sys/fs/cgroup/unified rw,relatime shared:9 master:1 - cgroup2 cgroup2 rw
+`, "/sys/fs/cgroup/unified"},
+		{"pure v2", "35 24 0:30 / /sys/fs/cgroup rw,nosuid,nodev,noexec,relatime shared:4 - cgroup2 cgroup2 rw,nsdelegate\n", "/sys/fs/cgroup"},
+		{"a mount of a part is not the root", `35 24 0:30 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw
+36 24 0:30 /kubepods/pod1 /var/lib/x rw - cgroup2 cgroup2 rw
+`, "/sys/fs/cgroup"},
+		{"none", "31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n", ""},
+	} {
+		got, err := cgroupRoot(strings.NewReader(c.mountinfo))
+		if got != c.want || (err != nil) != (c.want == "") {
+			t.Errorf("%s: got %q, %v; want %q", c.name, got, err, c.want)
+		}
+	}
+}
