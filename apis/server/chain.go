@@ -21,6 +21,7 @@ import (
 	rbacrest "k8s.io/kubernetes/pkg/registry/rbac/rest"
 	schedulingrest "k8s.io/kubernetes/pkg/registry/scheduling/rest"
 
+	"github.com/skiff-k8s/skiff/apis/server/loopback"
 	"github.com/skiff-k8s/skiff/apis/storage"
 )
 
@@ -46,7 +47,7 @@ type chain struct {
 // newChain is upstream's app.NewConfig and app.CreateServerChain with the
 // seams: shared etcd client, in-process loopback, lazy OpenAPI, own hooks. It
 // calls started before it needs the storage.
-func newChain(opts options.CompletedOptions, lb *loopback, shared *storage.Shared, started func() error) (*chain, error) {
+func newChain(opts options.CompletedOptions, lb *loopback.Transport, shared *storage.Shared, started func() error) (*chain, error) {
 	base, err := newGeneric(opts, lb, shared)
 	if err != nil {
 		return nil, err

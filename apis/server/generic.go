@@ -31,6 +31,7 @@ import (
 	generatedopenapi "k8s.io/kubernetes/pkg/generated/openapi"
 	"k8s.io/kubernetes/pkg/kubeapiserver"
 
+	"github.com/skiff-k8s/skiff/apis/server/loopback"
 	"github.com/skiff-k8s/skiff/apis/storage"
 )
 
@@ -45,7 +46,7 @@ type generic struct {
 // cannot be called because it makes RSA keys and clients on the way: the same
 // options in the same order, on the in-process loopback and the shared etcd
 // client.
-func newGeneric(opts options.CompletedOptions, lb *loopback, shared *storage.Shared) (*generic, error) {
+func newGeneric(opts options.CompletedOptions, lb *loopback.Transport, shared *storage.Shared) (*generic, error) {
 	codecs := legacyscheme.Codecs
 	if utilfeature.DefaultFeatureGate.Enabled(genericfeatures.CBORServingAndStorage) {
 		codecs = serializer.NewCodecFactory(legacyscheme.Scheme, serializer.WithSerializer(cbor.NewSerializerInfo))

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"math/big"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -17,6 +18,9 @@ import (
 	"k8s.io/apiserver/pkg/server/dynamiccertificates"
 	"k8s.io/apiserver/pkg/server/healthz"
 	genericoptions "k8s.io/apiserver/pkg/server/options"
+	"k8s.io/client-go/rest"
+
+	"github.com/skiff-k8s/skiff/apis/server/loopback"
 )
 
 // loopbackAge is upstream's validity of the loopback certificate.
@@ -25,7 +29,7 @@ const loopbackAge = (3*365 + 1) * 24 * time.Hour
 // applyLoopback gives c a privileged client of itself. Requests go by
 // function call; the certificate is for the rare client that copies only
 // addresses and credentials from the config and comes over TLS.
-func applyLoopback(c *genericapiserver.Config, lb *loopback) error {
+func applyLoopback(c *genericapiserver.Config, lb *loopback.Transport) error {
 	expires := time.Now().Add(loopbackAge)
 	cert, key, err := loopbackCertificate(expires)
 	if err != nil {
@@ -43,7 +47,8 @@ func applyLoopback(c *genericapiserver.Config, lb *loopback) error {
 	}
 	config.ContentConfig.ContentType = "application/vnd.kubernetes.protobuf"
 	config.DisableCompression = true
-	config.WrapTransport = lb.wrap
+	config.UserAgent = userAgent()
+	config.WrapTransport = lb.Wrap
 	c.LoopbackClientConfig = config
 
 	check := healthz.NamedCheck("loopback-serving-certificate", func(*http.Request) error {
@@ -55,6 +60,13 @@ func applyLoopback(c *genericapiserver.Config, lb *loopback) error {
 	c.AddHealthzChecks(check)
 	c.AddLivezChecks(check)
 	return nil
+}
+
+// userAgent is kube-apiserver's: managedFields name it as the manager of what
+// the server writes itself.
+func userAgent() string {
+	_, details, _ := strings.Cut(rest.DefaultKubernetesUserAgent(), "/")
+	return "kube-apiserver/" + details
 }
 
 // loopbackCertificate is self-signed and ECDSA: upstream's RSA key takes up

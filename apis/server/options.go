@@ -15,6 +15,7 @@ import (
 	"k8s.io/kubernetes/plugin/pkg/admission/noderestriction"
 
 	machinev1alpha1 "github.com/skiff-k8s/skiff/apis/machine/v1alpha1"
+	"github.com/skiff-k8s/skiff/apis/server/listener"
 )
 
 // serverOptions are kube-apiserver's command line for this control plane: what
@@ -36,7 +37,7 @@ func serverOptions(ctx context.Context, cfg Config) (options.CompletedOptions, e
 		return options.CompletedOptions{}, fmt.Errorf("nodeIP %q: not an IP address", cp.NodeIP)
 	}
 
-	o.SecureServing.Listener = newListener(cfg.Listeners)
+	o.SecureServing.Listener = listener.Join(cfg.Listeners)
 	o.SecureServing.ServerCert.CertKey.CertFile = cfg.pki(machinev1alpha1.APIServerCertFile)
 	o.SecureServing.ServerCert.CertKey.KeyFile = cfg.pki(machinev1alpha1.APIServerKeyFile)
 

@@ -13,6 +13,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	machinev1alpha1 "github.com/skiff-k8s/skiff/apis/machine/v1alpha1"
+	"github.com/skiff-k8s/skiff/apis/server/loopback"
 	"github.com/skiff-k8s/skiff/apis/storage"
 )
 
@@ -37,7 +38,7 @@ type Config struct {
 // Server is one API server.
 type Server struct {
 	chain    *chain
-	loopback *loopback
+	loopback *loopback.Transport
 	// end releases what New started.
 	end context.CancelFunc
 	// bootstrapped is closed when our own hooks are done.
@@ -68,7 +69,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 		return nil, fmt.Errorf("configure API server: %w", err)
 	}
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
-	lb, shared := newLoopback(), cfg.Storage.Share()
+	lb, shared := loopback.New(), cfg.Storage.Share()
 	c, err := newChain(opts, lb, shared, func() error { return shared.Start(ctx, life) })
 	if err != nil {
 		end()
@@ -86,10 +87,10 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 // requests in flight are answered, watches end, listeners close.
 func (s *Server) Run(ctx context.Context) error {
 	defer s.end()
-	defer s.loopback.close()
+	defer s.loopback.Close()
 	defer s.chain.end()
 	aggregator := s.chain.aggregator
-	s.loopback.open(aggregator.GenericAPIServer.Handler)
+	s.loopback.Open(aggregator.GenericAPIServer.Handler)
 	synced := make(chan struct{})
 	go func() {
 		defer close(synced)
@@ -113,9 +114,12 @@ func (s *Server) Run(ctx context.Context) error {
 }
 
 // LoopbackClientConfig is a client of this server with all privileges and
-// without limits. Every call returns a new copy.
+// without limits, over function calls. Requests wait until Run serves. Every
+// call returns a new copy; set its UserAgent.
 func (s *Server) LoopbackClientConfig() *rest.Config {
-	return rest.CopyConfig(s.chain.aggregator.GenericAPIServer.LoopbackClientConfig)
+	config := rest.CopyConfig(s.chain.aggregator.GenericAPIServer.LoopbackClientConfig)
+	config.UserAgent = ""
+	return config
 }
 
 // Ready is closed when /readyz has passed for the first time.

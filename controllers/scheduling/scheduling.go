@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -26,11 +27,14 @@ type Config struct {
 // Run schedules Pods until ctx ends. The API server must answer, or soon do.
 // Only one scheduler may run on a cluster.
 func Run(ctx context.Context, cfg Config) error {
-	client, err := kubernetes.NewForConfig(rest.AddUserAgent(rest.CopyConfig(cfg.Client), "scheduler"))
+	config := rest.CopyConfig(cfg.Client)
+	_, details, _ := strings.Cut(rest.DefaultKubernetesUserAgent(), "/")
+	config.UserAgent = "kube-scheduler/" + details + "/scheduler"
+	client, err := kubernetes.NewForConfig(config)
 	if err != nil {
 		return fmt.Errorf("make scheduler's client: %w", err)
 	}
-	dynamicClient, err := dynamic.NewForConfig(cfg.Client)
+	dynamicClient, err := dynamic.NewForConfig(config)
 	if err != nil {
 		return fmt.Errorf("make scheduler's dynamic client: %w", err)
 	}
@@ -47,7 +51,7 @@ func Run(ctx context.Context, cfg Config) error {
 	}
 	sched, err := scheduler.New(ctx, client, informers, dynamicInformers, recorders,
 		scheduler.WithComponentConfigVersion(defaults.TypeMeta.APIVersion),
-		scheduler.WithKubeConfig(cfg.Client),
+		scheduler.WithKubeConfig(config),
 		scheduler.WithProfiles(defaults.Profiles...),
 		scheduler.WithPercentageOfNodesToScore(defaults.PercentageOfNodesToScore),
 		scheduler.WithPodMaxBackoffSeconds(defaults.PodMaxBackoffSeconds),

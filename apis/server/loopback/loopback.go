@@ -1,4 +1,4 @@
-package server
+package loopback
 
 import (
 	"bytes"
@@ -13,37 +13,38 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// loopback carries requests of this process to the API server's handler by
+// Transport carries requests of this process to the API server's handler by
 // function call: the whole handler chain from authentication on, but no TCP,
 // TLS or HTTP/2. It takes the place of the transport below a rest.Config's
 // own wrappers, so that tokens, impersonation and user agents work as always.
-//
-// Requests wait until the handler is there. After the server ended they fail
-// as on a closed port.
-type loopback struct {
+type Transport struct {
 	opened  chan struct{}
 	handler http.Handler
-	// life ends all requests; close cancels it.
-	life  context.Context
-	close context.CancelFunc
+	// life ends all requests.
+	life context.Context
+	end  context.CancelFunc
 }
 
-func newLoopback() *loopback {
+// New returns a transport on which requests wait for Open.
+func New() *Transport {
 	life, end := context.WithCancel(context.Background())
-	return &loopback{opened: make(chan struct{}), life: life, close: end}
+	return &Transport{opened: make(chan struct{}), life: life, end: end}
 }
 
-// open is called once.
-func (l *loopback) open(handler http.Handler) {
+// Open sets the handler, once; requests flow from now on.
+func (l *Transport) Open(handler http.Handler) {
 	l.handler = handler
 	close(l.opened)
 }
 
-// wrap is a rest.Config's WrapTransport.
-func (l *loopback) wrap(http.RoundTripper) http.RoundTripper { return l }
+// Close ends the requests in flight; later ones fail as on a closed port.
+func (l *Transport) Close() { l.end() }
+
+// Wrap is a rest.Config's WrapTransport: it replaces what it is given.
+func (l *Transport) Wrap(http.RoundTripper) http.RoundTripper { return l }
 
 // RoundTrip implements http.RoundTripper.
-func (l *loopback) RoundTrip(req *http.Request) (*http.Response, error) {
+func (l *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	body := req.Body
 	if body == nil {
 		body = http.NoBody

@@ -1,4 +1,4 @@
-package server
+package listener
 
 import (
 	"errors"
@@ -6,10 +6,10 @@ import (
 	"sync"
 )
 
-// listener is several listeners in one, as upstream serves only one. It
+// joined is several listeners in one. It
 // accepts nothing before the first Accept: until then connections wait in
 // the kernel, where another server that shares the socket can take them.
-type listener struct {
+type joined struct {
 	all   []net.Listener
 	start sync.Once
 	conns chan accepted
@@ -23,17 +23,19 @@ type accepted struct {
 	err  error
 }
 
-func newListener(all []net.Listener) net.Listener {
+// Join returns one listener for all, with the first one's address: upstream's
+// server serves only one. Close closes them all.
+func Join(all []net.Listener) net.Listener {
 	if len(all) == 1 {
 		return all[0]
 	}
-	return &listener{all: all, conns: make(chan accepted), done: make(chan struct{})}
+	return &joined{all: all, conns: make(chan accepted), done: make(chan struct{})}
 }
 
 // Addr is the first listener's.
-func (l *listener) Addr() net.Addr { return l.all[0].Addr() }
+func (l *joined) Addr() net.Addr { return l.all[0].Addr() }
 
-func (l *listener) Accept() (net.Conn, error) {
+func (l *joined) Accept() (net.Conn, error) {
 	l.start.Do(func() {
 		for _, one := range l.all {
 			go l.accept(one)
@@ -49,7 +51,7 @@ func (l *listener) Accept() (net.Conn, error) {
 
 // accept ends when one is closed. Other errors go to the server, which
 // retries the temporary ones.
-func (l *listener) accept(one net.Listener) {
+func (l *joined) accept(one net.Listener) {
 	for {
 		conn, err := one.Accept()
 		select {
@@ -66,7 +68,7 @@ func (l *listener) accept(one net.Listener) {
 	}
 }
 
-func (l *listener) Close() error {
+func (l *joined) Close() error {
 	l.stop.Do(func() { close(l.done) })
 	var errs []error
 	for _, one := range l.all {

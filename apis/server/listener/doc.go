@@ -1,0 +1,2 @@
+// Package listener joins several listeners into one.
+package listener
