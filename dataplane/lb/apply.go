@@ -15,6 +15,10 @@ import (
 type wanted struct {
 	service   *service // nil: gone
 	frontends []table.Frontend
+	// healthPort is the health check node port or 0, localReady how many
+	// ready endpoints it reports.
+	healthPort uint16
+	localReady int
 }
 
 // apply plans what changed and writes it. It returns the Services that could
@@ -32,6 +36,11 @@ func (l *Loader) apply(c change, first bool) map[types.NamespacedName]error {
 			names = l.feed.allServices(t.claims)
 		}
 		plans := l.feed.plan(names, t.node)
+		if t.node != "" {
+			if err := l.health.update(plans); err != nil {
+				l.log.Error("health check node ports", "err", err)
+			}
+		}
 		if first {
 			var beside []table.Frontend
 			if i == 0 {
@@ -146,7 +155,11 @@ func (f *feed) plan(names []types.NamespacedName, node string) map[types.Namespa
 			out[name] = wanted{}
 			continue
 		}
-		out[name] = wanted{service: s, frontends: plan(s, f.slices[name], v)}
+		w := wanted{service: s, frontends: plan(s, f.slices[name], v)}
+		if w.healthPort = healthPortOf(s); w.healthPort != 0 {
+			w.localReady = localReady(f.slices[name], node)
+		}
+		out[name] = w
 	}
 	return out
 }

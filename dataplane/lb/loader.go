@@ -54,6 +54,7 @@ type Loader struct {
 	sockets *sockets
 	feed    *feed
 	report  *reporter
+	health  *health
 
 	// mu guards the targets' tables and claims, and hostPorts.
 	mu sync.Mutex
@@ -98,6 +99,7 @@ func New(cfg Config) (_ *Loader, err error) {
 	}
 	l := &Loader{cfg: cfg, log: cfg.Log, feed: newFeed(cfg.Client), synced: make(chan struct{})}
 	l.hostPorts.frontends = map[table.Key]table.Frontend{}
+	l.health = newHealth(cfg.NodeName)
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, l.Close())
@@ -160,7 +162,8 @@ func (l *Loader) Synced() <-chan struct{} { return l.synced }
 
 // Run keeps the maps equal to the API server's objects until ctx ends. An API
 // server that is away changes nothing: the maps stay as they are.
-func (l *Loader) Run(ctx context.Context) error {
+func (l *Loader) Run(ctx context.Context) (err error) {
+	defer func() { err = errors.Join(err, l.health.close()) }()
 	if l.cfg.SwitchPinDir != "" {
 		l.report = newReporter(ctx, l.cfg.Client)
 		defer l.report.close()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/http"
 	"net/netip"
 	"testing"
 	"time"
@@ -280,4 +281,48 @@ func TestLoaderReportsWhatItDoesNotServe(t *testing.T) {
 	}
 	c.endpoints("same-1", "", corev1.ProtocolTCP, backend)
 	c.reaches("tcp4", "198.51.100.7:80", backend)
+}
+
+func TestHealthCheckNodePorts(t *testing.T) {
+	c := newCluster(t)
+	stop := c.start()
+	running := true
+	defer func() {
+		if running {
+			stop()
+		}
+	}()
+	c.service(&corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Name: "web"},
+		Spec: corev1.ServiceSpec{
+			Type: corev1.ServiceTypeLoadBalancer, ExternalTrafficPolicy: corev1.ServiceExternalTrafficPolicyLocal, HealthCheckNodePort: 30999,
+			Ports: []corev1.ServicePort{{Name: "http", Port: 80}},
+		},
+	})
+	expect := func(want int) {
+		t.Helper()
+		for start := time.Now(); ; time.Sleep(5 * time.Millisecond) {
+			resp, err := http.Get("http://127.0.0.1:30999/")
+			if err == nil {
+				resp.Body.Close()
+				if resp.StatusCode == want {
+					return
+				}
+			}
+			if time.Since(start) > 5*time.Second {
+				t.Fatalf("health check node port: %v, %v; want %d", resp, err, want)
+			}
+		}
+	}
+	expect(http.StatusServiceUnavailable)
+	c.endpoints("web", "http", corev1.ProtocolTCP, netip.MustParseAddrPort("10.244.0.9:80"))
+	expect(http.StatusOK)
+	c.endpoints("web", "http", corev1.ProtocolTCP)
+	expect(http.StatusServiceUnavailable)
+	http.DefaultClient.CloseIdleConnections()
+	running = false
+	stop()
+	if _, err := net.DialTimeout("tcp4", "127.0.0.1:30999", time.Second); !refused(err) {
+		t.Errorf("after the end: %v, want connection refused", err)
+	}
 }
