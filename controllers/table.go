@@ -16,6 +16,7 @@ import (
 	"k8s.io/kubernetes/cmd/kube-controller-manager/names"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 
+	"github.com/skiff-k8s/skiff/controllers/deployment"
 	"github.com/skiff-k8s/skiff/controllers/endpointslice"
 	"github.com/skiff-k8s/skiff/controllers/hostpath"
 	"github.com/skiff-k8s/skiff/controllers/namespace"
@@ -60,6 +61,15 @@ var ours = map[string]func(context.Context, *shared) error{
 	names.ReplicaSetController: func(_ context.Context, s *shared) error {
 		r, err := replicaset.New(replicaset.Config{
 			Client: s.client, Informers: s.informers, Recorder: s.recorder("replicaset-controller"), Clock: s.cfg.Clock,
+		})
+		if err != nil {
+			return err
+		}
+		return r.SetupWithManager(s.mgr)
+	},
+	names.DeploymentController: func(_ context.Context, s *shared) error {
+		r, err := deployment.New(deployment.Config{
+			Client: s.client, Informers: s.informers, Recorder: s.recorder("deployment-controller"), Clock: s.cfg.Clock,
 		})
 		if err != nil {
 			return err
