@@ -1,11 +1,13 @@
 package supervise
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 
 	cluster "github.com/skiff-k8s/skiff/apis/cluster/v1alpha1"
 	machine "github.com/skiff-k8s/skiff/apis/machine/v1alpha1"
@@ -53,15 +55,38 @@ func (p Paths) fill(dir string, rec *record, h host) error {
 			return fmt.Errorf("machine %s: %w", m.Name, err)
 		}
 	}
-	admin, err := pki.Ensure(pkiConfig(dir, rec))
+	return ensureCredentials(dir, rec)
+}
+
+// ensureCredentials makes the certificates and the kubeconfigs, or mends those
+// of an old cluster: a supervisor that starts does so, long before the old
+// ones expire.
+func ensureCredentials(dir string, rec *record) error {
+	cfg, err := pkiConfig(dir, rec)
 	if err != nil {
 		return err
 	}
-	// The address on the host is what the owner of the cluster uses.
-	external := kubeconfig(rec, admin, "https://"+clientAddress(&rec.Cluster))
+	admin, err := pki.Ensure(cfg)
+	if err != nil {
+		return err
+	}
 	internal := kubeconfig(rec, admin, apiServerURL(rec))
-	err = writeFile(filepath.Join(dir, "kubeconfig"), external, 0o600)
-	return errors.Join(err, writeFile(filepath.Join(dir, "kubeconfig-internal"), internal, 0o600))
+	files := map[string][]byte{
+		"kubeconfig":          kubeconfig(rec, admin, "https://"+clientAddress(&rec.Cluster)),
+		"kubeconfig-internal": internal,
+		// Where kubeadm puts it, for people on the control-plane machine.
+		filepath.Join("machines", rec.controlPlane().Name, "kubernetes", filepath.Base(adminFile)): internal,
+	}
+	for name, data := range files {
+		path := filepath.Join(dir, name)
+		if have, err := os.ReadFile(path); err == nil && bytes.Equal(have, data) {
+			continue
+		}
+		if err := writeFile(path, data, 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // fillMachine makes the directories of a machine and writes its
@@ -127,11 +152,14 @@ func copyGiven(c *cluster.Cluster, own string) error {
 }
 
 // pkiConfig names everybody who needs a certificate.
-func pkiConfig(dir string, rec *record) pki.Config {
-	serviceIP, _ := nth(rec.Cluster.Networking.ServiceSubnet, 1) // planned before: it has one
+func pkiConfig(dir string, rec *record) (pki.Config, error) {
+	serviceIP, err := nth(rec.Cluster.Networking.ServiceSubnet, 1)
+	if err != nil {
+		return pki.Config{}, &Refusal{Field: "networking.serviceSubnet", Err: err}
+	}
 	cfg := pki.Config{
 		Dir: filepath.Join(dir, "pki"), DNSDomain: dnsDomain, ServiceIP: net.IP(serviceIP.AsSlice()),
-		APIServerNames: []string{rec.Cluster.Networking.APIServerAddress},
+		APIServerNames: serverNames(rec.Cluster.Networking.APIServerAddress),
 	}
 	for _, m := range rec.Machines {
 		cfg.Nodes = append(cfg.Nodes, pki.Node{
@@ -139,5 +167,35 @@ func pkiConfig(dir string, rec *record) pki.Config {
 			Dir: filepath.Join(dir, "machines", m.Name, "etc/pki"),
 		})
 	}
-	return cfg
+	return cfg, nil
+}
+
+// clusterDevices is how the names of package fabric's devices on the host
+// start.
+const clusterDevices = "skf"
+
+// serverNames are the names by which clients reach the API server through the
+// host: its address, or, when it listens on all, every one of them.
+func serverNames(address string) []string {
+	ip := net.ParseIP(address)
+	if ip == nil || !ip.IsUnspecified() {
+		return []string{address}
+	}
+	var names []string
+	if name, err := os.Hostname(); err == nil {
+		names = append(names, name)
+	}
+	links, _ := net.Interfaces()
+	for _, link := range links {
+		if strings.HasPrefix(link.Name, clusterDevices) {
+			continue // clusters' own, not for clients
+		}
+		addresses, _ := link.Addrs()
+		for _, a := range addresses {
+			if n, ok := a.(*net.IPNet); ok && n.IP.IsGlobalUnicast() {
+				names = append(names, n.IP.String())
+			}
+		}
+	}
+	return names
 }

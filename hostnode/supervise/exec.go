@@ -52,7 +52,7 @@ func Exec(ctx context.Context, name, node string, cmd []string, streams Streams,
 	if err != nil {
 		return 0, err
 	}
-	_, node, proc, err := p.openMachine(name, node)
+	rec, node, proc, err := p.openMachine(name, node)
 	if err != nil {
 		return 0, err
 	}
@@ -67,6 +67,9 @@ func Exec(ctx context.Context, name, node string, cmd []string, streams Streams,
 			"PATH=" + machine.LibexecDir + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
 			"HOME=/root", "LANG=C.UTF-8", "TERM=" + os.Getenv("TERM"), "HOSTNAME=" + node,
 		},
+	}
+	if node == rec.controlPlane().Name {
+		c.Env = append(c.Env, "KUBECONFIG="+adminFile)
 	}
 	pid, master, err := namespaces.Exec(proc, layout, machineCgroup(name, node), c)
 	if err != nil {

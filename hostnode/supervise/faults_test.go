@@ -78,7 +78,7 @@ func TestAnyProcessMayDie(t *testing.T) {
 	}
 	c := testCluster("svt-faults", 1)
 	before := create(t, c)
-	kill := func(t *testing.T, pid int) {
+	kill := func(t *testing.T, pid int) { // never another's process
 		t.Helper()
 		if pid <= 1 {
 			t.Fatalf("process %d", pid)
@@ -302,7 +302,7 @@ func TestRefusalsMakeNothing(t *testing.T) {
 		field, help string
 	}{
 		{"port of the API server in use", func(c *cluster.Cluster) { c.Networking.APIServerPort = port }, "networking.apiServerPort", "choose another port"},
-		{"address of another host", func(c *cluster.Cluster) { c.Networking.APIServerAddress = "192.0.2.77" }, "networking.apiServerPort", "127.0.0.1"},
+		{"address of another host", func(c *cluster.Cluster) { c.Networking.APIServerAddress = "192.0.2.77" }, "networking.apiServerAddress", "127.0.0.1"},
 		{"port mapping in use", func(c *cluster.Cluster) {
 			c.Nodes[1].ExtraPortMappings = []cluster.PortMapping{{ContainerPort: 80, HostPort: port, ListenAddress: "127.0.0.1", Protocol: "TCP"}}
 		}, "nodes[1].extraPortMappings[0].hostPort", "choose another port"},
@@ -353,7 +353,11 @@ func TestSocketsReachTheirService(t *testing.T) {
 			t.Errorf("port 0 was not replaced: %+v", pm)
 		}
 	}
-	pid := childNamed(t, info.Machines[1].PID, "node")
+	var pid int
+	eventually(t, "the service's process", func() bool {
+		pid = childNamed(t, info.Machines[1].PID, "node")
+		return pid != 0
+	})
 	env, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
 	if err != nil {
 		t.Fatal(err)
@@ -387,8 +391,8 @@ func TestLogsFollow(t *testing.T) {
 	want := []string{"control-plane: control-plane starts", "node: node starts", "service ended"}
 	for lines.Scan() {
 		want = slices.DeleteFunc(want, func(s string) bool { return strings.Contains(lines.Text(), s) })
-		if len(want) == 1 {
-			_ = syscall.Kill(childNamed(t, info.Machines[0].PID, "node"), syscall.SIGKILL)
+		if node := childNamed(t, info.Machines[0].PID, "node"); len(want) == 1 && node != 0 {
+			_ = syscall.Kill(node, syscall.SIGKILL)
 		}
 		if len(want) == 0 {
 			cancel()

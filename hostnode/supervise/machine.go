@@ -133,6 +133,9 @@ func (m *roomMachine) start(ctx context.Context) error {
 		return fmt.Errorf("open log of machine %s: %w", m.name, err)
 	}
 	defer output.Close()
+	if err := rotateLog(output.Name()); err != nil {
+		return err
+	}
 	proc, err := namespaces.Start(ctx, namespaces.Machine{
 		Init: m.room.paths.Libexec + "/" + initProgram, Config: m.plan.init,
 		CgroupPath: m.cgroup(), Hierarchies: m.room.host.layout,

@@ -35,6 +35,7 @@ const (
 	etcdCertFile    = machine.PKIDir + "/etcd-client.crt"
 	etcdKeyFile     = machine.PKIDir + "/etcd-client.key"
 	logDir          = "/var/log/skiff"
+	adminFile       = "/etc/kubernetes/admin.conf"
 )
 
 // machinePlan is everything about one machine that follows from the record.
@@ -51,7 +52,8 @@ type machinePlan struct {
 type socket struct {
 	network string // tcp4, udp4, tcp6, udp6
 	address string
-	field   string
+	// portField and addressField are their paths in the config file.
+	portField, addressField string
 }
 
 // host is what a plan depends on besides the record.
@@ -66,7 +68,7 @@ type host struct {
 
 // planMachine is pure: the same record and host give the same plan.
 func planMachine(rec *record, i int, h host) (*machinePlan, error) {
-	c, m, n := &rec.Cluster, rec.Machines[i], rec.Cluster.Nodes[i]
+	c, m := &rec.Cluster, rec.Machines[i]
 	node, limits, err := planNode(rec, i)
 	if err != nil {
 		return nil, err
@@ -99,9 +101,6 @@ func planMachine(rec *record, i int, h host) (*machinePlan, error) {
 		Files:    planFiles(rec, i, h.resolvers),
 		Services: services,
 		LogDir:   logDir,
-	}
-	if n.Resources.Pods < 0 {
-		return nil, fmt.Errorf("nodes[%d].resources.pods: %d is negative", i, n.Resources.Pods)
 	}
 	return plan, nil
 }
@@ -192,13 +191,15 @@ func planSockets(rec *record, i int) map[string]socket {
 	sockets := map[string]socket{}
 	if n.Role == cluster.ControlPlaneRole {
 		sockets[machine.SocketAPIServer] = socket{
-			network: "tcp", address: joinPort(c.Networking.APIServerAddress, c.Networking.APIServerPort), field: "networking.apiServerPort"}
+			network: "tcp", address: joinPort(c.Networking.APIServerAddress, c.Networking.APIServerPort),
+			portField: "networking.apiServerPort", addressField: "networking.apiServerAddress"}
 	}
 	for j, pm := range n.ExtraPortMappings {
 		protocol := strings.ToLower(pm.Protocol)
 		sockets[fmt.Sprintf("%s%s/%d/%d", machine.SocketPortPrefix, protocol, pm.ContainerPort, j)] = socket{
 			network: protocol, address: joinPort(pm.ListenAddress, pm.HostPort),
-			field: fmt.Sprintf("nodes[%d].extraPortMappings[%d].hostPort", i, j)}
+			portField:    fmt.Sprintf("nodes[%d].extraPortMappings[%d].hostPort", i, j),
+			addressField: fmt.Sprintf("nodes[%d].extraPortMappings[%d].listenAddress", i, j)}
 	}
 	return sockets
 }

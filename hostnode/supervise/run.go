@@ -95,6 +95,14 @@ func (r *room) init(name string) error {
 	if r.fabric, err = r.paths.newFabric(r.rec); err != nil {
 		return err
 	}
+	if r.events.to == nil { // not a cluster that is just being created
+		if err := ensureCredentials(r.paths.Cluster(name), r.rec); err != nil {
+			return fmt.Errorf("renew certificates: %w", err)
+		}
+		if err := rotateLog(r.paths.SupervisorLog(name)); err != nil {
+			return err
+		}
+	}
 	given, err := handover.Files(os.Getenv(envSockets))
 	if err != nil {
 		return err
@@ -243,6 +251,16 @@ func (r *room) watchWatcher(ctx context.Context) error {
 		case <-time.After(delay):
 		}
 	}
+}
+
+// rotateLog keeps a log small that only grows when something restarts.
+func rotateLog(path string) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_RDWR, 0o640)
+	if err != nil {
+		return fmt.Errorf("rotate log: %w", err)
+	}
+	defer f.Close()
+	return pid1.Rotate(f)
 }
 
 // eventWriter sends progress to the create that started this supervisor; a

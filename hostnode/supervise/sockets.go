@@ -35,14 +35,14 @@ func openSocket(ctx context.Context, s socket) (*os.File, error) {
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
 		_, port, _ := net.SplitHostPort(s.address)
-		return nil, &Refusal{Field: s.field, Err: fmt.Errorf("port %s is in use (%s)", port, s.address),
+		return nil, &Refusal{Field: s.portField, Err: fmt.Errorf("port %s is in use (%s)", port, s.address),
 			Help: "choose another port, or 0 for a free one; `ss -tulnp 'sport = :" + port + "'` shows who has it"}
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
 		host, _, _ := net.SplitHostPort(s.address)
-		return nil, &Refusal{Field: s.field, Err: fmt.Errorf("%s is not an address of this host", host),
+		return nil, &Refusal{Field: s.addressField, Err: fmt.Errorf("%s is not an address of this host", host),
 			Help: "use 127.0.0.1 or one of `ip -brief address`"}
 	case err != nil:
-		return nil, &Refusal{Field: s.field, Err: fmt.Errorf("listen on %s: %w", s.address, err)}
+		return nil, &Refusal{Field: s.portField, Err: fmt.Errorf("listen on %s: %w", s.address, err)}
 	}
 	return f, nil
 }
@@ -72,19 +72,20 @@ func openSockets(ctx context.Context, rec *record) (files map[string]*os.File, e
 			files = nil
 		}
 	}()
+	var errs []error
 	for i, m := range rec.Machines {
-		for name, s := range planSockets(rec, i) {
-			f, err := openSocket(ctx, s)
+		planned := planSockets(rec, i)
+		for _, name := range keys(planned) {
+			f, err := openSocket(ctx, planned[name])
 			if err != nil {
-				return files, err
+				errs = append(errs, err)
+				continue
 			}
 			files[m.Name+"/"+name] = f
-			if err := setPort(rec, i, name, f); err != nil {
-				return files, err
-			}
+			errs = append(errs, setPort(rec, i, name, f))
 		}
 	}
-	return files, nil
+	return files, errors.Join(errs...)
 }
 
 // setPort writes the port of an open socket where it was left open.

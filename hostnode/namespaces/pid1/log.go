@@ -22,8 +22,11 @@ func openLog(path string) (*os.File, error) {
 	return os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_RDWR, 0o640)
 }
 
-// rotate copies the log f to "<path>.1" and empties it when it is larger than
-// most bytes. The writers keep their descriptor, so it cannot be renamed.
+// Rotate copies the log f to "<its path>.1" and empties it when it is too
+// large. The writers keep their descriptors, so it cannot be renamed; they
+// must append.
+func Rotate(f *os.File) error { return rotate(f, logMost) }
+
 func rotate(f *os.File, most int64) error {
 	info, err := f.Stat()
 	if err != nil || info.Size() <= most {

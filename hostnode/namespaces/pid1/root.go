@@ -295,21 +295,39 @@ func (r *root) writeFiles(cfg *machine.MachineConfiguration) error {
 // attachBinds puts the copied mounts at their targets, in order.
 func (r *root) attachBinds(cfg *machine.MachineConfiguration) error {
 	for i, m := range cfg.Mounts {
-		var st unix.Stat_t
-		if err := unix.Fstat(r.binds[i], &st); err != nil {
-			return fmt.Errorf("mount %s: %w", m.Target, err)
-		}
-		target, err := r.ensureTarget(m.Target, st.Mode&unix.S_IFMT == unix.S_IFDIR)
-		if err != nil {
-			return fmt.Errorf("mount %s: %w", m.Target, err)
-		}
-		err = unix.MoveMount(r.binds[i], "", target, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH)
-		unix.Close(target)
-		if err != nil {
+		if err := r.attach(r.binds[i], m.Target); err != nil {
 			return fmt.Errorf("mount %s: %w", m.Target, err)
 		}
 	}
 	return nil
+}
+
+func (r *root) attach(tree int, path string) error {
+	dir, err := isDir(tree)
+	if err != nil {
+		return err
+	}
+	target, err := r.ensureTarget(path, dir)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(target)
+	// The kernel would say "invalid argument".
+	switch there, err := isDir(target); {
+	case err != nil:
+		return err
+	case dir && !there:
+		return unix.ENOTDIR
+	case there && !dir:
+		return unix.EISDIR
+	}
+	return unix.MoveMount(tree, "", target, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH)
+}
+
+func isDir(fd int) (bool, error) {
+	var st unix.Stat_t
+	err := unix.Fstat(fd, &st)
+	return st.Mode&unix.S_IFMT == unix.S_IFDIR, err
 }
 
 // ensureTarget opens path inside the new root, following its symbolic links

@@ -238,7 +238,7 @@ func (s *Services) signalAll(sig syscall.Signal) {
 
 func (s *Services) rotateLogs() {
 	for _, svc := range s.services {
-		if err := rotate(svc.output, logMost); err != nil {
+		if err := Rotate(svc.output); err != nil {
 			s.log.Warn("log not rotated", "service", svc.Name, "error", err)
 		}
 	}
