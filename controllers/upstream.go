@@ -38,6 +38,10 @@ import (
 	"k8s.io/kubernetes/pkg/serviceaccount"
 )
 
+// nodeMonitorPeriod is how often the node lifecycle controller looks at all
+// nodes; upstream's default is 5 s.
+const nodeMonitorPeriod = 100 * time.Millisecond
+
 // upstream builds controllers of kube-controller-manager over shared
 // informers, configured as kubeadm does.
 type upstream struct {
@@ -56,6 +60,9 @@ func componentConfig(cfg Config) (kubectrlmgrconfig.KubeControllerManagerConfigu
 	}
 	services := strings.Split(cfg.ControlPlane.ServiceSubnet, ",")
 	c.KubeCloudShared.AllocateNodeCIDRs = true
+	// A node that was seen before it was Ready keeps its not-ready taint until
+	// the next look, five seconds later by default; a look reads caches only.
+	c.NodeLifecycleController.NodeMonitorPeriod.Duration = nodeMonitorPeriod
 	c.KubeCloudShared.ClusterCIDR = cfg.ControlPlane.PodSubnet
 	c.KubeCloudShared.CIDRAllocatorType = string(ipam.RangeAllocatorType)
 	c.NodeIPAMController.ServiceCIDR = services[0]

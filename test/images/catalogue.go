@@ -70,7 +70,7 @@ func agnhost(names ...string) recipe {
 			"localhost.crt": {kubernetes, "test/images/agnhost/porter/localhost.crt"},
 			"localhost.key": {kubernetes, "test/images/agnhost/porter/localhost.key"},
 		},
-		links:    merge(shell, map[string]string{"agnhost-2": "agnhost", "usr/local/bin/iperf": "/usr/bin/iperf"}),
+		links:    merge(shell, map[string]string{"agnhost-2": "agnhost", "usr/bin/nc": "nc.openbsd", "usr/local/bin/iperf": "/usr/bin/iperf"}),
 		config:   v1.Config{Entrypoint: []string{"/agnhost"}, Cmd: []string{"pause"}, Env: []string{shellPath}},
 		registry: true,
 	}
