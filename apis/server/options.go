@@ -32,6 +32,8 @@ func serverOptions(ctx context.Context, cfg Config) (options.CompletedOptions, e
 	if err := generic.ComponentGlobalsRegistry.Set(); err != nil {
 		return options.CompletedOptions{}, fmt.Errorf("featureGates: %w", err)
 	}
+	utilfeature.DefaultMutableFeatureGate.AddMetrics()
+	generic.ComponentGlobalsRegistry.AddMetrics()
 	generic.AdvertiseAddress = net.ParseIP(cp.NodeIP)
 	if generic.AdvertiseAddress == nil {
 		return options.CompletedOptions{}, fmt.Errorf("nodeIP %q: not an IP address", cp.NodeIP)

@@ -12,8 +12,14 @@ import (
 	"testing"
 	"time"
 
+	"k8s.io/apimachinery/pkg/api/resource"
+
 	"github.com/skiff-k8s/skiff/test/apiserver/apiservertest"
 )
+
+func errorf(format string, args ...any) error { return fmt.Errorf(format, args...) }
+
+func quantity(value string) resource.Quantity { return resource.MustParse(value) }
 
 // eventually retries check until it returns nil, for at most ten seconds.
 func eventually(t *testing.T, check func() error) {
