@@ -306,8 +306,8 @@ func (a *adopter) unpackImage(ctx context.Context, target ocispec.Descriptor, ch
 	return errors.Join(dispatch, err)
 }
 
-// name creates or moves the image's names: the one it was loaded by, and the
-// one by digest, which a registry would have given it.
+// name creates or moves the image's names, as a pull would have made them: the
+// image's id, the name it was loaded by, and that repository by digest.
 func (a *adopter) name(ctx context.Context, image imagestore.Image) error {
 	own, err := reference.ParseNormalizedNamed(image.Name)
 	if err != nil {
@@ -317,14 +317,16 @@ func (a *adopter) name(ctx context.Context, image imagestore.Image) error {
 	if err != nil {
 		return err
 	}
-	for _, name := range []string{image.Name, byDigest.String()} {
-		record := images.Image{
-			Name: name, Target: image.Target,
-			Labels: map[string]string{loadedLabel: image.LoadedAt.Format(time.RFC3339Nano)},
-		}
+	for _, name := range []string{image.ID.String(), image.Name, byDigest.String()} {
+		record := images.Image{Name: name, Target: image.Target, Labels: map[string]string{
+			// CRI's own mark. Without it CRI would make the records again when
+			// it hears of them, perhaps after they were removed.
+			"io.cri-containerd.image": "managed",
+			loadedLabel:               image.LoadedAt.Format(time.RFC3339Nano),
+		}}
 		_, err := a.images.Create(ctx, record)
 		if errdefs.IsAlreadyExists(err) {
-			_, err = a.images.Update(ctx, record, "target", "labels."+loadedLabel)
+			_, err = a.images.Update(ctx, record, "target", "labels")
 		}
 		if err != nil {
 			return err

@@ -14,8 +14,9 @@ const (
 	snapshotterName = "skiff"
 	sandboxerName   = "skiff"
 	// registryHosts is where a machine may say how registries are reached:
-	// mirrors, plain HTTP, certificates. Upstream's default path.
-	registryHosts = "/etc/containerd/certs.d:/etc/docker/certs.d"
+	// mirrors, plain HTTP, certificates. One directory: upstream's default of
+	// two, separated by a colon, is taken for one name by its own puller.
+	registryHosts = "/etc/containerd/certs.d"
 	// pauseImage is only a name that the kubelet may pin; sandboxes have no
 	// image.
 	pauseImage = "registry.k8s.io/pause:3.10.2"

@@ -51,6 +51,7 @@ func newNode(tb testing.TB) *node {
 	needRoot(tb)
 	dir, err := os.MkdirTemp("/tmp", "rt") // short: unix sockets
 	must(tb, err)
+	must(tb, os.Chmod(dir, 0o711)) // users of user namespaces look through it
 	n := &node{tb: tb, cfg: Config{
 		Root: dir + "/root", State: dir + "/state", Socket: dir + "/cri.sock",
 		ImageStore: dir + "/images", LibexecDir: libexec(tb), CgroupParent: cgroup,

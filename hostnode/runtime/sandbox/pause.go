@@ -4,13 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"os"
-	"path/filepath"
 	"runtime"
-	"slices"
 	"strconv"
-	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -43,43 +39,6 @@ func namespaces(options *runtimeapi.NamespaceOption) uintptr {
 		flags |= unix.CLONE_NEWUSER
 	}
 	return flags
-}
-
-// sysctls are the pod's kernel parameters: the ones it asks for, and what
-// every pod gets, so that containers without privileges may bind port 80 and
-// send a ping.
-func sysctls(config *runtimeapi.PodSandboxConfig) map[string]string {
-	options := config.GetLinux().GetSecurityContext().GetNamespaceOptions()
-	all := map[string]string{}
-	if options.GetNetwork() != runtimeapi.NamespaceMode_NODE {
-		all["net.ipv4.ip_unprivileged_port_start"] = "0"
-		// Group ids of a user namespace do not reach that far.
-		if namespaces(options)&unix.CLONE_NEWUSER == 0 {
-			all["net.ipv4.ping_group_range"] = "0 2147483647"
-		}
-	}
-	for name, value := range config.GetLinux().GetSysctls() {
-		all[name] = value
-	}
-	return all
-}
-
-// sysctlFile is the file of a parameter. Both notations are in use:
-// net.ipv4.conf.eth0/1.arp_filter and net/ipv4/conf/eth0.1/arp_filter.
-func sysctlFile(name string) string {
-	first := strings.IndexAny(name, "./")
-	if first >= 0 && name[first] == '.' {
-		name = strings.Map(func(r rune) rune {
-			switch r {
-			case '.':
-				return '/'
-			case '/':
-				return '.'
-			}
-			return r
-		}, name)
-	}
-	return filepath.Join("/proc/sys", filepath.Clean("/"+name))
 }
 
 // startPause forks the pod's pause process, waits until its namespaces are set
@@ -132,10 +91,13 @@ func forkPause(binary string, sb *sandbox, parent *os.File) (*pidfd.Process, err
 		attr.GidMappingsEnableSetgroups = true
 		attr.Credential = &syscall.Credential{}
 	}
+	network, others, err := sysctls(sb.config)
+	if err != nil {
+		return nil, err
+	}
 	argv := []string{"/pause", hostname}
-	values := sysctls(sb.config)
-	for _, name := range slices.Sorted(maps.Keys(values)) {
-		argv = append(argv, sysctlFile(name), values[name])
+	for _, s := range others {
+		argv = append(argv, s.file, s.value)
 	}
 	devNull, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
@@ -144,6 +106,13 @@ func forkPause(binary string, sb *sandbox, parent *os.File) (*pidfd.Process, err
 	defer devNull.Close()
 	var process *pidfd.Process
 	err = inNetNS(sb.netns, func() (err error) {
+		// Set from here and not by the pause, which in a user namespace may
+		// not: the network namespace is not that one's.
+		for _, s := range network {
+			if err := os.WriteFile(s.file, []byte(s.value), 0); err != nil {
+				return err
+			}
+		}
 		process, err = pidfd.Start(binary, argv, &os.ProcAttr{
 			Dir:   "/",
 			Env:   []string{},
