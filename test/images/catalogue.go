@@ -53,6 +53,11 @@ var users = map[string]file{
 	"uploads/.keep":     {mode: 0o644},
 }
 
+// commands are those that Debian's busybox lacks.
+var commands = merge(users, map[string]file{
+	"usr/bin/printenv": {content: "#!/bin/sh\n[ $# = 0 ] && exec env\nenv | sed -n \"s/^$1=//p\"\n", mode: 0o755},
+})
+
 // tools are what upstream's agnhost image takes from Alpine.
 var tools = []string{"bash-static", "busybox-static", "bind9-dnsutils", "curl", "netcat-openbsd", "iproute2", "iperf", "socat", "util-linux"}
 
@@ -65,7 +70,7 @@ func agnhost(names ...string) recipe {
 		names:    names,
 		debs:     tools,
 		programs: map[string]string{"agnhost": kubernetes + "/test/images/agnhost", "coredns": "github.com/coredns/coredns"},
-		files:    users,
+		files:    commands,
 		from: map[string]moduleFile{
 			"localhost.crt": {kubernetes, "test/images/agnhost/porter/localhost.crt"},
 			"localhost.key": {kubernetes, "test/images/agnhost/porter/localhost.key"},
@@ -93,7 +98,7 @@ func busybox(names ...string) recipe {
 		programs: map[string]string{
 			"usr/bin/hostname": kubernetes + "/test/images/busybox",
 		},
-		files:  users,
+		files:  commands,
 		links:  shell,
 		config: v1.Config{Cmd: []string{"sh"}, Env: []string{shellPath}},
 	}

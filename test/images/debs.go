@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -38,7 +39,7 @@ func (b *builder) debs(ctx context.Context, w *tar.Writer, packages []string) er
 			return fmt.Errorf("package %s: %w", filepath.Base(p), err)
 		}
 	}
-	return addApplets(w, seen)
+	return b.addApplets(ctx, w, seen)
 }
 
 // closure lists the packages and their dependencies, sorted.
@@ -145,13 +146,17 @@ func skipped(name string) bool {
 }
 
 // addApplets links busybox's applets for all commands that no package brings.
-func addApplets(w *tar.Writer, seen map[string]bool) error {
+func (b *builder) addApplets(ctx context.Context, w *tar.Writer, seen map[string]bool) error {
 	if !seen["usr/bin/busybox"] {
 		return nil
 	}
-	for applet := range strings.FieldsSeq(applets) {
+	applets, err := b.applets(ctx)
+	if err != nil {
+		return err
+	}
+	for _, applet := range applets {
 		p := "usr/bin/" + applet
-		if seen[p] || seen["usr/sbin/"+applet] {
+		if applet == "busybox" || applet == "sh" || applet == "nc" || seen[p] || seen["usr/sbin/"+applet] {
 			continue
 		}
 		if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeSymlink, Name: p, Linkname: "busybox", Mode: 0o777, ModTime: epoch}); err != nil {
@@ -161,20 +166,23 @@ func addApplets(w *tar.Writer, seen map[string]bool) error {
 	return nil
 }
 
-// applets of Debian's busybox-static that tests and manifests use; sh is
-// bash, hostname and wget come from elsewhere where a recipe brings them.
-const applets = `[ [[ arch ash awk base64 basename blockdev brctl bunzip2 bzcat bzip2 cal cat
-chgrp chmod chown chroot chvt clear cmp cp cpio cttyhack cut date dc dd deallocvt depmod df diff dirname
-dmesg dnsdomainname dos2unix du dumpkmap dumpleases echo egrep env expand expr factor fallocate false
-fgrep find fold free freeramdisk fsfreeze fstrim ftpget ftpput getopt grep groups gunzip gzip head
-hexdump hostid hostname httpd hwclock i2cdetect id ifconfig init install ionice ipcalc kill killall
-klogd last less link linux32 linux64 ln loadfont loadkmap logger login logname logread losetup ls lsmod
-lsscsi lzcat lzma lzop md5sum mesg microcom mkdir mkdosfs mke2fs mkfifo mknod mkpasswd mkswap mktemp
-more mount mountpoint mt mv nbd-client netstat nl nologin nproc nslookup nuke od openvt partprobe paste
-patch pidof ping ping6 pivot_root poweroff printf ps pwd rdate readlink realpath reboot renice reset
-resize resume rev rm rmdir route rpm rpm2cpio run-init run-parts sed seq setkeycodes setpriv setsid
-sha1sum sha256sum sha512sum shred shuf sleep sort ssl_client start-stop-daemon stat strings stty su
-sulogin svc svok swapoff swapon switch_root sync sysctl syslogd tac tail tar taskset tee telnet test
-tftp time timeout top touch tr traceroute traceroute6 true truncate tty ubirename udhcpc udhcpd umount
-uname uncompress unexpand uniq unix2dos unlink unlzma unshare unxz unzip uptime usleep uudecode uuencode
-vconfig vi w watch watchdog wc wget which who whoami xargs xxd xz xzcat yes zcat printenv`
+// applets asks the package's busybox what it can do; recipes bring their own
+// sh and nc.
+func (b *builder) applets(ctx context.Context) ([]string, error) {
+	dir, err := filepath.Abs(filepath.Join(b.cache, "busybox"))
+	if err != nil {
+		return nil, err
+	}
+	found, _ := filepath.Glob(filepath.Join(b.cache, "debs", "busybox-static_*.deb"))
+	if len(found) == 0 {
+		return nil, errors.New("package busybox-static: not downloaded")
+	}
+	if out, err := exec.CommandContext(ctx, "dpkg-deb", "-x", found[len(found)-1], dir).CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("dpkg-deb: %w: %s", err, out)
+	}
+	out, err := exec.CommandContext(ctx, filepath.Join(dir, "bin/busybox"), "--list").Output()
+	if err != nil {
+		return nil, fmt.Errorf("busybox --list: %w", err)
+	}
+	return strings.Fields(string(out)), nil
+}
