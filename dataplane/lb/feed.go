@@ -143,16 +143,14 @@ const (
 )
 
 // watchKind keeps a store equal to the API server's objects of one kind.
-// Dataplanes start with their API server or before it: the first tries are
-// milliseconds apart.
 func watchKind(ctx context.Context, example runtime.Object, store *kindStore, lw *cache.ListWatch) {
-	cache.NewReflectorWithOptions(lw, example, store, cache.ReflectorOptions{
+	cache.NewReflectorWithOptions(patiently(lw), example, store, cache.ReflectorOptions{
 		Name: fmt.Sprintf("dataplane/lb %T", example),
 		Backoff: &wait.Backoff{
-			Duration: 5 * time.Millisecond,
-			Factor:   1.3,
+			Duration: 10 * time.Millisecond,
+			Factor:   2,
 			Jitter:   0.2,
-			Steps:    25,
+			Steps:    8,
 			Cap:      2 * time.Second,
 		},
 	}).RunWithContext(ctx)
