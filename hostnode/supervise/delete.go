@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/skiff-k8s/skiff/dataplane/lb/switchnat"
 	"github.com/skiff-k8s/skiff/hostnode/namespaces"
 )
 
@@ -124,9 +123,8 @@ func (p Paths) removeNetwork(ctx context.Context, name string) error {
 		if err != nil {
 			return err
 		}
-		if err := switchnat.Remove(p.switchConfig(name, f)); err != nil {
-			return fmt.Errorf("remove programs of the switch: %w", err)
-		}
+		// The switch's programs go with its device, their pins with the file
+		// system in the run directory.
 		if err := f.Remove(ctx); err != nil {
 			return fmt.Errorf("remove network: %w", err)
 		}

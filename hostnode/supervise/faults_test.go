@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -236,7 +235,7 @@ func TestAnInterruptedCreateLeavesNothing(t *testing.T) {
 			if err := Delete(t.Context(), "svt-cut"); err != nil {
 				t.Fatal(err)
 			}
-		} else if !errors.Is(err, context.DeadlineExceeded) {
+		} else if !errors.Is(err, context.DeadlineExceeded) || strings.Contains(err.Error(), "undo") {
 			t.Errorf("cut after %d ms: %v", ms, err)
 		}
 		if left := difference(before, inventory()); len(left) > 0 {
@@ -365,10 +364,6 @@ func TestSocketsReachTheirService(t *testing.T) {
 	want := "SKIFF_LISTEN_FDS=port/tcp/30080/0=3,port/udp/30053/1=4"
 	if !slices.Contains(strings.Split(string(env), "\x00"), want) {
 		t.Errorf("environment %q has no %s", env, want)
-	}
-	cp := childNamed(t, info.Machines[0].PID, "control-plane")
-	if links, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/3", cp)); len(links) != 1 {
-		t.Error("the control plane was not handed its socket")
 	}
 }
 

@@ -77,6 +77,11 @@ func runTests(m *testing.M) int {
 	os.Setenv(EnvLibexec, libexec)
 	before := inventory()
 	code := m.Run()
+	names, _ := Names(context.Background()) // of tests that failed half-way
+	for _, name := range names {
+		fmt.Println("left behind: cluster", name, Delete(context.Background(), name))
+		code = 1
+	}
 	for _, left := range difference(before, inventory()) {
 		fmt.Println("left behind:", left)
 		code = 1
