@@ -44,7 +44,11 @@ func startDNS(t *testing.T, api *apitest.Server, upstreams ...string) {
 
 // ask returns the answers' values, sorted, or the response code's name.
 func ask(network, name string, kind uint16) (string, error) {
-	c := &mdns.Client{Net: network, Timeout: 500 * time.Millisecond}
+	return askFor(network, name, kind, 500*time.Millisecond)
+}
+
+func askFor(network, name string, kind uint16, timeout time.Duration) (string, error) {
+	c := &mdns.Client{Net: network, Timeout: timeout}
 	m := new(mdns.Msg)
 	m.SetQuestion(mdns.Fqdn(name), kind)
 	r, _, err := c.Exchange(m, listen.String())
