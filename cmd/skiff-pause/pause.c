@@ -2,7 +2,11 @@
  * skiff-pause holds a pod's namespaces: the network namespace it was started
  * in, and the ones it was cloned into (IPC, UTS, PID, user).
  *
- * usage: skiff-pause HOSTNAME [SYSCTL-FILE VALUE]...
+ * usage: skiff-pause HOSTNAME UNSHARE-FLAGS [SYSCTL-FILE VALUE]...
+ *
+ * With flags it first enters the user namespace that is descriptor 4, the
+ * owner of the pod's network namespace, and makes the namespaces of the flags
+ * there: a threaded program cannot do that for its child.
  *
  * It sets the hostname (unless empty) and the sysctls from inside the
  * namespaces and says so on the socket that is descriptor 3: a zero byte, or
@@ -16,6 +20,8 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <grp.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -25,6 +31,7 @@
 #include <unistd.h>
 
 #define PARENT_FD 3
+#define USERNS_FD 4
 
 static void fail(const char *what, const char *object)
 {
@@ -41,6 +48,31 @@ static void set_sysctl(const char *file, const char *value)
 	if (write(fd, value, strlen(value)) < 0)
 		fail("write", file);
 	close(fd);
+}
+
+static void enter(const char *flags)
+{
+	int unshare_flags = (int)strtol(flags, NULL, 10);
+
+	if (!unshare_flags)
+		return;
+	if (setns(USERNS_FD, CLONE_NEWUSER) < 0)
+		fail("enter", "the user namespace");
+	close(USERNS_FD);
+	if (setgroups(0, NULL) < 0 || setresgid(0, 0, 0) < 0 || setresuid(0, 0, 0) < 0)
+		fail("become root of", "the user namespace");
+	if (unshare(unshare_flags) < 0)
+		fail("unshare", flags);
+	/* Only a child is in the new PID namespace. The parent knows it by the
+	 * sender of its message. */
+	if (unshare_flags & CLONE_NEWPID) {
+		pid_t child = fork();
+
+		if (child < 0)
+			fail("fork into", "the PID namespace");
+		if (child > 0)
+			_exit(0);
+	}
 }
 
 static void reap(int sig)
@@ -64,10 +96,11 @@ int main(int argc, char **argv)
 	struct sigaction on_stop = {.sa_handler = stop};
 	char recorded;
 
-	if (argc < 2 || argc % 2 != 0) {
+	if (argc < 3 || argc % 2 != 1) {
 		errno = EINVAL;
 		fail("parse", "arguments");
 	}
+	enter(argv[2]);
 	/* The first process of a PID namespace gets only signals it handles. */
 	sigaction(SIGTERM, &on_stop, NULL);
 	sigaction(SIGINT, &on_stop, NULL);
@@ -75,7 +108,7 @@ int main(int argc, char **argv)
 
 	if (argv[1][0] && sethostname(argv[1], strlen(argv[1])) < 0)
 		fail("set hostname", argv[1]);
-	for (int i = 2; i + 1 < argc; i += 2)
+	for (int i = 3; i + 1 < argc; i += 2)
 		set_sysctl(argv[i], argv[i + 1]);
 
 	/* Containers of a pod with a shared PID namespace see this name. */

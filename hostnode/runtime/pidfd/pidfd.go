@@ -53,11 +53,7 @@ func Start(name string, argv []string, attr *os.ProcAttr) (*Process, error) {
 // Open finds the process with this pid and start time. An error that is
 // unix.ESRCH says that it has ended.
 func Open(pid int, startTime uint64) (*Process, error) {
-	fd, err := unix.PidfdOpen(pid, 0)
-	if err != nil {
-		return nil, fmt.Errorf("open pidfd of %d: %w", pid, err)
-	}
-	p, err := adopt(fd, pid)
+	p, err := Find(pid)
 	if err != nil {
 		return nil, err
 	}
@@ -66,6 +62,16 @@ func Open(pid int, startTime uint64) (*Process, error) {
 		return nil, errors.Join(fmt.Errorf("open pidfd of %d: %w", pid, unix.ESRCH), p.Close())
 	}
 	return p, nil
+}
+
+// Find finds the process that has this pid now; the caller knows that it is
+// the right one.
+func Find(pid int) (*Process, error) {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open pidfd of %d: %w", pid, err)
+	}
+	return adopt(fd, pid)
 }
 
 func adopt(fd, pid int) (*Process, error) {

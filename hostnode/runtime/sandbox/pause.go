@@ -60,13 +60,15 @@ func startPause(binary string, sb *sandbox, record func(*pidfd.Process) error) (
 			err = errors.Join(fmt.Errorf("start pause: %w", err), abandon(process))
 		}
 	}()
-	answer := make([]byte, 512)
-	n, err := ours.Read(answer)
+	sender, err := awaitReady(ours)
 	if err != nil {
 		return nil, err
 	}
-	if n == 0 || answer[0] != 0 {
-		return nil, errors.New(string(answer[:n]))
+	if sender != process.PID {
+		// The pause is a child of what we started, which has ended.
+		if process, err = follow(process, sender); err != nil {
+			return nil, err
+		}
 	}
 	protect(process.PID)
 	if err := record(process); err != nil {
@@ -78,24 +80,70 @@ func startPause(binary string, sb *sandbox, record func(*pidfd.Process) error) (
 	return process, nil
 }
 
+// awaitReady reads the pause's message and returns its sender: a zero byte, or
+// an error as text.
+func awaitReady(socket *os.File) (pid int, err error) {
+	message, oob := make([]byte, 512), make([]byte, unix.CmsgSpace(unix.SizeofUcred))
+	n, oobn, _, _, err := unix.Recvmsg(int(socket.Fd()), message, oob, 0)
+	if err != nil {
+		return 0, err
+	}
+	if n == 0 {
+		return 0, errors.New("it ended without a word")
+	}
+	if message[0] != 0 {
+		return 0, errors.New(string(message[:n]))
+	}
+	control, err := unix.ParseSocketControlMessage(oob[:oobn])
+	if err != nil || len(control) != 1 {
+		return 0, fmt.Errorf("read sender of the message: %w", err)
+	}
+	credentials, err := unix.ParseUnixCredentials(&control[0])
+	if err != nil {
+		return 0, fmt.Errorf("read sender of the message: %w", err)
+	}
+	return int(credentials.Pid), nil
+}
+
+// follow goes over from a process that has forked to its child, which cannot
+// end before we answer it.
+func follow(parent *pidfd.Process, child int) (*pidfd.Process, error) {
+	process, err := pidfd.Find(child)
+	if err != nil {
+		return parent, err
+	}
+	if _, err := parent.Wait(context.Background()); err != nil { // it has ended
+		return process, err
+	}
+	return process, parent.Close()
+}
+
 func forkPause(binary string, sb *sandbox, parent *os.File) (*pidfd.Process, error) {
 	options := namespaceOptions(sb)
-	attr := &syscall.SysProcAttr{Cloneflags: namespaces(options), Setsid: true}
-	hostname := ""
-	if attr.Cloneflags&unix.CLONE_NEWUTS != 0 {
-		hostname = sb.config.GetHostname()
-	}
-	if attr.Cloneflags&unix.CLONE_NEWUSER != 0 {
+	flags := namespaces(options)
+	attr := &syscall.SysProcAttr{Cloneflags: flags, Setsid: true}
+	unshare := uintptr(0)
+	switch {
+	case flags&unix.CLONE_NEWUSER == 0:
+	case sb.netns == "":
 		attr.UidMappings = idMappings(options.GetUsernsOptions().GetUids())
 		attr.GidMappings = idMappings(options.GetUsernsOptions().GetGids())
 		attr.GidMappingsEnableSetgroups = true
 		attr.Credential = &syscall.Credential{}
+	default:
+		// CRI made the user namespace with the network namespace, and only
+		// its processes may mount /sys of that. The pause goes there itself.
+		attr.Cloneflags, unshare = 0, flags&^unix.CLONE_NEWUSER
+	}
+	hostname := ""
+	if flags&unix.CLONE_NEWUTS != 0 {
+		hostname = sb.config.GetHostname()
 	}
 	network, others, err := sysctls(sb.config)
 	if err != nil {
 		return nil, err
 	}
-	argv := []string{"/pause", hostname}
+	argv := []string{"/pause", hostname, strconv.FormatUint(uint64(unshare), 10)}
 	for _, s := range others {
 		argv = append(argv, s.file, s.value)
 	}
@@ -104,6 +152,15 @@ func forkPause(binary string, sb *sandbox, parent *os.File) (*pidfd.Process, err
 		return nil, err
 	}
 	defer devNull.Close()
+	files := []*os.File{devNull, devNull, devNull, parent}
+	if unshare != 0 {
+		owner, err := ownerOf(sb.netns)
+		if err != nil {
+			return nil, err
+		}
+		defer owner.Close()
+		files = append(files, owner)
+	}
 	var process *pidfd.Process
 	err = inNetNS(sb.netns, func() (err error) {
 		// Set from here and not by the pause, which in a user namespace may
@@ -116,7 +173,7 @@ func forkPause(binary string, sb *sandbox, parent *os.File) (*pidfd.Process, err
 		process, err = pidfd.Start(binary, argv, &os.ProcAttr{
 			Dir:   "/",
 			Env:   []string{},
-			Files: []*os.File{devNull, devNull, devNull, parent},
+			Files: files,
 			Sys:   attr,
 		})
 		return err
@@ -129,7 +186,25 @@ func socketPair() (ours, theirs *os.File, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	// Messages name their senders, in our own PID namespace.
+	if err := unix.SetsockoptInt(fds[0], unix.SOL_SOCKET, unix.SO_PASSCRED, 1); err != nil {
+		return nil, nil, errors.Join(err, unix.Close(fds[0]), unix.Close(fds[1]))
+	}
 	return os.NewFile(uintptr(fds[0]), "pause"), os.NewFile(uintptr(fds[1]), "pause-child"), nil
+}
+
+// ownerOf is the user namespace that owns another namespace.
+func ownerOf(path string) (*os.File, error) {
+	ns, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer ns.Close()
+	fd, err := unix.IoctlRetInt(int(ns.Fd()), unix.NS_GET_USERNS)
+	if err != nil {
+		return nil, fmt.Errorf("find the user namespace of %s: %w", path, err)
+	}
+	return os.NewFile(uintptr(fd), "userns"), nil
 }
 
 // abandon ends a pause process that is of no use.

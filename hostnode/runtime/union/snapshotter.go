@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 
@@ -59,7 +60,8 @@ func (s *Snapshotter) Prepare(ctx context.Context, key, parent string, opts ...s
 	}
 	chain := digest.Digest(info.Labels[snapshots.LabelSnapshotRef])
 	if chain == "" {
-		return s.Snapshotter.Prepare(ctx, key, parent, opts...)
+		mounts, err := s.Snapshotter.Prepare(ctx, key, parent, opts...)
+		return resolve(mounts), err
 	}
 	layer, lock, err := s.shared.Layer(chain)
 	if err != nil {
@@ -76,6 +78,44 @@ func (s *Snapshotter) Prepare(ctx context.Context, key, parent string, opts ...s
 	}
 	s.hold(layer, lock)
 	return nil, fmt.Errorf("snapshot of %s: %w", chain, errdefs.ErrAlreadyExists)
+}
+
+// View makes a snapshot to read.
+func (s *Snapshotter) View(ctx context.Context, key, parent string, opts ...snapshots.Opt) ([]mount.Mount, error) {
+	mounts, err := s.Snapshotter.View(ctx, key, parent, opts...)
+	return resolve(mounts), err
+}
+
+// Mounts tells how to mount a snapshot.
+func (s *Snapshotter) Mounts(ctx context.Context, key string) ([]mount.Mount, error) {
+	mounts, err := s.Snapshotter.Mounts(ctx, key)
+	return resolve(mounts), err
+}
+
+// resolve names shared layers by their real paths in mounts for a user
+// namespace. containerd shifts the owners of the directory that all layers
+// are in; a symlink would lead out of it, back to the unshifted files. Other
+// mounts keep the links, which are shorter: there is one page for all options.
+func resolve(mounts []mount.Mount) []mount.Mount {
+	for _, m := range mounts {
+		if !slices.ContainsFunc(m.Options, func(o string) bool { return strings.HasPrefix(o, "uidmap=") }) {
+			continue
+		}
+		for n, option := range m.Options {
+			lower, ok := strings.CutPrefix(option, "lowerdir=")
+			if !ok {
+				continue
+			}
+			layers := strings.Split(lower, ":")
+			for l, layer := range layers {
+				if target, err := os.Readlink(layer); err == nil {
+					layers[l] = target
+				}
+			}
+			m.Options[n] = "lowerdir=" + strings.Join(layers, ":")
+		}
+	}
+	return mounts
 }
 
 // adopt makes a committed snapshot that is a link to a shared layer.
