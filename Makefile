@@ -62,6 +62,11 @@ kubectl: $(OUT)/bin/kubectl
 $(OUT)/bin/kubectl: go.mod
 	go build -ldflags '$(LDFLAGS)' -o $@ k8s.io/kubernetes/cmd/kubectl
 
+# Every image that tests need, in one archive.
+IMAGES := $(OUT)/images.tar
+$(IMAGES): go.mod $(wildcard test/images/*.go test/images/demo/*.go test/images/pause/*.go)
+	go run ./test/images -o $@
+
 .PHONY: dist
 dist: build ## Make one self-contained archive of the programs
 	hack/dist.sh $(OUT)/dist $(VERSION)
@@ -88,19 +93,19 @@ test-root: build ## Tests that need root, a kernel or an API server
 	hack/test-root.sh
 
 .PHONY: e2e
-e2e: build kubectl ## End-to-end tests on real clusters
+e2e: build kubectl $(IMAGES) ## End-to-end tests on real clusters
 	hack/test-e2e.sh
 
 .PHONY: conformance
-conformance: build kubectl ## Upstream's e2e suite: [FOCUS=regexp] [SKIP=regexp] [PROCS=n]
+conformance: build kubectl $(IMAGES) ## Upstream's e2e suite: [FOCUS=regexp] [SKIP=regexp] [PROCS=n]
 	test/conformance/run.sh
 
 .PHONY: conformance-slice
-conformance-slice: build kubectl ## The slice of upstream's suite that CI runs
+conformance-slice: build kubectl $(IMAGES) ## The slice of upstream's suite that CI runs
 	test/conformance/run.sh --slice
 
 .PHONY: bench
-bench: build kubectl ## Measure skiff beside upstream's own programs
+bench: build kubectl $(IMAGES) ## Measure skiff beside upstream's own programs
 	hack/bench.sh
 
 .PHONY: clean

@@ -19,5 +19,4 @@ for p in main/bridge main/loopback ipam/host-local meta/portmap; do
 	go build -ldflags '-s -w' -o "$out/${p##*/}" "github.com/containernetworking/plugins/plugins/$p"
 done
 cp bin/libexec/skiff/runc "$out/runc"
-go run ./test/images -set e2e -o _output/images-e2e.tar
 go run ./test/bench "$@"

@@ -104,7 +104,7 @@ func choose(names []string, out string) ([]subject, error) {
 			chosen = append(chosen, &skiffCluster{kubeconfig: filepath.Join(dir, "skiff.kubeconfig")})
 		case "tuned", "shipped":
 			chosen = append(chosen, &assembled{name: name, cluster: upstream.New(upstream.Config{
-				Dir: filepath.Join(dir, "upstream"), Programs: filepath.Join(dir, "../upstream"), Archive: "_output/images-e2e.tar",
+				Dir: filepath.Join(dir, "upstream"), Programs: filepath.Join(dir, "../upstream"), Archive: "_output/images.tar",
 				Script: "test/bench/upstream/node.sh", AsShipped: name == "shipped",
 			})})
 		default:

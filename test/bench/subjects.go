@@ -35,7 +35,7 @@ const skiffName = "bench"
 func (s *skiffCluster) Name() string { return "skiff" }
 
 func (s *skiffCluster) Prepare(ctx context.Context) error {
-	return exec.CommandContext(ctx, "bin/skiff", "load", "image-archive", "_output/images-e2e.tar").Run()
+	return exec.CommandContext(ctx, "bin/skiff", "load", "image-archive", "_output/images.tar").Run()
 }
 
 func (s *skiffCluster) Create(ctx context.Context) (*rest.Config, error) {

@@ -38,8 +38,7 @@ go build -o _output/bin/ginkgo github.com/onsi/ginkgo/v2/ginkgo
 go build -o _output/bin/conformance-summary ./test/conformance/summary
 # The suite compares its own version with the server's, and picks fixtures by it.
 go test -c -vet=off -ldflags '-s -w -X k8s.io/component-base/version.gitVersion=v1.37.2 -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=37' -o _output/bin/e2e.test k8s.io/kubernetes/test/e2e
-archive=_output/images-conformance.tar
-go run ./test/images -set conformance -o "$archive"
+archive=_output/images.tar
 
 # Specs that pull "always" reach a mirror of upstream's registry.
 cat >"$out/certs.d/registry.k8s.io/hosts.toml" <<TOML

@@ -73,7 +73,7 @@ var _ = Describe("bad input", func() {
 		Expect(r.code).NotTo(BeZero())
 		Expect(r.errOut).To(ContainSubstring("exist"))
 		for _, args := range [][]string{
-			{"load", "image-archive", filepath.Join(root, "_output/images-e2e.tar"), "--name", "nobody"},
+			{"load", "image-archive", filepath.Join(root, "_output/images.tar"), "--name", "nobody"},
 			{"export", "kubeconfig", "--name", "nobody"},
 			{"kill", "node", "nobody-worker", "--name", "nobody"},
 			{"exec", "nobody-worker", "--", "true"},
@@ -90,7 +90,7 @@ var _ = Describe("bad input", func() {
 		dir := GinkgoT().TempDir()
 		empty, cut := filepath.Join(dir, "empty.tar"), filepath.Join(dir, "cut.tar")
 		Expect(os.WriteFile(empty, nil, 0o644)).To(Succeed())
-		whole, err := os.ReadFile(filepath.Join(root, "_output/images-e2e.tar"))
+		whole, err := os.ReadFile(filepath.Join(root, "_output/images.tar"))
 		Expect(err).NotTo(HaveOccurred())
 		Expect(os.WriteFile(cut, whole[:len(whole)/3], 0o644)).To(Succeed())
 		before := skiff("get", "images", "-o", "json").must()

@@ -50,7 +50,7 @@ var _ = BeforeSuite(func() {
 	var r result
 	shared, r = create("e2e", threeNodes)
 	r.must()
-	skiff("load", "image-archive", filepath.Join(root, "_output/images-e2e.tar"), "--name", shared.name).must()
+	skiff("load", "image-archive", filepath.Join(root, "_output/images.tar"), "--name", shared.name).must()
 })
 
 var _ = AfterSuite(func() {

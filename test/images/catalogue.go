@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"slices"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 )
@@ -11,7 +10,8 @@ import (
 // packages, programs, files; recipes with the same packages share the layer.
 type recipe struct {
 	names []string
-	sets  []string
+	// demo says that the image belongs to the set "demo" as well.
+	demo bool
 	// debs are Debian packages, with their dependencies.
 	debs []string
 	// programs maps a path in the image to a Go package of the module graph.
@@ -120,14 +120,15 @@ func nginx(tag string) recipe {
 	}
 }
 
-// catalogue lists the recipes of a set.
+// catalogue lists the recipes of a set: "demo" is what config/samples needs,
+// "test" is everything.
 func catalogue(set string) ([]recipe, error) {
-	if !slices.Contains([]string{"demo", "e2e", "conformance"}, set) {
-		return nil, fmt.Errorf("-set %q: want demo, e2e or conformance", set)
+	if set != "demo" && set != "test" {
+		return nil, fmt.Errorf("-set %q: want demo or test", set)
 	}
 	var chosen []recipe
 	for _, r := range recipes() {
-		if slices.Contains(r.sets, set) {
+		if set == "test" || r.demo {
 			chosen = append(chosen, r)
 		}
 	}
@@ -135,7 +136,6 @@ func catalogue(set string) ([]recipe, error) {
 }
 
 func recipes() []recipe {
-	in := func(r recipe, sets ...string) recipe { r.sets = append(sets, "conformance"); return r }
 	nonroot := busybox(e2eRegistry + "nonroot:1.5")
 	nonroot.config.User = "1234"
 	nonewprivs := busybox(e2eRegistry + "nonewprivs:1.4")
@@ -153,57 +153,57 @@ func recipes() []recipe {
 	return []recipe{
 		{
 			names:    []string{"skiff.cluster/demo:latest"},
-			sets:     []string{"demo", "e2e"},
+			demo:     true,
 			programs: map[string]string{"demo": "github.com/skiff-k8s/skiff/test/images/demo"},
 			files:    users,
 			config:   v1.Config{Entrypoint: []string{"/demo"}, ExposedPorts: map[string]struct{}{"8080/tcp": {}}},
 		},
-		in(pause("registry.k8s.io/pause:3.10.2"), "e2e"),
-		in(busybox(e2eRegistry+"busybox:1.37.0-2", "docker.io/library/busybox:latest"), "e2e"),
-		in(agnhost(e2eRegistry+"agnhost:2.66.1", e2eRegistry+"agnhost:2.55"), "e2e"),
-		in(nginx("1.27.0-2"), "e2e"),
-		in(nginx("1.28.0-2")),
-		in(nonroot),
-		in(nonewprivs, "e2e"),
-		in(pictured("kitten", "kitten.jpg")),
-		in(pictured("nautilus", "nautilus.jpg")),
-		in(recipe{
+		pause("registry.k8s.io/pause:3.10.2"),
+		busybox(e2eRegistry+"busybox:1.37.0-2", "docker.io/library/busybox:latest"),
+		agnhost(e2eRegistry+"agnhost:2.66.1", e2eRegistry+"agnhost:2.55"),
+		nginx("1.27.0-2"),
+		nginx("1.28.0-2"),
+		nonroot,
+		nonewprivs,
+		pictured("kitten", "kitten.jpg"),
+		pictured("nautilus", "nautilus.jpg"),
+		{
 			names:    []string{e2eRegistry + "glibc-dns-testing:2.1.1"},
 			debs:     []string{"bash-static", "busybox-static", "bind9-dnsutils"},
 			programs: map[string]string{"coredns": "github.com/coredns/coredns"},
 			files:    users,
 			links:    shell,
 			config:   v1.Config{Cmd: []string{"bash"}, Env: []string{shellPath}},
-		}),
-		in(recipe{
+		},
+		{
 			names:  []string{e2eRegistry + "ipc-utils:1.4"},
 			debs:   []string{"bash-static", "busybox-static", "util-linux"},
 			files:  users,
 			links:  shell,
 			config: v1.Config{Cmd: []string{"sh"}, Env: []string{shellPath}},
-		}),
-		in(recipe{
+		},
+		{
 			names:  []string{e2eRegistry + "perl:5.26"},
 			debs:   []string{"bash-static", "busybox-static", "perl"},
 			files:  users,
 			links:  shell,
 			config: v1.Config{Cmd: []string{"perl"}, Env: []string{shellPath}},
-		}),
-		in(program("regression-issue-74839:1.5", "regression-issue-74839", "/test/images/regression-issue-74839")),
-		in(consumer),
-		in(device),
-		in(recipe{
+		},
+		program("regression-issue-74839:1.5", "regression-issue-74839", "/test/images/regression-issue-74839"),
+		consumer,
+		device,
+		{
 			names:    []string{e2eRegistry + "sample-apiserver:1.29.2"},
 			programs: map[string]string{"sample-apiserver": "k8s.io/sample-apiserver"},
 			files:    users,
 			config:   v1.Config{Entrypoint: []string{"/sample-apiserver"}},
-		}),
-		in(recipe{
+		},
+		{
 			names:    []string{"registry.k8s.io/etcd:3.7.0-0"},
 			programs: map[string]string{"usr/local/bin/etcd": "go.etcd.io/etcd/server/v3"},
 			files:    users,
 			config:   v1.Config{Env: []string{shellPath}},
-		}),
+		},
 	}
 }
 
