@@ -1,22 +1,26 @@
 package apitest
 
 import (
-	"bytes"
-	"context"
+	"bufio"
 	"errors"
 	"fmt"
-	"net"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
+	"golang.org/x/sys/unix"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
 )
+
+// BinaryEnv names a built test/apiserver; without it one is built.
+const BinaryEnv = "SKIFF_TEST_APISERVER"
 
 // API is a running API server.
 type API struct {
@@ -27,8 +31,9 @@ type API struct {
 	// PKIDir holds ca.crt, ca.key, sa.key, sa.pub.
 	PKIDir string
 
-	dir       string
-	processes []*exec.Cmd
+	dir     string
+	process *exec.Cmd
+	stdin   io.Closer
 }
 
 // PodSubnet and ServiceSubnet are the ranges of every test cluster.
@@ -39,7 +44,7 @@ const (
 
 var server *API
 
-// Server is the test program's API server. The test is skipped in short mode.
+// Server is the test program's API server.
 func Server(t testing.TB) *API {
 	t.Helper()
 	if server == nil {
@@ -49,180 +54,122 @@ func Server(t testing.TB) *API {
 }
 
 // Main runs the tests of a package against one API server and returns the
-// exit code. It must be called before anything makes an informer: a change to
-// a cached object is fatal in tests.
+// exit code. A change to a cached object is fatal in them.
 func Main(m *testing.M) int {
-	api, err := Start()
+	if os.Getenv(detector) == "" {
+		return again()
+	}
+	api, err := start()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
 	server = api
 	code := m.Run()
-	if err := api.Stop(); err != nil {
+	if err := api.stop(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
 	return code
 }
 
-// Start builds and starts an API server. The caller stops it.
-func Start() (_ *API, err error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
-	defer cancel()
-	bin, err := build(ctx)
+// detector is client-go's switch that compares cached objects with copies.
+const detector = "KUBE_CACHE_MUTATION_DETECTOR"
+
+// again runs the test program with the detector on: client-go reads its
+// switch before main.
+func again() int {
+	cmd := exec.Command(os.Args[0], os.Args[1:]...)
+	cmd.Env = append(os.Environ(), detector+"=true")
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	err := cmd.Run()
+	var exit *exec.ExitError
+	switch {
+	case errors.As(err, &exit):
+		return exit.ExitCode()
+	case err != nil:
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
+}
+
+func start() (_ *API, err error) {
+	binary, err := build()
 	if err != nil {
 		return nil, err
 	}
-	dir, err := os.MkdirTemp("", "skiff-apitest-")
+	// etcd's socket is in it: a long name of a test would be too long for one.
+	dir, err := os.MkdirTemp("", "skiff-api")
 	if err != nil {
 		return nil, err
 	}
 	api := &API{dir: dir, PKIDir: filepath.Join(dir, "pki")}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, api.Stop())
+			err = errors.Join(err, api.stop())
 		}
 	}()
-	pki, err := writePKI(api.PKIDir)
+	api.process = exec.Command(binary, "-dir", dir, "-service-cidr", ServiceSubnet, "-stop-on-stdin")
+	api.process.Stderr = os.Stderr
+	if api.stdin, err = api.process.StdinPipe(); err != nil {
+		return nil, err
+	}
+	stdout, err := api.process.StdoutPipe()
 	if err != nil {
 		return nil, err
 	}
-	ports, err := freePorts(3)
-	if err != nil {
+	if err := api.process.Start(); err != nil {
 		return nil, err
 	}
-	etcdURL := fmt.Sprintf("http://127.0.0.1:%d", ports[0])
-	peerURL := fmt.Sprintf("http://127.0.0.1:%d", ports[1])
-	if err := api.start(filepath.Join(bin, "etcd"),
-		"--data-dir="+filepath.Join(dir, "etcd"), "--unsafe-no-fsync", "--log-level=error",
-		"--listen-client-urls="+etcdURL, "--advertise-client-urls="+etcdURL,
-		"--listen-peer-urls="+peerURL, "--initial-advertise-peer-urls="+peerURL, "--initial-cluster=default="+peerURL,
-		"--heartbeat-interval=10", "--election-timeout=50"); err != nil {
-		return nil, err
-	}
-	if err := api.start(filepath.Join(bin, "kube-apiserver"),
-		"--etcd-servers="+etcdURL,
-		"--bind-address=127.0.0.1", fmt.Sprintf("--secure-port=%d", ports[2]),
-		"--tls-cert-file="+filepath.Join(api.PKIDir, "apiserver.crt"), "--tls-private-key-file="+filepath.Join(api.PKIDir, "apiserver.key"),
-		"--client-ca-file="+filepath.Join(api.PKIDir, "ca.crt"),
-		"--service-account-issuer=https://kubernetes.default.svc.cluster.local",
-		"--service-account-key-file="+filepath.Join(api.PKIDir, "sa.pub"),
-		"--service-account-signing-key-file="+filepath.Join(api.PKIDir, "sa.key"),
-		"--authorization-mode=Node,RBAC", "--enable-admission-plugins=NodeRestriction",
-		"--allow-privileged", "--service-cluster-ip-range="+ServiceSubnet,
-		"--endpoint-reconciler-type=none"); err != nil {
-		return nil, err
-	}
-	api.Config = &rest.Config{
-		Host: fmt.Sprintf("https://127.0.0.1:%d", ports[2]),
-		QPS:  -1,
-		TLSClientConfig: rest.TLSClientConfig{
-			CAData: pki.caCert, CertData: pki.adminCert, KeyData: pki.adminKey,
-		},
-	}
-	if api.Client, err = kubernetes.NewForConfig(api.Config); err != nil {
-		return nil, err
-	}
-	return api, api.waitReady(ctx)
-}
-
-// Stop kills the API server and etcd and removes their files.
-func (a *API) Stop() error {
-	for i := len(a.processes) - 1; i >= 0; i-- {
-		p := a.processes[i]
-		_ = p.Process.Kill()
-		_ = p.Wait() // it was killed
-	}
-	a.processes = nil
-	return os.RemoveAll(a.dir)
-}
-
-// Log is what the API server has written so far.
-func (a *API) Log() string {
-	log, err := os.ReadFile(filepath.Join(a.dir, "kube-apiserver.log"))
+	line, err := bufio.NewReader(stdout).ReadString('\n')
 	if err != nil {
-		return err.Error()
+		return nil, fmt.Errorf("API server: %w", err)
 	}
-	return string(log)
+	if api.Config, err = clientcmd.BuildConfigFromFlags("", strings.TrimSpace(line)); err != nil {
+		return nil, fmt.Errorf("kubeconfig %q: %w", line, err)
+	}
+	api.Config.QPS = -1
+	api.Client, err = kubernetes.NewForConfig(api.Config)
+	return api, err
 }
 
-func (a *API) start(program string, args ...string) error {
-	log, err := os.Create(filepath.Join(a.dir, filepath.Base(program)+".log"))
-	if err != nil {
-		return err
+// stop ends the API server and removes its files.
+func (a *API) stop() error {
+	var err error
+	if a.process != nil && a.process.Process != nil {
+		a.stdin.Close()
+		err = a.process.Wait()
 	}
-	defer log.Close()
-	cmd := exec.Command(program, args...)
-	cmd.Stdout, cmd.Stderr = log, log
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("start %s: %w", program, err)
-	}
-	a.processes = append(a.processes, cmd)
-	return nil
+	return errors.Join(err, os.RemoveAll(a.dir))
 }
 
-func (a *API) waitReady(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 60*time.Second)
-	defer cancel()
-	for {
-		_, err := a.Client.RESTClient().Get().AbsPath("/readyz").DoRaw(ctx)
-		if err == nil {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("wait for the API server: %w\n%s", err, a.Log())
-		case <-time.After(20 * time.Millisecond):
-		}
+// build makes test/apiserver once for all test programs: an up-to-date output
+// is not linked again.
+func build() (string, error) {
+	if path := os.Getenv(BinaryEnv); path != "" {
+		return path, nil
 	}
-}
-
-// build makes the two programs, or leaves them when they are up to date.
-func build(ctx context.Context) (string, error) {
-	root, err := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}").Output()
-	if err != nil {
-		return "", fmt.Errorf("find the module: %w", err)
-	}
-	bin := filepath.Join(strings.TrimSpace(string(root)), "_output", "controllers")
-	if err := os.MkdirAll(bin, 0o755); err != nil {
+	_, file, _, _ := runtime.Caller(0)
+	root := filepath.Join(filepath.Dir(file), "../..")
+	out := filepath.Join(root, "_output", "test", "apiserver")
+	if err := os.MkdirAll(filepath.Dir(out), 0o755); err != nil {
 		return "", err
 	}
-	// Test programs of several packages run at once.
-	lock, err := os.OpenFile(filepath.Join(bin, ".lock"), os.O_CREATE|os.O_RDWR, 0o644)
+	lock, err := os.OpenFile(out+".lock", os.O_CREATE|os.O_RDWR, 0o644)
 	if err != nil {
 		return "", err
 	}
 	defer lock.Close()
-	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
 		return "", fmt.Errorf("lock %s: %w", lock.Name(), err)
 	}
-	for program, pkg := range map[string]string{
-		"kube-apiserver": "k8s.io/kubernetes/cmd/kube-apiserver",
-		"etcd":           "go.etcd.io/etcd/server/v3",
-	} {
-		cmd := exec.CommandContext(ctx, "go", "build", "-o", filepath.Join(bin, program), pkg)
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-		var out bytes.Buffer
-		cmd.Stdout, cmd.Stderr = &out, &out
-		if err := cmd.Run(); err != nil {
-			return "", fmt.Errorf("build %s: %w\n%s", pkg, err, out.String())
-		}
+	cmd := exec.Command("go", "build", "-o", out, "./test/apiserver")
+	cmd.Dir = root
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if text, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build test/apiserver: %w\n%s", err, text)
 	}
-	return bin, nil
-}
-
-// freePorts finds n ports on loopback that nobody listens on.
-func freePorts(n int) ([]int, error) {
-	var ports []int
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, err
-		}
-		defer l.Close()
-		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
-	}
-	return ports, nil
+	return out, nil
 }
