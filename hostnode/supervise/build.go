@@ -2,12 +2,15 @@ package supervise
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
+
+	"golang.org/x/sync/errgroup"
 
 	cluster "github.com/skiff-k8s/skiff/apis/cluster/v1alpha1"
 	machine "github.com/skiff-k8s/skiff/apis/machine/v1alpha1"
@@ -21,15 +24,30 @@ var machineDirs = []string{
 	"var/lib/skiff/images", "var/lib/skiff/volumes", "var/log/skiff", "var/spool", "var/tmp",
 }
 
-// build makes the cluster's directory aside and publishes it.
-func (p Paths) build(rec *record, h host) error {
+// announce starts the cluster's directory aside: its ranges are taken from
+// now on, and a delete of the half-made cluster knows them.
+func (p Paths) announce(rec *record) error {
+	if err := writeJSON(filepath.Join(p.aside(rec.Cluster.Name), "cluster.json"), rec); err != nil {
+		return fmt.Errorf("build cluster directory: %w", err)
+	}
+	return nil
+}
+
+// build completes the cluster's directory, lays its cables meanwhile, and
+// publishes it.
+func (p Paths) build(ctx context.Context, rec *record, h host) error {
 	name := rec.Cluster.Name
 	dir := p.aside(name)
-	if err := os.RemoveAll(dir); err != nil {
-		return fmt.Errorf("remove what an earlier create left: %w", err)
-	}
-	if err := p.fill(dir, rec, h); err != nil {
-		return fmt.Errorf("build cluster directory: %w", err)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		if err := p.fill(dir, rec, h); err != nil {
+			return fmt.Errorf("build cluster directory: %w", err)
+		}
+		return nil
+	})
+	g.Go(func() error { return p.lay(ctx, rec) })
+	if err := g.Wait(); err != nil {
+		return err
 	}
 	if err := os.Rename(dir, p.Cluster(name)); err != nil {
 		return fmt.Errorf("publish cluster directory: %w", err)
@@ -37,11 +55,23 @@ func (p Paths) build(rec *record, h host) error {
 	return nil
 }
 
-func (p Paths) fill(dir string, rec *record, h host) error {
-	// First, so that a delete knows the ranges of a half-made cluster.
-	if err := writeJSON(filepath.Join(dir, "cluster.json"), rec); err != nil {
+// lay makes the cables that the supervisor will find.
+func (p Paths) lay(ctx context.Context, rec *record) error {
+	f, err := p.newFabric(rec)
+	if err != nil {
 		return err
 	}
+	if err := f.EnsureSwitch(ctx); err != nil {
+		return fmt.Errorf("make switch: %w", err)
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	for _, m := range rec.Machines {
+		g.Go(func() error { return f.EnsureNode(ctx, m.Name) })
+	}
+	return g.Wait()
+}
+
+func (p Paths) fill(dir string, rec *record, h host) error {
 	if err := os.Chmod(dir, 0o700); err != nil {
 		return err
 	}

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -61,7 +62,12 @@ func Create(ctx context.Context, opts CreateOptions) (info *Info, err error) {
 	defer unlock()
 
 	end := begin(progress, StepCheck)
-	if err := end(p.preflight(c)); err != nil {
+	err = p.preflight(c)
+	if err == nil && p.traces(c.Name) {
+		// Of a create or delete that was killed.
+		err = p.remove(ctx, c.Name)
+	}
+	if err := end(err); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -75,7 +81,7 @@ func Create(ctx context.Context, opts CreateOptions) (info *Info, err error) {
 		}
 	}()
 	end = begin(progress, StepBuild)
-	rec, sockets, err := p.reserve(ctx, c)
+	rec, sockets, err := p.make(ctx, c)
 	defer closeAll(sockets)
 	if err := end(err); err != nil {
 		return nil, err
@@ -133,18 +139,30 @@ func clone(c *cluster.Cluster) (*cluster.Cluster, error) {
 	return out, nil
 }
 
-// reserve takes what clusters of one host must not share, ranges and ports,
-// and publishes the cluster that has them.
+// make publishes the cluster, with its ports open and its cables laid.
+func (p Paths) make(ctx context.Context, c *cluster.Cluster) (*record, map[string]*os.File, error) {
+	h, err := readHost(p)
+	if err != nil {
+		return nil, nil, err
+	}
+	rec, sockets, err := p.reserve(ctx, c)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := p.build(ctx, rec, h); err != nil {
+		closeAll(sockets)
+		return nil, nil, err
+	}
+	return rec, sockets, nil
+}
+
+// reserve takes what clusters of one host must not share, ranges and ports.
 func (p Paths) reserve(ctx context.Context, c *cluster.Cluster) (*record, map[string]*os.File, error) {
 	unlock, err := p.lockHost(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
 	defer unlock()
-	h, err := readHost(p)
-	if err != nil {
-		return nil, nil, err
-	}
 	if err := p.chooseRanges(c); err != nil {
 		return nil, nil, err
 	}
@@ -156,7 +174,7 @@ func (p Paths) reserve(ctx context.Context, c *cluster.Cluster) (*record, map[st
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := p.build(rec, h); err != nil {
+	if err := p.announce(rec); err != nil {
 		closeAll(sockets)
 		return nil, nil, err
 	}
@@ -184,6 +202,8 @@ func (p Paths) waitReady(ctx context.Context, rec *record) error {
 		}
 		response, err := client.Do(request)
 		if err == nil {
+			// Read to its end, or the connection cannot be used again.
+			_, _ = io.Copy(io.Discard, response.Body)
 			response.Body.Close()
 			if response.StatusCode == http.StatusOK {
 				return nil

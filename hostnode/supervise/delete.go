@@ -128,7 +128,6 @@ func (p Paths) removeNetwork(ctx context.Context, name string) error {
 		if err := f.Remove(ctx); err != nil {
 			return fmt.Errorf("remove network: %w", err)
 		}
-		return nil
 	}
 	return nil
 }

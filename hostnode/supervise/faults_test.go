@@ -244,6 +244,42 @@ func TestAnInterruptedCreateLeavesNothing(t *testing.T) {
 	}
 }
 
+func TestCreateAfterAKilledCreate(t *testing.T) {
+	needRoot(t)
+	p, err := DefaultPaths()
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := inventory()
+	// As far as a create gets before it publishes.
+	rec, sockets, err := p.reserve(t.Context(), testCluster("svt-half", 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	closeAll(sockets)
+	if err := p.lay(t.Context(), rec); err != nil {
+		t.Fatal(err)
+	}
+	if names, err := Names(t.Context()); err != nil || !slices.Contains(names, "svt-half") {
+		t.Errorf("names: %v, %v", names, err)
+	}
+	// Its ranges are taken, for others.
+	other := testCluster("svt-half2", 0)
+	if err := p.chooseRanges(other); err != nil {
+		t.Fatal(err)
+	}
+	if other.Networking.PodSubnet == rec.Cluster.Networking.PodSubnet {
+		t.Errorf("two clusters chose %s", other.Networking.PodSubnet)
+	}
+	create(t, testCluster("svt-half", 0))
+	if err := Delete(t.Context(), "svt-half"); err != nil {
+		t.Fatal(err)
+	}
+	if left := difference(before, inventory()); len(left) > 0 {
+		t.Errorf("left behind: %q", left)
+	}
+}
+
 func TestTwoCommandsAtOnce(t *testing.T) {
 	needRoot(t)
 	type result struct {

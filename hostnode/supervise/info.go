@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -87,22 +88,27 @@ func Get(_ context.Context, name string) (*Info, error) {
 }
 
 // published reads the records of all clusters, in the order of their names.
-func (p Paths) published() ([]*record, error) {
-	entries, err := os.ReadDir(p.clusters())
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
+func (p Paths) published() ([]*record, error) { return p.records("*") }
+
+// announced reads the records of clusters that are being built or taken away.
+func (p Paths) announced() ([]*record, error) { return p.records(".*") }
+
+func (p Paths) records(pattern string) ([]*record, error) {
+	paths, err := filepath.Glob(filepath.Join(p.clusters(), pattern, "cluster.json"))
+	if err != nil {
 		return nil, fmt.Errorf("list clusters: %w", err)
 	}
 	var records []*record
-	for _, e := range entries {
-		if strings.HasPrefix(e.Name(), ".") {
-			continue // being built or taken away
+	for _, path := range paths {
+		if strings.HasPrefix(filepath.Base(filepath.Dir(path)), ".") != strings.HasPrefix(pattern, ".") {
+			continue // a pattern's star takes a leading dot
 		}
-		rec, err := p.readRecord(e.Name())
-		if errors.Is(err, ErrNotFound) {
-			continue // deleted since the listing
+		rec, err := readRecordAt(path)
+		if errors.Is(err, os.ErrNotExist) {
+			continue // gone since the listing
 		}
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("list clusters: %w", err)
 		}
 		records = append(records, rec)
 	}

@@ -55,8 +55,12 @@ func (p Paths) chooseRanges(c *cluster.Cluster) error {
 	if err != nil {
 		return err
 	}
+	half, err := p.announced()
+	if err != nil {
+		return err
+	}
 	var taken []fabric.InUse
-	for _, rec := range others {
+	for _, rec := range append(others, half...) {
 		ranges, err := rangesOf(rec.Cluster.Networking)
 		if err != nil {
 			return fmt.Errorf("read ranges of cluster %q: %w", rec.Cluster.Name, err)
