@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"time"
 
 	"k8s.io/apimachinery/pkg/util/errors"
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
@@ -38,6 +39,9 @@ func serverOptions(ctx context.Context, cfg Config) (options.CompletedOptions, e
 	if generic.AdvertiseAddress == nil {
 		return options.CompletedOptions{}, fmt.Errorf("nodeIP %q: not an IP address", cp.NodeIP)
 	}
+
+	// Upstream waits up to a minute for watches that nobody tells to end.
+	generic.ShutdownWatchTerminationGracePeriod = watchGrace
 
 	o.SecureServing.Listener = listener.Join(cfg.Listeners)
 	o.SecureServing.ServerCert.CertKey.CertFile = cfg.pki(machinev1alpha1.APIServerCertFile)
@@ -85,6 +89,9 @@ func serverOptions(ctx context.Context, cfg Config) (options.CompletedOptions, e
 	}
 	return completed, errors.NewAggregate(completed.Validate())
 }
+
+// watchGrace is in how much time the watches are ended at a shutdown.
+const watchGrace = 100 * time.Millisecond
 
 // anonymous lets health checkers in without a credential, and nobody else;
 // RBAC still decides what they may read.

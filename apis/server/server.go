@@ -83,6 +83,11 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	return &Server{chain: c, loopback: lb, end: end, bootstrapped: bootstrapped, ready: make(chan struct{})}, nil
 }
 
+// streamGrace is how long a shutdown waits for streams without end, as of logs
+// that are followed; upstream waits a minute. Requests with an end are waited
+// for until they are through.
+const streamGrace = time.Second
+
 // Run serves until ctx ends and then shuts down gracefully: /readyz fails,
 // requests in flight are answered, watches end, listeners close.
 func (s *Server) Run(ctx context.Context) error {
@@ -96,6 +101,7 @@ func (s *Server) Run(ctx context.Context) error {
 		defer close(synced)
 		s.chain.start()
 	}()
+	aggregator.GenericAPIServer.ShutdownTimeout = streamGrace
 	prepared, err := aggregator.PrepareRun()
 	if err != nil {
 		return fmt.Errorf("prepare API server: %w", err)
