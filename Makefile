@@ -64,7 +64,7 @@ $(OUT)/bin/kubectl: go.mod
 
 # Every image that tests need, in one archive.
 IMAGES := $(OUT)/images.tar
-$(IMAGES): go.mod $(wildcard test/images/*.go test/images/demo/*.go test/images/pause/*.go)
+$(IMAGES): go.mod $(wildcard test/images/*.go test/images/demo/*.go test/images/pause/*.go test/images/sh/*.go)
 	go run ./test/images -o $@
 
 .PHONY: dist

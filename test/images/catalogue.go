@@ -59,10 +59,11 @@ var commands = merge(users, map[string]file{
 })
 
 // tools are what upstream's agnhost image takes from Alpine.
-var tools = []string{"bash-static", "busybox-static", "bind9-dnsutils", "curl", "netcat-openbsd", "iproute2", "iperf", "socat", "util-linux"}
+var tools = []string{"bash-static", "busybox-static", "bind9-dnsutils", "libc-bin", "curl", "netcat-openbsd", "iproute2", "iperf", "socat", "util-linux"}
 
-// shell is bash, not busybox: busybox's shell prefers its applets to PATH
-// (its nc lacks the suite's flags) and drops variables whose names have a dash.
+// shell is bash where no spec compares messages: busybox's shell prefers its
+// applets to PATH (its nc lacks the suite's flags) and drops variables whose
+// names have a dash. The busybox stand-in has test/images/sh instead.
 var shell = map[string]string{"usr/bin/sh": "bash-static"}
 
 func agnhost(names ...string) recipe {
@@ -97,9 +98,9 @@ func busybox(names ...string) recipe {
 		debs:  []string{"bash-static", "busybox-static", "wget"},
 		programs: map[string]string{
 			"usr/bin/hostname": kubernetes + "/test/images/busybox",
+			"usr/bin/sh":       "github.com/skiff-k8s/skiff/test/images/sh",
 		},
 		files:  commands,
-		links:  shell,
 		config: v1.Config{Cmd: []string{"sh"}, Env: []string{shellPath}},
 	}
 }
@@ -169,7 +170,7 @@ func recipes() []recipe {
 		pictured("nautilus", "nautilus.jpg"),
 		{
 			names:    []string{e2eRegistry + "glibc-dns-testing:2.1.1"},
-			debs:     []string{"bash-static", "busybox-static", "bind9-dnsutils"},
+			debs:     []string{"bash-static", "busybox-static", "bind9-dnsutils", "libc-bin"},
 			programs: map[string]string{"coredns": "github.com/coredns/coredns"},
 			files:    users,
 			links:    shell,
