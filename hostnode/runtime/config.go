@@ -60,10 +60,12 @@ func (r *Runtime) serverConfig() *srvconfig.Config {
 				"disable_apparmor":             true,
 				"netns_mounts_under_state_dir": true,
 				// The kubelet computes rates itself.
-				"stats_collect_period":  "1h",
-				"enable_criu":           false,
-				"unset_seccomp_profile": seccomp,
-				"cdi_spec_dirs":         []string{"/etc/cdi", "/var/run/cdi"},
+				"stats_collect_period": "1h",
+				"enable_criu":          false,
+				// Nothing that a user of the cluster can act on.
+				"ignore_deprecation_warnings": []string{"io.containerd.deprecation/cgroup-v1"},
+				"unset_seccomp_profile":       seccomp,
+				"cdi_spec_dirs":               []string{"/etc/cdi", "/var/run/cdi"},
 				"cni": map[string]any{
 					// No directory, no watch on it: see hookNetwork.
 					"conf_dir":              "",

@@ -2,11 +2,13 @@ package runtime
 
 import (
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"strings"
 
 	"github.com/sirupsen/logrus"
+	bolt "go.etcd.io/bbolt/errors"
 )
 
 // redirectLog sends containerd's log, which is logrus' global one, to ours.
@@ -14,14 +16,10 @@ func redirectLog(to *slog.Logger) {
 	logger := logrus.StandardLogger()
 	logger.SetOutput(io.Discard)
 	logger.SetFormatter(discard{})
-	level := logrus.WarnLevel
-	switch {
-	case to.Enabled(context.Background(), slog.LevelDebug):
-		level = logrus.DebugLevel
-	case to.Enabled(context.Background(), slog.LevelInfo):
-		level = logrus.InfoLevel
+	logger.SetLevel(logrus.WarnLevel)
+	if to.Enabled(context.Background(), slog.LevelDebug) {
+		logger.SetLevel(logrus.DebugLevel)
 	}
-	logger.SetLevel(level)
 	logger.ReplaceHooks(logrus.LevelHooks{})
 	logger.AddHook(logHook{to.With("component", "containerd")})
 }
@@ -47,7 +45,7 @@ func (h logHook) Fire(entry *logrus.Entry) error {
 		// "something changed" is the kubelet's to tell.
 		level = slog.LevelDebug
 	}
-	if expected(entry.Message) {
+	if expected(entry) {
 		level = slog.LevelDebug
 	}
 	ctx := entry.Context
@@ -66,7 +64,11 @@ func (h logHook) Fire(entry *logrus.Entry) error {
 }
 
 // expected says that containerd warns of something that is as it should be.
-func expected(message string) bool {
+func expected(entry *logrus.Entry) bool {
+	// The collector's last run meets a closed database when a node stops.
+	if err, ok := entry.Data[logrus.ErrorKey].(error); ok && errors.Is(err, bolt.ErrDatabaseNotOpen) {
+		return true
+	}
 	for _, prefix := range []string{
 		// Our symlinks, at every start of a node with pods; see sandbox.makeFiles.
 		"Invalid file ",
@@ -75,7 +77,7 @@ func expected(message string) bool {
 		// Not every file system has it.
 		"failed check for fsverity support",
 	} {
-		if strings.HasPrefix(message, prefix) {
+		if strings.HasPrefix(entry.Message, prefix) {
 			return true
 		}
 	}

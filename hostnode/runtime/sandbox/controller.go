@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/containerd/containerd/api/types"
-	"github.com/containerd/containerd/v2/core/mount"
 	core "github.com/containerd/containerd/v2/core/sandbox"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
@@ -205,8 +204,8 @@ func (c *Controller) Stop(ctx context.Context, id string, _ ...core.StopOpt) err
 			return fmt.Errorf("stop sandbox %s: %w", id, ctx.Err())
 		}
 	}
-	if err := mount.UnmountAll(c.shmDir(id), unix.MNT_DETACH); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("stop sandbox %s: unmount /dev/shm: %w", id, err)
+	if err := c.unmountShm(id); err != nil {
+		return fmt.Errorf("stop sandbox %s: %w", id, err)
 	}
 	return nil
 }
@@ -224,6 +223,9 @@ func (c *Controller) Shutdown(ctx context.Context, id string) error {
 	}
 	if sb == nil {
 		return nil
+	}
+	if err := removeUnifiedCgroup(sb.config.GetLinux().GetCgroupParent()); err != nil {
+		return fmt.Errorf("remove sandbox %s: %w", id, err)
 	}
 	c.mu.Lock()
 	delete(c.sandboxes, id)

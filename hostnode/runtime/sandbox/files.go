@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/containerd/containerd/v2/core/mount"
 	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -75,10 +76,21 @@ func (c *Controller) mountShm(id string) error {
 	return nil
 }
 
+func (c *Controller) unmountShm(id string) error {
+	if err := mount.UnmountAll(c.shmDir(id), unix.MNT_DETACH); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("unmount /dev/shm of the pod: %w", err)
+	}
+	return nil
+}
+
 // removeFiles undoes makeFiles, however far that came.
 func (c *Controller) removeFiles(id string) error {
 	if id == "" || filepath.Base(id) != id {
 		return fmt.Errorf("%q is no sandbox id", id)
+	}
+	// A node process that died within Start left it mounted.
+	if err := c.unmountShm(id); err != nil {
+		return err
 	}
 	return errors.Join(
 		os.RemoveAll(filepath.Join(c.cfg.CRIRoot, "sandboxes", id)),

@@ -1,7 +1,10 @@
 package sandbox
 
 import (
+	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 
 	"github.com/containerd/cgroups/v3"
 	"github.com/containerd/cgroups/v3/cgroup1"
@@ -9,8 +12,24 @@ import (
 	"github.com/containerd/containerd/api/types"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/typeurl/v2"
+	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/types/known/timestamppb"
 )
+
+// removeUnifiedCgroup removes a pod's directory in the cgroup2 hierarchy that
+// stands beside those of v1. runc makes it with the first container, and the
+// kubelet, which removes the others, does not know it. Containers of another
+// sandbox of the pod keep it.
+func removeUnifiedCgroup(pod string) error {
+	if pod == "" || cgroups.Mode() != cgroups.Hybrid {
+		return nil
+	}
+	err := os.Remove(filepath.Join("/sys/fs/cgroup/unified", filepath.Clean("/"+pod)))
+	if err == nil || errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.EBUSY) || errors.Is(err, unix.ENOTEMPTY) {
+		return nil
+	}
+	return err
+}
 
 // podMetrics reads the cgroup that holds all of a pod's containers. CRI
 // expects the statistics of whichever cgroup version it finds itself.
