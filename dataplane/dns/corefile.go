@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
 
 	"github.com/coredns/caddy/caddyfile"
 )
@@ -76,7 +77,9 @@ func hosted(corefile string, listen netip.AddrPort) ([]byte, error) {
 	var out bytes.Buffer
 	for _, block := range blocks {
 		for i, key := range block.Keys {
-			block.Keys[i] = onPort(key, listen.Port())
+			if block.Keys[i], err = quoted(onPort(key, listen.Port())); err != nil {
+				return nil, err
+			}
 		}
 		fmt.Fprintf(&out, "%s {\n", strings.Join(block.Keys, " "))
 		if _, ok := block.Tokens["bind"]; !ok {
@@ -93,9 +96,12 @@ func hosted(corefile string, listen netip.AddrPort) ([]byte, error) {
 						renamed[i].Text = hostedKubernetesPlugin
 					}
 				}
-				write(&out, renamed)
+				err = write(&out, renamed)
 			default:
-				write(&out, block.Tokens[name])
+				err = write(&out, block.Tokens[name])
+			}
+			if err != nil {
+				return nil, err
 			}
 		}
 		if _, ok := block.Tokens["forward"]; !ok {
@@ -150,7 +156,7 @@ func sameLine(a, b caddyfile.Token) bool {
 }
 
 // write puts tokens back as text, with the lines they had.
-func write(out *bytes.Buffer, tokens []caddyfile.Token) {
+func write(out *bytes.Buffer, tokens []caddyfile.Token) error {
 	for i, t := range tokens {
 		if i > 0 {
 			if sameLine(tokens[i-1], t) {
@@ -159,11 +165,26 @@ func write(out *bytes.Buffer, tokens []caddyfile.Token) {
 				out.WriteByte('\n')
 			}
 		}
-		if t.Text == "" || strings.ContainsAny(t.Text, " \t\r\n\"#") {
-			fmt.Fprintf(out, `"%s"`, strings.ReplaceAll(t.Text, `"`, `\"`))
-		} else {
-			out.WriteString(t.Text)
+		word, err := quoted(t.Text)
+		if err != nil {
+			return err
 		}
+		out.WriteString(word)
 	}
 	out.WriteByte('\n')
+	return nil
+}
+
+// quoted writes a word so that it is read back as it is. In quotes the
+// Corefile's language knows one escape, the quote's own, and none for the
+// backslash.
+func quoted(word string) (string, error) {
+	needed := word == "" || word[0] == '"' || strings.Contains(word, "#") || strings.ContainsFunc(word, unicode.IsSpace)
+	if !needed {
+		return word, nil
+	}
+	if strings.Contains(word, `\"`) || strings.HasSuffix(word, `\`) {
+		return "", fmt.Errorf("a quoted word may not have a backslash before a quote: %q", word)
+	}
+	return `"` + strings.ReplaceAll(word, `"`, `\"`) + `"`, nil
 }
