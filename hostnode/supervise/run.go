@@ -174,6 +174,9 @@ func (r *room) runMachines(ctx context.Context, g *errgroup.Group) error {
 	r.log.Info("machines run", "after", time.Since(start))
 	r.events.send(Event{Step: StepMachines, Done: true, Took: time.Since(start)})
 	r.events.close()
+	if err := trim(); err != nil {
+		r.log.Warn("memory not trimmed", "error", err)
+	}
 	return nil
 }
 
