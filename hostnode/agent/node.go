@@ -25,9 +25,14 @@ import (
 // RegisterNode=false. What upstream corrects on a Node that it finds, we
 // correct too; like upstream, only at start.
 
-// registerRetry is the pause between two tries to reach an API server that
-// is starting on the same host: a refused connection costs nothing.
-const registerRetry = 5 * time.Millisecond
+// Pauses between two tries to create the Node. A refused connection to an API
+// server that starts on the same host costs nothing; an answer that refuses
+// the object, while the server's own start is not over or for good, does.
+const (
+	firstPause     = 5 * time.Millisecond
+	longestUnheard = 20 * time.Millisecond
+	longestRefused = time.Second
+)
 
 // SplitLabels divides a node's labels in those that its kubelet may set and
 // those that NodeRestriction leaves to the control plane, like
@@ -134,7 +139,8 @@ func correctNode(have, want *corev1.Node) bool {
 func registerNode(ctx context.Context, client kubernetes.Interface, want *corev1.Node) error {
 	log := slog.With("node", want.Name)
 	var last string
-	for tick := time.NewTimer(0); ; tick.Reset(registerRetry) {
+	pause := firstPause
+	for tick := time.NewTimer(0); ; tick.Reset(pause) {
 		select {
 		case <-ctx.Done():
 			tick.Stop()
@@ -151,7 +157,17 @@ func registerNode(ctx context.Context, client kubernetes.Interface, want *corev1
 			last = err.Error()
 			log.Info("node cannot be registered yet", "reason", last)
 		}
+		pause = nextPause(pause, err)
 	}
+}
+
+// nextPause is longer than pause, up to what the error allows.
+func nextPause(pause time.Duration, err error) time.Duration {
+	longest := longestUnheard
+	if apierrors.ReasonForError(err) != metav1.StatusReasonUnknown {
+		longest = longestRefused
+	}
+	return min(pause*3/2, longest)
 }
 
 func ensureNode(ctx context.Context, client kubernetes.Interface, want *corev1.Node) (created bool, err error) {

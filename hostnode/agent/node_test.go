@@ -3,9 +3,12 @@ package agent
 import (
 	"context"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apiserver/pkg/admission"
@@ -137,6 +140,26 @@ func TestCorrectNode(t *testing.T) {
 				t.Error("the second time changed something")
 			}
 		})
+	}
+}
+
+func TestPausesBetweenTriesToRegister(t *testing.T) {
+	last := func(err error) (pause time.Duration) {
+		pause = firstPause
+		for range 100 {
+			pause = nextPause(pause, err)
+		}
+		return pause
+	}
+	if got := last(syscall.ECONNREFUSED); got != longestUnheard {
+		t.Errorf("without an answer the pauses grow to %v, want %v", got, longestUnheard)
+	}
+	refused := apierrors.NewForbidden(corev1.Resource("nodes"), "n1", nil)
+	if got := last(refused); got != longestRefused {
+		t.Errorf("with a refusal the pauses grow to %v, want %v", got, longestRefused)
+	}
+	if got := nextPause(longestRefused, syscall.ECONNREFUSED); got != longestUnheard {
+		t.Errorf("after a refusal, without an answer, the pause is %v, want %v", got, longestUnheard)
 	}
 }
 
