@@ -7,13 +7,13 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
 	imagearchive "github.com/containerd/containerd/v2/core/images/archive"
 	"github.com/containerd/containerd/v2/pkg/archive/compression"
-	"github.com/containerd/containerd/v2/plugins/content/local"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
@@ -57,6 +57,8 @@ type load struct {
 	// content has the blobs of the archive, in work.
 	content content.Store
 	images  []Image
+	// layers are locked while they are unpacked, by chain id: *sync.Mutex.
+	layers sync.Map
 }
 
 // read takes the archive apart, into the work directory.
@@ -64,10 +66,11 @@ func (l *load) read(ctx context.Context, archive io.Reader) error {
 	if err := os.RemoveAll(l.work); err != nil {
 		return err
 	}
-	var err error
-	if l.content, err = local.NewStore(l.work); err != nil {
+	blobs, err := newBlobs(l.work)
+	if err != nil {
 		return err
 	}
+	l.content = blobs
 	stream, err := compression.DecompressStream(&contextReader{ctx, archive})
 	if err != nil {
 		return err
@@ -179,12 +182,9 @@ func (l *load) publish(ctx context.Context) ([]Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	for n := range l.images {
-		image := &l.images[n]
-		if unpackable {
-			if image.Layers, err = l.unpack(ctx, image.Target); err != nil {
-				return nil, fmt.Errorf("image %s: %w", image.Name, err)
-			}
+	if unpackable {
+		if err := l.unpackAll(ctx); err != nil {
+			return nil, err
 		}
 	}
 	for _, image := range l.images {

@@ -8,6 +8,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
+	"sync"
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
@@ -17,6 +19,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/identity"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
 
@@ -32,6 +35,23 @@ func holdsOverlay(store string) (bool, error) {
 		return false, fmt.Errorf("stat file system of %s: %w", store, err)
 	}
 	return fs.Type != overlayMagic, nil
+}
+
+// unpackAll unpacks all images, as many at a time as there are cores:
+// decompressing is most of a load.
+func (l *load) unpackAll(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(runtime.GOMAXPROCS(0))
+	for n := range l.images {
+		image := &l.images[n]
+		group.Go(func() (err error) {
+			if image.Layers, err = l.unpack(ctx, image.Target); err != nil {
+				return fmt.Errorf("image %s: %w", image.Name, err)
+			}
+			return nil
+		})
+	}
+	return group.Wait()
 }
 
 // unpack makes an image's layers unless the store has them, and returns their
@@ -60,17 +80,24 @@ func (l *load) unpack(ctx context.Context, target ocispec.Descriptor) ([]digest.
 			return nil, fmt.Errorf("layer %d: %w", n, err)
 		}
 		dir := layerDir(l.store, chain)
-		if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
-			err = l.unpackLayer(ctx, manifest.Layers[n], diffs[n], parents, dir)
-			if err != nil {
-				return nil, fmt.Errorf("layer %s: %w", manifest.Layers[n].Digest, err)
-			}
-		} else if err != nil {
-			return nil, err
+		if err := l.ensureLayer(ctx, manifest.Layers[n], chain, diffs[n], parents, dir); err != nil {
+			return nil, fmt.Errorf("layer %s: %w", manifest.Layers[n].Digest, err)
 		}
 		parents = append([]string{filepath.Join(dir, "fs")}, parents...)
 	}
 	return chains, nil
+}
+
+// ensureLayer unpacks a layer unless the store has it, or another image of the
+// archive is about it.
+func (l *load) ensureLayer(ctx context.Context, layer ocispec.Descriptor, chain, diff digest.Digest, parents []string, dir string) error {
+	lock, _ := l.layers.LoadOrStore(chain, &sync.Mutex{})
+	lock.(*sync.Mutex).Lock()
+	defer lock.(*sync.Mutex).Unlock()
+	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return l.unpackLayer(ctx, layer, diff, parents, dir)
 }
 
 // unpackLayer makes dir from a layer, or nothing.
