@@ -144,7 +144,7 @@ const (
 
 // watchKind keeps a store equal to the API server's objects of one kind.
 func watchKind(ctx context.Context, example runtime.Object, store *kindStore, lw *cache.ListWatch) {
-	cache.NewReflectorWithOptions(patiently(lw), example, store, cache.ReflectorOptions{
+	cache.NewReflectorWithOptions(patient{lw}, example, store, cache.ReflectorOptions{
 		Name: fmt.Sprintf("dataplane/lb %T", example),
 		Backoff: &wait.Backoff{
 			Duration: 10 * time.Millisecond,

@@ -68,6 +68,7 @@ func (c *cluster) start() (stop func()) {
 
 func (c *cluster) run() (_ *Loader, stop func()) {
 	c.Helper()
+	begin := time.Now()
 	l, err := New(Config{
 		NodeName: "node-1", NodeIP: nodeAddr, CgroupPath: sandbox.Cgroup(),
 		PinDir: c.pins, SwitchPinDir: c.switchPins, Client: c.proxy, Uplink: c.uplink,
@@ -93,6 +94,7 @@ func (c *cluster) run() (_ *Loader, stop func()) {
 	}
 	select {
 	case <-l.Synced():
+		c.Logf("programs attached and maps filled %s after New", time.Since(begin))
 	case <-time.After(10 * time.Second):
 		stop()
 		c.Fatal("not synced after 10 s")

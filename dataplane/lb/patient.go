@@ -16,19 +16,35 @@ import (
 // again before the error goes to the reflector, which logs it.
 const patience = 5 * time.Second
 
-// patiently makes list and watch ask again, milliseconds apart, while the API
+// patient is a ListWatch that asks again, milliseconds apart, while the API
 // server does not listen yet or has not made its own access rules: nodes
 // start with it or before it.
-func patiently(lw *cache.ListWatch) *cache.ListWatch {
-	return &cache.ListWatch{
-		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
-			return ask(ctx, func() (runtime.Object, error) { return lw.ListWithContextFunc(ctx, o) })
-		},
-		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
-			return ask(ctx, func() (watch.Interface, error) { return lw.WatchFuncWithContext(ctx, o) })
-		},
-	}
+//
+// It lists instead of streaming the list through a watch: a stream is complete
+// when the API server's cache has proved itself up to date, which takes it up
+// to 100 ms, while a list from the cache is followed by what happened since.
+type patient struct{ of *cache.ListWatch }
+
+var _ cache.ListerWatcherWithContext = patient{}
+
+func (p patient) List(o metav1.ListOptions) (runtime.Object, error) {
+	return p.ListWithContext(context.Background(), o)
 }
+
+func (p patient) Watch(o metav1.ListOptions) (watch.Interface, error) {
+	return p.WatchWithContext(context.Background(), o)
+}
+
+func (p patient) ListWithContext(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
+	return ask(ctx, func() (runtime.Object, error) { return p.of.ListWithContextFunc(ctx, o) })
+}
+
+func (p patient) WatchWithContext(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
+	return ask(ctx, func() (watch.Interface, error) { return p.of.WatchFuncWithContext(ctx, o) })
+}
+
+// IsWatchListSemanticsUnSupported makes the reflector list.
+func (p patient) IsWatchListSemanticsUnSupported() bool { return true }
 
 func ask[T any](ctx context.Context, try func() (T, error)) (T, error) {
 	deadline := time.Now().Add(patience)
