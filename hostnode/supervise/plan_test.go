@@ -1,0 +1,133 @@
+package supervise
+
+import (
+	"encoding/json"
+	"flag"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	cluster "github.com/skiff-k8s/skiff/apis/cluster/v1alpha1"
+	"github.com/skiff-k8s/skiff/hostnode/namespaces"
+)
+
+var update = flag.Bool("update", false, "rewrite golden files")
+
+// plannedRecord is a cluster with everything that a plan looks at.
+func plannedRecord(t *testing.T) *record {
+	t.Helper()
+	c := testCluster("dev", 1)
+	c.FeatureGates = map[string]bool{"SomeGate": true}
+	c.AuditPolicy = "/home/me/audit.yaml"
+	c.EtcdServers = []string{"https://192.0.2.1:2379"}
+	c.EtcdTLS = &cluster.EtcdTLS{CAFile: "/home/me/ca.crt"}
+	c.Networking = cluster.Networking{
+		APIServerAddress: "127.0.0.1", APIServerPort: 40000, NodeSubnet: "172.30.0.0/24", PodSubnet: "10.244.0.0/16",
+		ServiceSubnet: "10.96.0.0/16", LoadBalancerSubnet: "172.31.0.0/24", DNSSearch: &[]string{"example.org"},
+	}
+	c.Nodes[1].Labels = map[string]string{"tier": "db"}
+	c.Nodes[1].Resources = cluster.Resources{CPU: "2", Memory: "4Gi", Pods: 20}
+	c.Nodes[1].ExtraMounts = []cluster.Mount{{HostPath: "/data", ContainerPath: "/mnt/data", ReadOnly: true, Propagation: "HostToContainer"}}
+	c.Nodes[1].ExtraPortMappings = []cluster.PortMapping{{ContainerPort: 30080, HostPort: 8080, ListenAddress: "127.0.0.1", Protocol: "TCP"}}
+	rec, err := newRecord(c, time.Unix(0, 0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	rec.ID = "id"
+	return rec
+}
+
+func TestPlans(t *testing.T) {
+	rec := plannedRecord(t)
+	h := host{
+		paths:     Paths{StateDir: "/var/lib/skiff", RunDir: "/run/skiff", Libexec: "/opt/skiff/libexec"},
+		layout:    namespaces.Hierarchies{{Mount: "/sys/fs/cgroup/cpu,cpuacct", Controllers: "cpu,cpuacct"}, {Mount: "/sys/fs/cgroup/unified"}},
+		resolvers: []string{"192.0.2.53"},
+		dirs:      []string{"/usr", "/etc/ssl"},
+	}
+	for i, m := range rec.Machines {
+		t.Run(m.Name, func(t *testing.T) {
+			plan, err := planMachine(rec, i, h)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := json.MarshalIndent(map[string]any{
+				"node.json": plan.node, "control-plane.json": plan.controlPlane, "machine": plan.init, "limits": plan.limits,
+			}, "", "  ")
+			if err != nil {
+				t.Fatal(err)
+			}
+			got = append(got, '\n')
+			path := filepath.Join("testdata", m.Name+".json")
+			if *update {
+				if err := os.WriteFile(path, got, 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if string(got) != string(want) {
+				t.Errorf("%s is not as planned; run with -update and read the diff\n%s", path, got)
+			}
+		})
+	}
+}
+
+func TestPlanSocketsNamesFields(t *testing.T) {
+	rec := plannedRecord(t)
+	want := map[string]socket{"port/tcp/30080/0": {
+		network: "tcp", address: "127.0.0.1:8080",
+		portField: "nodes[1].extraPortMappings[0].hostPort", addressField: "nodes[1].extraPortMappings[0].listenAddress"}}
+	if got := planSockets(rec, 1); !reflect.DeepEqual(got, want) {
+		t.Errorf("got %+v", got)
+	}
+}
+
+func TestQuantities(t *testing.T) {
+	tests := []struct {
+		in   string
+		want int64
+		ok   bool
+	}{
+		{"", 0, true}, {"2", 2, true}, {"4Gi", 4 << 30, true}, {"1k", 1000, true},
+		{"500m", 0, false}, {"-1", 0, false}, {"12Q", 0, false},
+	}
+	for _, tt := range tests {
+		got, err := wholeNumber(tt.in)
+		if got != tt.want || (err == nil) != tt.ok {
+			t.Errorf("%q: %d, %v", tt.in, got, err)
+		}
+	}
+}
+
+func TestResolvers(t *testing.T) {
+	conf := "# comment\nnameserver 127.0.0.53\nnameserver ::1\nnameserver 2001:db8::1\nnameserver 192.0.2.1\nnameserver 192.0.2.1\nnameserver\nsearch x\nnameserver 198.51.100.2 # two\n"
+	if got := strings.Join(parseResolvers(conf), " "); got != "192.0.2.1 198.51.100.2" {
+		t.Errorf("got %q", got)
+	}
+	dir := t.TempDir()
+	stub, real := filepath.Join(dir, "stub"), filepath.Join(dir, "real")
+	for path, text := range map[string]string{stub: "nameserver 127.0.0.53\n", real: "nameserver 192.0.2.9\n"} {
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := readResolvers(filepath.Join(dir, "none"), stub, real); len(got) != 1 || got[0] != "192.0.2.9" {
+		t.Errorf("got %v", got)
+	}
+}
+
+func TestMountOfFindsTheMountBelow(t *testing.T) {
+	if got := unescape(`/with\040space\134`); got != `/with space\` {
+		t.Errorf("got %q", got)
+	}
+	point, _, err := mountOf("/proc/self/status")
+	if err != nil || point != "/proc" {
+		t.Errorf("got %q, %v", point, err)
+	}
+}
