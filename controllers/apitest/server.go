@@ -112,7 +112,12 @@ func start() (_ *API, err error) {
 		}
 	}()
 	api.process = exec.Command(binary, "-dir", dir, "-service-cidr", ServiceSubnet, "-stop-on-stdin")
-	api.process.Stderr = os.Stderr
+	log, err := os.Create(filepath.Join(dir, "log"))
+	if err != nil {
+		return nil, err
+	}
+	defer log.Close()
+	api.process.Stderr = log
 	if api.stdin, err = api.process.StdinPipe(); err != nil {
 		return nil, err
 	}
@@ -125,7 +130,8 @@ func start() (_ *API, err error) {
 	}
 	line, err := bufio.NewReader(stdout).ReadString('\n')
 	if err != nil {
-		return nil, fmt.Errorf("API server: %w", err)
+		said, _ := os.ReadFile(log.Name())
+		return nil, fmt.Errorf("API server: %w\n%s", err, said)
 	}
 	if api.Config, err = clientcmd.BuildConfigFromFlags("", strings.TrimSpace(line)); err != nil {
 		return nil, fmt.Errorf("kubeconfig %q: %w", line, err)
