@@ -43,8 +43,10 @@ type demandingCache struct {
 
 // GetNewerThan waits for a status that was observed after min.
 func (c demandingCache) GetNewerThan(uid types.UID, min time.Time) (*kubecontainer.PodStatus, error) {
-	// A worker that has done nothing yet takes any status.
-	if !min.IsZero() {
+	// A worker that has done nothing yet takes any status, and of a pod
+	// without a sandbox there is nothing to list.
+	status, err := c.Get(uid)
+	if !min.IsZero() && (err != nil || len(status.SandboxStatuses)+len(status.ContainerStatuses) > 0) {
 		c.demand(uid)
 	}
 	return c.ROCache.GetNewerThan(uid, min)

@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/sets"
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
 	"k8s.io/client-go/tools/record"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	critesting "k8s.io/cri-api/pkg/apis/testing"
 	"k8s.io/klog/v2"
 	"k8s.io/kubernetes/cmd/kubelet/app"
@@ -159,15 +160,23 @@ func TestWorkersDemandWhatTheyWaitFor(t *testing.T) {
 		demanded = append(demanded, uid)
 		cache.SetObservedTime(uid, time.Now().Add(time.Second))
 	}}
-	cache.Set("pod", &kubecontainer.PodStatus{ID: "pod"}, nil, time.Now())
-	for _, min := range []time.Time{{}, time.Now()} {
-		status, err := demanding.GetNewerThan("pod", min)
-		if err != nil || status.ID != "pod" {
-			t.Errorf("newer than %v: %v, %v", min, status, err)
+	cache.Set("pod", &kubecontainer.PodStatus{ID: "pod", SandboxStatuses: []*runtimeapi.PodSandboxStatus{{Id: "s"}}}, nil, time.Now())
+	cache.Set("bare", &kubecontainer.PodStatus{ID: "bare"}, nil, time.Now())
+	for _, wait := range []struct {
+		uid types.UID
+		min time.Time
+	}{
+		{"pod", time.Time{}},
+		{"pod", time.Now()},
+		{"bare", time.Now().Add(-time.Minute)},
+	} {
+		status, err := demanding.GetNewerThan(wait.uid, wait.min)
+		if err != nil || status.ID != wait.uid {
+			t.Errorf("%s newer than %v: %v, %v", wait.uid, wait.min, status, err)
 		}
 	}
 	if len(demanded) != 1 || demanded[0] != "pod" {
-		t.Errorf("demanded %v, want [pod]: once, and not by the worker that takes any status", demanded)
+		t.Errorf("demanded %v, want [pod]: once, not by the worker that takes any status, and not without a sandbox", demanded)
 	}
 }
 
