@@ -98,7 +98,7 @@ func TestFindKnowsAProcessByItsStart(t *testing.T) {
 	if err := again.Wait(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if p.Alive() {
+	if !p.ended() {
 		t.Error("it is alive after its end")
 	}
 	if _, err := Find(p.PID, p.StartTime); !errors.Is(err, ErrGone) {

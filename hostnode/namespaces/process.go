@@ -60,9 +60,6 @@ func startTimeOf(pid int) (uint64, error) {
 	return strconv.ParseUint(string(fields[19]), 10, 64)
 }
 
-// Alive says whether the process still runs.
-func (p *Process) Alive() bool { return !p.ended() }
-
 // ended asks the descriptor without waiting.
 func (p *Process) ended() bool {
 	ended := true
