@@ -50,9 +50,12 @@ struct nat_tuple {
 };
 _Static_assert(sizeof(struct nat_tuple) == 16, "nat_tuple");
 
+/* Which sides have said FIN, and which one said it last. */
 enum nat_state {
 	NAT_FIN_IN = 1 << 0,
 	NAT_FIN_OUT = 1 << 1,
+	NAT_FIN_BOTH = NAT_FIN_IN | NAT_FIN_OUT,
+	NAT_LAST_OUT = 1 << 2,
 };
 
 /* Keyed by the tuple that the client sends. */
@@ -64,8 +67,10 @@ struct nat_flow {
 	__be16 port_be; /* the client's port behind the translation */
 	__u8 state; /* enum nat_state */
 	__u8 pad;
+	__u32 fin_end; /* what acknowledges the second FIN */
+	__u32 pad2;
 };
-_Static_assert(sizeof(struct nat_flow) == 32, "nat_flow");
+_Static_assert(sizeof(struct nat_flow) == 40, "nat_flow");
 
 /* Keyed by the tuple that the backend sends. */
 struct nat_reply {
@@ -114,6 +119,8 @@ struct nat_packet {
 	struct nat_tuple t;
 	__u32 l4; /* offset of the transport header */
 	__u32 seq; /* TCP */
+	__u32 end; /* the sequence number after the packet */
+	__u32 ack;
 	__be16 id_be;
 	__u8 flags; /* TCP */
 	__u8 fragment; /* enum nat_part */
@@ -169,7 +176,10 @@ static __always_inline int parse(struct __sk_buff *skb, struct nat_packet *p)
 		p->t.sport_be = tcp.sport_be;
 		p->t.dport_be = tcp.dport_be;
 		p->seq = bpf_ntohl(tcp.seq_be);
+		p->ack = bpf_ntohl(tcp.ack_be);
 		p->flags = tcp.flags;
+		p->end = p->seq + skb->len - p->l4 - (tcp.offset >> 4) * 4 +
+			 !!(tcp.flags & TCP_SYN) + !!(tcp.flags & TCP_FIN);
 		return 1;
 	}
 	if (ip.protocol == LB_UDP) {
@@ -279,6 +289,7 @@ static __noinline int open_flow(const struct nat_tuple *t, __u32 isn, struct nat
 	flow->seen_ns = bpf_ktime_get_ns();
 	flow->isn = isn;
 	flow->state = 0;
+	flow->fin_end = 0;
 	bpf_map_update_elem(&nat_flows, t, flow, BPF_ANY);
 	return 1;
 }
@@ -317,26 +328,34 @@ static __always_inline int flow_of(const struct nat_packet *p, struct nat_flow *
 	return open_flow(&p->t, p->seq, out);
 }
 
-/* Notes the end of a connection. A flow of which both sides have said FIN
- * goes with the last ACK, so that the table holds live ones. */
-static __always_inline void track(const struct nat_tuple *in, const struct nat_flow *flow, __u8 flags,
-				  __u8 fin)
+/*
+ * Notes the end of a connection, so that the table holds live ones. A flow
+ * ends with a RST, or when the second FIN has been acknowledged: until then
+ * data may be on its way again, and a packet that is not translated any more
+ * gets a RST from whoever it reaches.
+ */
+static __always_inline void track(const struct nat_tuple *in, const struct nat_flow *flow,
+				  const struct nat_packet *p, int out)
 {
+	__u8 fin = out ? NAT_FIN_OUT : NAT_FIN_IN;
 	struct nat_flow *f;
 
 	if (in->proto != LB_TCP)
 		return;
-	if (flags & TCP_RST) {
+	if (p->flags & TCP_RST) {
 		close_flow(in, flow);
 		return;
 	}
-	if (flags & TCP_FIN) {
+	if (p->flags & TCP_FIN && !(flow->state & fin)) {
 		f = bpf_map_lookup_elem(&nat_flows, in);
-		if (f)
-			f->state |= fin;
+		if (!f)
+			return;
+		f->fin_end = p->end;
+		f->state = flow->state | fin | (out ? NAT_LAST_OUT : 0);
 		return;
 	}
-	if (flow->state == (NAT_FIN_IN | NAT_FIN_OUT))
+	if ((flow->state & NAT_FIN_BOTH) == NAT_FIN_BOTH && p->flags & TCP_ACK &&
+	    out != !!(flow->state & NAT_LAST_OUT) && (__s32)(p->ack - flow->fin_end) >= 0)
 		close_flow(in, flow);
 }
 
@@ -368,7 +387,7 @@ int nat_in(struct __sk_buff *skb)
 	set_address(skb, IP_DST_AT, p.t.dst_be, flow.backend.addr_be);
 	set_port(skb, &p, DST_PORT, p.t.dport_be, flow.backend.port_be);
 	set_port(skb, &p, SRC_PORT, p.t.sport_be, flow.port_be);
-	track(&p.t, &flow, p.flags, NAT_FIN_IN);
+	track(&p.t, &flow, &p, 0);
 	return TC_ACT_UNSPEC;
 }
 
@@ -467,6 +486,6 @@ int nat_out(struct __sk_buff *skb)
 	flow = *f;
 	if (p.t.proto == LB_UDP)
 		f->seen_ns = bpf_ktime_get_ns();
-	track(&in, &flow, p.flags, NAT_FIN_OUT);
+	track(&in, &flow, &p, 1);
 	return TC_ACT_UNSPEC;
 }

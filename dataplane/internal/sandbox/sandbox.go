@@ -41,7 +41,17 @@ func Main(m *testing.M, cgroupRoot string) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	return m.Run()
+	before, err := takeStock()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	code := m.Run()
+	if err := before.leaks(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return max(code, 1)
+	}
+	return code
 }
 
 // Cgroup is the directory that the tests' sockets are made in.
@@ -204,7 +214,7 @@ func (n *Namespace) Do(f func() error) {
 	})
 }
 
-// Cable connects two namespaces by a veth pair, both ends up.
+// Cable connects two namespaces by a veth pair, both ends up, for one test.
 func Cable(t testing.TB, a *Namespace, aName string, b *Namespace, bName string) {
 	t.Helper()
 	attrs := netlink.NewLinkAttrs()
@@ -212,6 +222,14 @@ func Cable(t testing.TB, a *Namespace, aName string, b *Namespace, bName string)
 	if err := a.Link.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: bName, PeerNamespace: netlink.NsFd(int(b.ns))}); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() {
+		if l, err := a.Link.LinkByName(aName); err == nil {
+			err = a.Link.LinkDel(l)
+			if err != nil {
+				t.Errorf("remove cable %s: %v", aName, err)
+			}
+		}
+	})
 	for _, end := range []struct {
 		n    *Namespace
 		name string
