@@ -302,3 +302,22 @@ func TestHookNetworkNoticesAnotherUpstream(t *testing.T) {
 		}
 	}
 }
+
+func TestSeccompDefault(t *testing.T) {
+	for profile, want := range map[bool]string{false: "Seccomp:\t0", true: "Seccomp:\t2"} {
+		n := newNode(t)
+		n.cfg.SeccompDefault = profile
+		n.run()
+		p := n.runPod(nil)
+		c := p.runContainer("a", "grep ^Seccomp: /proc/self/status; exit 0", nil)
+		n.waitExit(c)
+		log, err := os.ReadFile(filepath.Join(p.config.LogDirectory, "a.log"))
+		must(t, err)
+		if !strings.Contains(string(log), want) {
+			t.Errorf("SeccompDefault %t: %q, want %q", profile, log, want)
+		}
+		n.removeAll()
+		n.stop()
+		n.killShim()
+	}
+}

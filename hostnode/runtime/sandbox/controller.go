@@ -236,7 +236,8 @@ func (c *Controller) Shutdown(ctx context.Context, id string) error {
 	return nil
 }
 
-// Wait blocks until the sandbox has ended.
+// Wait blocks until the sandbox has ended. Close does not end it: CRI would
+// take that for the sandbox's end, and a kubelet that still runs would mend it.
 func (c *Controller) Wait(ctx context.Context, id string) (core.ExitStatus, error) {
 	sb, err := c.get(id)
 	if err != nil {
@@ -249,8 +250,6 @@ func (c *Controller) Wait(ctx context.Context, id string) (core.ExitStatus, erro
 		return sb.exit, nil
 	case <-ctx.Done():
 		return core.ExitStatus{}, ctx.Err()
-	case <-c.ctx.Done():
-		return core.ExitStatus{}, fmt.Errorf("wait for sandbox %s: %w", id, errdefs.ErrUnavailable)
 	}
 }
 
