@@ -32,6 +32,7 @@ type flags struct {
 	scheduler   bool
 	durable     bool
 	stdin       bool
+	unseeded    bool
 	compaction  time.Duration
 	etcdServers string
 	etcdCA      string
@@ -53,6 +54,7 @@ func main() {
 	flag.BoolVar(&f.scheduler, "scheduler", false, "run the scheduler too")
 	flag.BoolVar(&f.durable, "durable", false, "fsync every write")
 	flag.BoolVar(&f.stdin, "stop-on-stdin", false, "stop when standard input ends")
+	flag.BoolVar(&f.unseeded, "unseeded", false, "make every bootstrap object through the API")
 	flag.DurationVar(&f.compaction, "compaction-interval", 0, "etcd compaction interval; 0 is 5m")
 	flag.StringVar(&f.etcdServers, "etcd-servers", "", "URLs of an existing etcd, comma separated")
 	flag.StringVar(&f.etcdCA, "etcd-cafile", "", "PEM file")
@@ -145,6 +147,7 @@ func run(ctx context.Context, f flags) error {
 		Storage:      store,
 		PKIDir:       pki,
 		RunDir:       filepath.Join(f.dir, "run"),
+		Unseeded:     f.unseeded,
 	})
 	if err != nil {
 		stopStore()

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs upstream's e2e suite against a skiff cluster of its own.
 #
-#   run.sh [--slice] [--keep]
+#   run.sh [--slice] [--keep] [--parallel-only|--serial-only]
 #   FOCUS=regexp SKIP=regexp PROCS=n   as for ginkgo; default: all [Conformance]
 #
 # Specs marked [Serial] or [Disruptive] run alone, after the others. Writes
@@ -11,10 +11,12 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 export CGO_ENABLED=0
 
-slice= keep=
+slice= keep= parallel=1 serial=1
 for arg in "$@"; do
 	case "$arg" in
-	--slice) slice=1 ;;
+	--slice) slice=1 serial= ;;
+	--parallel-only) serial= ;;
+	--serial-only) parallel= ;;
 	--keep) keep=1 ;;
 	*) echo "Error: $arg: unknown flag; see the head of $0"; exit 2 ;;
 	esac
@@ -79,9 +81,9 @@ suite() { # suite NAME PROCS FOCUS SKIP
 	tail -n 3 "$out/$1.log"
 }
 
-suite parallel "$procs" "$focus" "${skip:+$skip|}$alone"
+[ -z "$parallel" ] || suite parallel "$procs" "$focus" "${skip:+$skip|}$alone"
 # ginkgo joins focus expressions with "or": the serial part names both in one.
 # The slice has none of them.
-[ -n "$slice" ] || suite serial 1 "($focus).*($alone)|($alone).*($focus)" "$skip"
+[ -z "$serial" ] || suite serial 1 "($focus).*($alone)|($alone).*($focus)" "$skip"
 
 _output/bin/conformance-summary -o "$out/summary.md" "$out"/junit_*.xml

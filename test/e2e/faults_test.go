@@ -115,6 +115,7 @@ var _ = Describe("clusters side by side", func() {
 		var clusters []cluster
 		for i := range 5 {
 			c, r := create(fmt.Sprintf("side%d", i), "")
+			DeferCleanup(c.delete)
 			clusters = append(clusters, c)
 			r.must()
 		}
@@ -136,7 +137,7 @@ var _ = Describe("clusters side by side", func() {
 	It("ten nodes in one cluster are Ready", func() {
 		config := "kind: Cluster\napiVersion: skiff.cluster/v1alpha1\nnodes:\n- role: control-plane\n" + strings.Repeat("- role: worker\n", 9)
 		c, r := create("ten", config, "--wait", "60s")
-		defer c.delete()
+		DeferCleanup(c.delete)
 		r.must()
 		c.kubectl("wait", "node", "--all", "--for=condition=Ready", "--timeout=60s").must()
 		Expect(strings.Fields(c.get("nodes", "{.items[*].metadata.name}"))).To(HaveLen(10))

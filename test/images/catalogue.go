@@ -64,7 +64,7 @@ var tools = []string{"bash-static", "busybox-static", "bind9-dnsutils", "libc-bi
 // shell is bash where no spec compares messages: busybox's shell prefers its
 // applets to PATH (its nc lacks the suite's flags) and drops variables whose
 // names have a dash. The busybox stand-in has test/images/sh instead.
-var shell = map[string]string{"usr/bin/sh": "bash-static"}
+var shell = map[string]string{"usr/bin/sh": "bash-static", "usr/bin/bash": "bash-static"}
 
 func agnhost(names ...string) recipe {
 	return recipe{

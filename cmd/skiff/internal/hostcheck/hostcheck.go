@@ -59,8 +59,8 @@ const (
 	// controlPlaneInotify and nodeInotify are the instances that the processes
 	// of one machine open, counted in /proc/<pid>/fd of a running cluster,
 	// with some room.
-	controlPlaneInotify = 16
-	nodeInotify         = 8
+	controlPlaneInotify = 12
+	nodeInotify         = 6
 	instancesSysctl     = "/proc/sys/fs/inotify/max_user_instances"
 )
 
