@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -92,6 +93,26 @@ func (l *Loader) frontendsOf(p HostPort) []table.Frontend {
 	f.Addr, local.Addr = l.cfg.NodeIP, loopback
 	local.NodeOnly = true
 	return []table.Frontend{f, local}
+}
+
+// deviceOf is the name of the device that has an address; empty if none has.
+func deviceOf(addr netip.Addr) (string, error) {
+	interfaces, err := net.Interfaces()
+	if err != nil {
+		return "", fmt.Errorf("find the device of %s: %w", addr, err)
+	}
+	for _, i := range interfaces {
+		addrs, err := i.Addrs()
+		if err != nil {
+			continue // gone meanwhile
+		}
+		for _, a := range addrs {
+			if p, err := netip.ParsePrefix(a.String()); err == nil && p.Addr() == addr {
+				return i.Name, nil
+			}
+		}
+	}
+	return "", nil
 }
 
 // claimant is the name under which a host port has its key: no Service has an

@@ -22,7 +22,6 @@ func TestHostPorts(t *testing.T) {
 	outside.Route(nodeAddr.String()+"/32", "", "eth0", unix.RTN_UNICAST)
 	backend := c.backendOn(w, "tcp", "10.244.0.5:8080")
 	backend2 := c.backendOn(w, "udp", "10.244.0.6:8080")
-	c.uplink = "up0"
 
 	fromOutside := func(network, addr string) (answer string, err error) {
 		outside.Do(func() error {

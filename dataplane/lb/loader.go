@@ -28,8 +28,8 @@ type Config struct {
 	// made. With an empty PinDir programs and maps go with the process.
 	PinDir string
 	// Uplink is the node's device that leads to the switch, in this network
-	// namespace, for host ports; with an empty Uplink they answer to sockets
-	// of the node and its pods only.
+	// namespace, for host ports. Default: the device that has NodeIP; without
+	// one host ports answer to sockets of the node and its pods only.
 	Uplink string
 	// SwitchPinDir is where switchnat.Load pinned the maps of the cluster's
 	// switch, on the one node that writes them; empty on the others. That
@@ -86,6 +86,11 @@ func New(cfg Config) (_ *Loader, err error) {
 	}
 	if cfg.CgroupPath == "" {
 		if cfg.CgroupPath, err = CgroupRoot(); err != nil {
+			return nil, err
+		}
+	}
+	if cfg.Uplink == "" {
+		if cfg.Uplink, err = deviceOf(cfg.NodeIP); err != nil {
 			return nil, err
 		}
 	}

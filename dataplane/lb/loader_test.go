@@ -28,8 +28,7 @@ type cluster struct {
 	proxy kubernetes.Interface
 	// pins and switchPins are on bpf file systems.
 	pins, switchPins string
-	// uplink and hostPorts are given to the next loader.
-	uplink    string
+	// hostPorts are given to the next loader.
 	hostPorts []HostPort
 }
 
@@ -71,7 +70,7 @@ func (c *cluster) run() (_ *Loader, stop func()) {
 	begin := time.Now()
 	l, err := New(Config{
 		NodeName: "node-1", NodeIP: nodeAddr, CgroupPath: sandbox.Cgroup(),
-		PinDir: c.pins, SwitchPinDir: c.switchPins, Client: c.proxy, Uplink: c.uplink,
+		PinDir: c.pins, SwitchPinDir: c.switchPins, Client: c.proxy,
 	})
 	if err != nil {
 		c.Fatal(err)
