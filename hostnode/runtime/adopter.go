@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"sync"
@@ -44,6 +45,7 @@ type adopter struct {
 	// update makes CRI take note of an image record.
 	update     func(ctx context.Context, name string) error
 	hiddenFile string
+	log        *slog.Logger
 
 	// mu guards the fields below, and lets one image in at a time.
 	mu sync.Mutex
@@ -58,6 +60,7 @@ func newAdopter(ic *plugin.InitContext) (*adopter, error) {
 	a := &adopter{
 		shared: r.shared, adopted: map[string]time.Time{}, hidden: map[string]time.Time{},
 		hiddenFile: filepath.Join(r.cfg.Root, "hidden-images.json"),
+		log:        r.cfg.Log,
 	}
 	if a.shared == nil {
 		return a, nil
@@ -168,8 +171,10 @@ func (a *adopter) revealAll(ctx context.Context) error {
 		if at, ok := a.hidden[image.Name]; ok && at.Equal(image.LoadedAt) {
 			continue
 		}
+		// It may be deleted from the store just now; and one image is no
+		// reason to hide the others.
 		if err := a.take(ctx, image); err != nil {
-			return err
+			a.log.Warn("image of the host's store left out", "error", err)
 		}
 	}
 	return nil

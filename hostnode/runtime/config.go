@@ -3,6 +3,7 @@ package runtime
 import (
 	"net"
 	"path/filepath"
+	"slices"
 
 	srvconfig "github.com/containerd/containerd/v2/cmd/containerd/server/config"
 	"github.com/containerd/containerd/v2/version"
@@ -54,9 +55,9 @@ func (r *Runtime) serverConfig() *srvconfig.Config {
 				"registry":             map[string]any{"config_path": registryHosts},
 			},
 			"io.containerd.cri.v1.runtime": map[string]any{
-				// Without CAP_SYS_RESOURCE no process may have a lower score
-				// than ours.
-				"restrict_oom_score_adj":       true,
+				// Without that capability no process may have a lower score
+				// than ours, and runc would fail.
+				"restrict_oom_score_adj":       !slices.Contains(r.capabilities, "CAP_SYS_RESOURCE"),
 				"disable_apparmor":             true,
 				"netns_mounts_under_state_dir": true,
 				// The kubelet computes rates itself.

@@ -11,20 +11,23 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/portforward"
 	"k8s.io/client-go/tools/remotecommand"
 	"k8s.io/client-go/transport/spdy"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	criclient "k8s.io/cri-client/pkg"
 )
 
 func TestPodUpAndDown(t *testing.T) {
 	n := newNode(t).start()
 	p := n.runPod(nil)
-	status, err := n.cri.PodSandboxStatus(t.Context(), p.id, false)
+	sandbox, err := n.cri.PodSandboxStatus(t.Context(), p.id, false)
 	must(t, err)
-	if status.Status.State != runtimeapi.PodSandboxState_SANDBOX_READY {
-		t.Errorf("sandbox is %s", status.Status.State)
+	if sandbox.Status.State != runtimeapi.PodSandboxState_SANDBOX_READY {
+		t.Errorf("sandbox is %s", sandbox.Status.State)
 	}
 	c := p.runContainer("main", "echo hello; echo oops >&2; trap 'exit 3' TERM; while :; do sleep 0.1; done", nil)
 
@@ -319,5 +322,34 @@ func TestSeccompDefault(t *testing.T) {
 		n.removeAll()
 		n.stop()
 		n.killShim()
+	}
+}
+
+func TestSocketServesTheSame(t *testing.T) {
+	n := newNode(t).start()
+	p := n.runPod(nil)
+	remote, err := criclient.NewRemoteRuntimeServiceBuilder().
+		WithEndpoint("unix://" + n.cfg.Socket).WithConnectionTimeout(10 * time.Second).WithUseStreaming(true).Build(t.Context())
+	must(t, err)
+	defer remote.Close(t.Context())
+	sandboxes, err := remote.ListPodSandbox(t.Context(), nil)
+	must(t, err)
+	if len(sandboxes) != 1 || sandboxes[0].Id != p.id {
+		t.Errorf("sandboxes on the socket: %v", sandboxes)
+	}
+	// Errors are the same ones, so that the kubelet takes them alike.
+	_, overSocket := remote.ContainerStatus(t.Context(), "none", false)
+	_, inProcess := n.cri.ContainerStatus(t.Context(), "none", false)
+	if status.Code(overSocket) != codes.NotFound || status.Code(inProcess) != codes.NotFound || overSocket.Error() != inProcess.Error() {
+		t.Errorf("unknown container: over the socket %v, in the process %v", overSocket, inProcess)
+	}
+	images, err := criclient.NewRemoteImageServiceBuilder().
+		WithEndpoint("unix://" + n.cfg.Socket).WithConnectionTimeout(10 * time.Second).WithUseStreaming(true).Build(t.Context())
+	must(t, err)
+	defer images.Close(t.Context())
+	all, err := images.ListImages(t.Context(), nil)
+	must(t, err)
+	if len(all) != 1 {
+		t.Errorf("images on the socket: %v", all)
 	}
 }

@@ -169,8 +169,8 @@ func newServer(ic *plugin.InitContext) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	r.service, err = newService(r, upstream, images, sandboxes.(core.Store))
-	return nopServer{}, err
+	r.service = &service{cri: upstream, runtime: r, images: images, sandboxes: sandboxes.(core.Store)}
+	return nopServer{}, nil
 }
 
 // nopServer is a server plugin that needs no start.

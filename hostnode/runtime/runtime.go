@@ -13,6 +13,8 @@ import (
 	"sync"
 
 	"github.com/containerd/containerd/v2/cmd/containerd/server"
+	"github.com/containerd/containerd/v2/defaults"
+	"github.com/containerd/containerd/v2/pkg/cap"
 	gocni "github.com/containerd/go-cni"
 	"google.golang.org/grpc"
 	internalapi "k8s.io/cri-api/pkg/apis"
@@ -82,6 +84,9 @@ type Runtime struct {
 	shim    *nodeshim.Shim
 	// shared is the host's image store; nil without one.
 	shared *imagestore.Reader
+	// capabilities are the ones that this process has: no container can have
+	// more.
+	capabilities []string
 
 	listener net.Listener
 	grpc     *grpc.Server
@@ -103,6 +108,9 @@ func Start(ctx context.Context, cfg Config) (_ *Runtime, err error) {
 	r := &Runtime{cfg: cfg}
 	if cfg.ImageStore != "" {
 		r.shared = imagestore.NewReader(cfg.ImageStore)
+	}
+	if r.capabilities, err = cap.Current(); err != nil {
+		return nil, fmt.Errorf("read own capabilities: %w", err)
 	}
 	if err := r.prepare(); err != nil {
 		return nil, err
@@ -182,7 +190,8 @@ func (r *Runtime) serve() error {
 		return errors.Join(err, listener.Close())
 	}
 	r.listener = listener
-	r.grpc = grpc.NewServer()
+	r.grpc = grpc.NewServer(
+		grpc.MaxRecvMsgSize(defaults.DefaultMaxRecvMsgSize), grpc.MaxSendMsgSize(defaults.DefaultMaxSendMsgSize))
 	runtimeapi.RegisterRuntimeServiceServer(r.grpc, r.service)
 	runtimeapi.RegisterImageServiceServer(r.grpc, r.service)
 	r.serving.Go(func() {

@@ -2,7 +2,6 @@ package runtime
 
 import (
 	"context"
-	"fmt"
 	"slices"
 	"strings"
 
@@ -19,23 +18,12 @@ import (
 // do taken out of the requests. The in-process clients and the socket for
 // crictl are both served by it.
 type service struct {
-	// cri serves the calls that serviceCalls does not wrap.
+	// cri has the calls; all of them are wrapped here or in service_calls.go.
 	cri
 	runtime *Runtime
 	images  *adopter
 	// sandboxes is containerd's own record of sandboxes.
 	sandboxes sandbox.Store
-	// capabilities are the ones that this process has: no container can have
-	// more.
-	capabilities []string
-}
-
-func newService(r *Runtime, upstream cri, images *adopter, sandboxes sandbox.Store) (*service, error) {
-	capabilities, err := cap.Current()
-	if err != nil {
-		return nil, fmt.Errorf("read own capabilities: %w", err)
-	}
-	return &service{cri: upstream, runtime: r, images: images, sandboxes: sandboxes, capabilities: capabilities}, nil
 }
 
 // call makes one call of upstream's service.
@@ -110,7 +98,7 @@ func (s *service) hasCapability(name string) bool {
 	if !strings.HasPrefix(full, "CAP_") {
 		full = "CAP_" + full
 	}
-	return !slices.Contains(cap.Known(), full) || slices.Contains(s.capabilities, full)
+	return !slices.Contains(cap.Known(), full) || slices.Contains(s.runtime.capabilities, full)
 }
 
 func (s *service) defaultCgroup(config *runtimeapi.PodSandboxConfig) {
