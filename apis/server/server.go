@@ -11,9 +11,11 @@ import (
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
+	kubeoptions "k8s.io/kubernetes/pkg/kubeapiserver/options"
 
 	machinev1alpha1 "github.com/skiff-k8s/skiff/apis/machine/v1alpha1"
 	"github.com/skiff-k8s/skiff/apis/server/loopback"
+	"github.com/skiff-k8s/skiff/apis/server/seed"
 	"github.com/skiff-k8s/skiff/apis/storage"
 )
 
@@ -33,6 +35,15 @@ type Config struct {
 	// RunDir is where the server puts files of its own; it need not exist.
 	// Default: apiserver in machinev1alpha1.RunDir.
 	RunDir string
+	// Unseeded makes every bootstrap object through the API. By default an
+	// empty etcd gets the recorded ones at once, unless the configuration has
+	// to do with them: feature gates, runtime config, audit.
+	Unseeded bool
+}
+
+func (c Config) seeded() bool {
+	cp := c.ControlPlane
+	return !c.Unseeded && c.Storage.Embedded() && len(cp.FeatureGates) == 0 && len(cp.RuntimeConfig) == 0 && cp.AuditPolicyFile == ""
 }
 
 // Server is one API server.
@@ -70,7 +81,18 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	}
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
 	lb, shared := loopback.New(), cfg.Storage.Share()
-	c, err := newChain(opts, lb, shared, func() error { return shared.Start(ctx, life) })
+	c, err := newChain(opts, lb, shared, func() error {
+		client, err := cfg.Storage.Client(ctx)
+		if err != nil {
+			return err
+		}
+		if cfg.seeded() {
+			if err := seed.Write(ctx, client.KV, kubeoptions.DefaultEtcdPathPrefix, time.Now()); err != nil {
+				return err
+			}
+		}
+		return shared.Start(ctx, life)
+	})
 	if err != nil {
 		end()
 		return nil, fmt.Errorf("compose API server: %w", err)

@@ -13,6 +13,10 @@ import (
 	"go.uber.org/zap"
 )
 
+// MaxTxnOps is how many operations the embedded member takes in one
+// transaction, so that the bootstrap objects fit into one.
+const MaxTxnOps = 1024
+
 const (
 	// tickMs and electionMs are for a cluster of one: nobody's heartbeat can
 	// be missed, and the wait for the first election is random in
@@ -92,6 +96,7 @@ func (s *Storage) embedConfig(ctx context.Context) (*embed.Config, error) {
 	cfg.TickMs, cfg.ElectionMs = tickMs, electionMs
 	cfg.UnsafeNoFsync = !s.cfg.Durable
 	cfg.QuotaBackendBytes = quotaBytes
+	cfg.MaxTxnOps = MaxTxnOps
 	// The REST gateway would connect back to the socket for nobody.
 	cfg.EnableGRPCGateway = false
 	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.New(logCore{quiet: ctx}))
