@@ -3,4 +3,4 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 [ "$(id -u)" = 0 ] || { echo "Error: clusters need root"; exit 1; }
-go test ./test/e2e -timeout 40m -v -ginkgo.v -ginkgo.no-color ${FOCUS:+-ginkgo.focus "$FOCUS"} -ginkgo.succinct
+go test ./test/e2e -timeout 40m -v -ginkgo.v -ginkgo.no-color ${FOCUS:+-ginkgo.focus "$FOCUS"}
