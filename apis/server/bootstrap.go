@@ -12,7 +12,6 @@ import (
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/util/wait"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
@@ -142,17 +141,22 @@ func (b *bootstrap) serviceAddresses(ctx context.Context) error {
 	return retried(b.kubernetesService)(ctx)
 }
 
+// serviceCIDRs are one or two ranges.
+func serviceCIDRs(opts options.CompletedOptions) []string {
+	cidrs := []string{opts.PrimaryServiceClusterIPRange.String()}
+	if opts.SecondaryServiceClusterIPRange.IP != nil {
+		cidrs = append(cidrs, opts.SecondaryServiceClusterIPRange.String())
+	}
+	return cidrs
+}
+
 func (b *bootstrap) serviceCIDR(ctx context.Context) error {
 	if _, err := b.informers.Networking().V1().ServiceCIDRs().Lister().Get(defaultservicecidr.DefaultServiceCIDRName); err == nil {
 		return nil
 	}
-	cidrs := []string{b.opts.PrimaryServiceClusterIPRange.String()}
-	if b.opts.SecondaryServiceClusterIPRange.IP != nil {
-		cidrs = append(cidrs, b.opts.SecondaryServiceClusterIPRange.String())
-	}
 	_, err := b.client.NetworkingV1().ServiceCIDRs().Create(ctx, &networkingv1.ServiceCIDR{
 		ObjectMeta: metav1.ObjectMeta{Name: defaultservicecidr.DefaultServiceCIDRName},
-		Spec:       networkingv1.ServiceCIDRSpec{CIDRs: cidrs},
+		Spec:       networkingv1.ServiceCIDRSpec{CIDRs: serviceCIDRs(b.opts)},
 	}, metav1.CreateOptions{})
 	if err != nil && !apierrors.IsAlreadyExists(err) {
 		return fmt.Errorf("create default ServiceCIDR: %w", err)
@@ -160,20 +164,22 @@ func (b *bootstrap) serviceCIDR(ctx context.Context) error {
 	return nil
 }
 
-// kubernetesService makes the Service default/kubernetes before upstream's
-// controller does, some 100 ms after readiness: Pods learn its address from
-// their environment, which is never corrected. Its endpoints are upstream's
-// to write, when the server is ready.
+// kubernetesService makes the Service default/kubernetes. Upstream's controller
+// would, once the server is ready; but the allocator of addresses may need
+// 100 ms more, and after a failure the controller waits for ten seconds. Its
+// endpoints are the controller's to write.
 func (b *bootstrap) kubernetesService(context.Context) error {
 	services := b.informers.Core().V1().Services()
 	controller := kubernetesservice.New(kubernetesservice.Config{}, b.client, services)
-	ports := []corev1.ServicePort{{
-		Name:       "https",
-		Protocol:   corev1.ProtocolTCP,
-		Port:       443,
-		TargetPort: intstr.FromInt32(int32(b.opts.SecureServing.BindPort)),
-	}}
-	return controller.CreateOrUpdateMasterServiceIfNeeded("kubernetes", b.opts.APIServerServiceIP, ports, corev1.ServiceTypeClusterIP, false)
+	want := kubernetesService(b.opts)
+	err := controller.CreateOrUpdateMasterServiceIfNeeded(want.Name, b.opts.APIServerServiceIP, want.Spec.Ports, want.Spec.Type, false)
+	if err != nil {
+		return err
+	}
+	// The controller looks into this lister, and is confused by a service that
+	// exists but is not there yet.
+	_, err = services.Lister().Services(want.Namespace).Get(want.Name)
+	return err
 }
 
 // namespaces are upstream's system namespaces; roles and leases go into them.

@@ -11,11 +11,9 @@ import (
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
-	kubeoptions "k8s.io/kubernetes/pkg/kubeapiserver/options"
 
 	machinev1alpha1 "github.com/skiff-k8s/skiff/apis/machine/v1alpha1"
 	"github.com/skiff-k8s/skiff/apis/server/loopback"
-	"github.com/skiff-k8s/skiff/apis/server/seed"
 	"github.com/skiff-k8s/skiff/apis/storage"
 )
 
@@ -87,7 +85,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 			return err
 		}
 		if cfg.seeded() {
-			if err := seed.Write(ctx, client.KV, kubeoptions.DefaultEtcdPathPrefix, time.Now()); err != nil {
+			if err := writeSeed(ctx, client.KV, opts); err != nil {
 				return err
 			}
 		}

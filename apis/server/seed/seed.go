@@ -39,9 +39,9 @@ func Objects() ([]Object, error) { return Decode(recorded) }
 
 // Write needs an etcd that takes as many operations in one transaction as
 // there are objects, which by default it does not (storage.MaxTxnOps). It puts the objects into an etcd that has no key below prefix, all or
-// none of them; otherwise it does nothing. The encryption of a key's value is
+// none of them, and with them further ones; otherwise it does nothing. The encryption of a key's value is
 // none of the seed's business: it holds no Secrets.
-func Write(ctx context.Context, kv clientv3.KV, prefix string, now time.Time) error {
+func Write(ctx context.Context, kv clientv3.KV, prefix string, now time.Time, further ...Object) error {
 	have, err := kv.Get(ctx, prefix+"/", clientv3.WithPrefix(), clientv3.WithLimit(1), clientv3.WithKeysOnly())
 	if err != nil {
 		return fmt.Errorf("look into etcd: %w", err)
@@ -57,7 +57,7 @@ func Write(ctx context.Context, kv clientv3.KV, prefix string, now time.Time) er
 		absent []clientv3.Cmp
 		puts   []clientv3.Op
 	)
-	for _, object := range objects {
+	for _, object := range append(objects, further...) {
 		key := prefix + object.Key
 		absent = append(absent, clientv3.Compare(clientv3.CreateRevision(key), "=", 0))
 		puts = append(puts, clientv3.OpPut(key, string(individual(object.Value, now))))

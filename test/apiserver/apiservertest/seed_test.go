@@ -3,6 +3,7 @@ package apiservertest_test
 import (
 	"bytes"
 	"flag"
+	"net"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -25,11 +26,14 @@ var seededKinds = []string{
 	"flowschemas", "prioritylevelconfigurations", "apiregistration.k8s.io/apiservices",
 }
 
+// ownKinds are keys that the server writes with the cluster's own addresses.
+var ownKinds = []string{"servicecidrs", "services/specs", "ipaddresses"}
+
 var uid = regexp.MustCompile(`[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}`)
 
 // record reads what a server that started not before since has made, once it
 // makes no more.
-func record(t *testing.T, srv *apiservertest.Server, since time.Time) []seed.Object {
+func record(t *testing.T, srv *apiservertest.Server, since time.Time, kinds ...string) []seed.Object {
 	t.Helper()
 	etcd := etcdClient(t, srv)
 	var objects []seed.Object
@@ -37,7 +41,7 @@ func record(t *testing.T, srv *apiservertest.Server, since time.Time) []seed.Obj
 	eventually(t, func() error {
 		var now []seed.Object
 		newest := int64(0)
-		for _, kind := range seededKinds {
+		for _, kind := range kinds {
 			resp, err := etcd.Get(t.Context(), "/registry/"+kind+"/", clientv3.WithPrefix())
 			if err != nil {
 				return err
@@ -82,8 +86,20 @@ func record(t *testing.T, srv *apiservertest.Server, since time.Time) []seed.Obj
 // with.
 func TestTheSeedIsWhatAFreshServerMakes(t *testing.T) {
 	t.Parallel()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The same port for both: it is in the Service default/kubernetes.
+	address := listener.Addr().String()
+	listener.Close()
+
 	since := time.Now().Add(-time.Second)
-	made := record(t, apiservertest.Start(t, "-unseeded"), since)
+	srv := apiservertest.Start(t, "-listen", address, "-unseeded")
+	made, own := record(t, srv, since, seededKinds...), record(t, srv, since, ownKinds...)
+	if err := srv.Stop(); err != nil {
+		t.Fatal(err)
+	}
 	if *update {
 		_, file, _, _ := runtime.Caller(0)
 		path := filepath.Join(filepath.Dir(file), "..", "..", "..", "apis", "server", "seed", "zz_generated.seed.bin")
@@ -99,7 +115,9 @@ func TestTheSeedIsWhatAFreshServerMakes(t *testing.T) {
 	}
 	compare(t, "made through the API", made, recorded)
 	since = time.Now().Add(-time.Second)
-	compare(t, "after a start with the seed", record(t, apiservertest.Start(t), since), recorded)
+	srv = apiservertest.Start(t, "-listen", address)
+	compare(t, "after a start with the seed", record(t, srv, since, seededKinds...), recorded)
+	compare(t, "after a start with the seed", record(t, srv, since, ownKinds...), own)
 }
 
 func compare(t *testing.T, what string, have, recorded []seed.Object) {
