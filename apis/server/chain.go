@@ -6,6 +6,7 @@ import (
 
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	apiextensionsapiserver "k8s.io/apiextensions-apiserver/pkg/apiserver"
+	crdopenapi "k8s.io/apiextensions-apiserver/pkg/generated/openapi"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apiserver/pkg/endpoints/filters"
@@ -14,6 +15,7 @@ import (
 	"k8s.io/apiserver/pkg/util/webhook"
 	"k8s.io/client-go/informers"
 	aggregatorapiserver "k8s.io/kube-aggregator/pkg/apiserver"
+	aggregatoropenapi "k8s.io/kube-aggregator/pkg/generated/openapi"
 	"k8s.io/kubernetes/cmd/kube-apiserver/app"
 	"k8s.io/kubernetes/cmd/kube-apiserver/app/options"
 	"k8s.io/kubernetes/pkg/controlplane"
@@ -71,6 +73,11 @@ func newChain(opts options.CompletedOptions, lb *loopback.Transport, shared *sto
 		return nil, err
 	}
 	aggregatorConfig.GenericConfig.RESTOptionsGetter = shared.RESTOptions(aggregatorConfig.GenericConfig.RESTOptionsGetter)
+
+	// The two small servers build their documents at start, from the definitions
+	// of all types; theirs alone are enough.
+	crdConfig.GenericConfig.OpenAPIConfig = narrowed(generic.OpenAPIConfig, crdopenapi.GetOpenAPIDefinitions)
+	aggregatorConfig.GenericConfig.OpenAPIConfig = narrowed(generic.OpenAPIConfig, aggregatoropenapi.GetOpenAPIDefinitions)
 
 	// Hooks of ours take the places of these; the aggregator has a set of its
 	// own, so that they can go by upstream's names.

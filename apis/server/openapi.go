@@ -18,6 +18,7 @@ import (
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/apiserver/pkg/server/mux"
 	"k8s.io/apiserver/pkg/server/routes"
+	utilopenapi "k8s.io/apiserver/pkg/util/openapi"
 	"k8s.io/component-base/version"
 	openapicommon "k8s.io/kube-openapi/pkg/common"
 	"k8s.io/kube-openapi/pkg/handler3"
@@ -77,6 +78,13 @@ func installOpenAPI(s *genericapiserver.GenericAPIServer, c *genericapiserver.Co
 	to.Handle("/openapi/v3", http.HandlerFunc(o.serveV3Root))
 	to.HandlePrefix("/openapi/v3/", http.HandlerFunc(o.serveV3))
 	return nil
+}
+
+// narrowed is config with fewer types to choose from.
+func narrowed(config *openapicommon.Config, definitions openapicommon.GetOpenAPIDefinitions) *openapicommon.Config {
+	narrow := *config
+	narrow.GetDefinitions = utilopenapi.GetOpenAPIDefinitionsWithoutDisabledFeatures(definitions)
+	return &narrow
 }
 
 // modules are the versions of the libraries that the API types come from.
