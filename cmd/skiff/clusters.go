@@ -13,8 +13,12 @@ import (
 	"github.com/skiff-k8s/skiff/hostnode/supervise"
 )
 
-// get describes a cluster.
+// get describes a cluster. If all that supervised it died, the machines run
+// on without: the next command that looks brings the supervisor back.
 func (a *app) get(ctx context.Context, name string) (*supervise.Info, error) {
+	if err := supervise.Ensure(ctx, name); err != nil {
+		return nil, a.hint(err)
+	}
 	info, err := supervise.Get(ctx, name)
 	return info, a.hint(err)
 }
