@@ -8,27 +8,19 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
-	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/util/wait"
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
-	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/kubernetes/scheme"
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/record"
 	"k8s.io/component-base/featuregate"
 	"k8s.io/utils/clock"
-	"k8s.io/utils/ptr"
-	"net/http"
-	ctrl "sigs.k8s.io/controller-runtime"
-	"sigs.k8s.io/controller-runtime/pkg/cache"
-	"sigs.k8s.io/controller-runtime/pkg/config"
 	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
-	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	machinev1alpha1 "github.com/skiff-k8s/skiff/apis/machine/v1alpha1"
+	"github.com/skiff-k8s/skiff/controllers/shared"
 )
 
 // Config is all that the controllers need.
@@ -116,13 +108,12 @@ func (m *Manager) Run(ctx context.Context) error {
 	}
 	reached := time.Since(begin)
 
-	factory := informers.NewSharedInformerFactoryWithOptions(clientset, resyncPeriod, informers.WithTransform(stripManagedFields))
-	var objects *sharedCache
-	mgr, err := newManager(m.cfg.RESTConfig, logger, newSharedCache(factory, func(c *sharedCache) { objects = c }))
+	factory, started := shared.NewInformers(clientset), make(chan struct{})
+	mgr, err := shared.NewManager(m.cfg.RESTConfig, logger, factory, started)
 	if err != nil {
 		return fmt.Errorf("controller manager: %w", err)
 	}
-	up, err := newUpstream(ctx, m.cfg, protobuf, factory, objects.started)
+	up, err := newUpstream(ctx, m.cfg, protobuf, factory, started)
 	if err != nil {
 		return err
 	}
@@ -133,7 +124,7 @@ func (m *Manager) Run(ctx context.Context) error {
 	events := record.NewBroadcaster(record.WithContext(ctx))
 	events.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: clientset.CoreV1().Events("")})
 	defer events.Shutdown()
-	with := &shared{cfg: m.cfg, mgr: mgr, client: clientset, metadata: up.metadataClient, informers: factory, rootCA: up.rootCA, events: events}
+	with := &parts{cfg: m.cfg, mgr: mgr, client: clientset, metadata: up.metadataClient, informers: factory, rootCA: up.rootCA, events: events}
 	for _, name := range own {
 		if err := ours[name](ctx, with); err != nil {
 			return fmt.Errorf("controller %s: %w", name, err)
@@ -163,48 +154,6 @@ func (m *Manager) Run(ctx context.Context) error {
 		return err
 	}
 	return mgr.Start(ctx)
-}
-
-// resyncPeriod is upstream's: every object once in twelve hours.
-const resyncPeriod = 12 * time.Hour
-
-// newManager is a controller-runtime manager without any listener.
-func newManager(cfg *rest.Config, logger logr.Logger, newCache cache.NewCacheFunc) (manager.Manager, error) {
-	return ctrl.NewManager(cfg, manager.Options{
-		Scheme: scheme.Scheme,
-		MapperProvider: func(*rest.Config, *http.Client) (meta.RESTMapper, error) {
-			return builtinMapper(), nil
-		},
-		NewCache: newCache,
-		// Objects of the cache are shared: whoever changes one copies it first.
-		Cache:                   cache.Options{DefaultUnsafeDisableDeepCopy: ptr.To(true)},
-		Logger:                  logger,
-		Metrics:                 metricsserver.Options{BindAddress: "0"},
-		HealthProbeBindAddress:  "0",
-		PprofBindAddress:        "0",
-		GracefulShutdownTimeout: ptr.To(5 * time.Second),
-		Controller: config.Controller{
-			MaxConcurrentReconciles: 5,
-			// Names are upstream's, and unique by the table.
-			SkipNameValidation: ptr.To(true),
-		},
-	})
-}
-
-// builtinMapper knows the built-in kinds without asking the API server.
-func builtinMapper() meta.RESTMapper {
-	mapper := meta.NewDefaultRESTMapper(scheme.Scheme.PrioritizedVersionsAllGroups())
-	root := map[string]bool{
-		"Namespace": true, "Node": true, "PersistentVolume": true, "StorageClass": true,
-	}
-	for gvk := range scheme.Scheme.AllKnownTypes() {
-		scope := meta.RESTScopeNamespace
-		if root[gvk.Kind] {
-			scope = meta.RESTScopeRoot
-		}
-		mapper.Add(gvk, scope)
-	}
-	return mapper
 }
 
 // waitForAPI returns when the API server answers.

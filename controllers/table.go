@@ -20,13 +20,14 @@ import (
 	"github.com/skiff-k8s/skiff/controllers/endpointslice"
 	"github.com/skiff-k8s/skiff/controllers/hostpath"
 	"github.com/skiff-k8s/skiff/controllers/namespace"
+	"github.com/skiff-k8s/skiff/controllers/nodelifecycle"
 	"github.com/skiff-k8s/skiff/controllers/replicaset"
 	"github.com/skiff-k8s/skiff/controllers/rootca"
 	"github.com/skiff-k8s/skiff/controllers/serviceaccount"
 )
 
-// shared is what our own controllers are made from.
-type shared struct {
+// parts are what our own controllers are made from.
+type parts struct {
 	cfg       Config
 	mgr       manager.Manager
 	client    kubernetes.Interface
@@ -37,28 +38,28 @@ type shared struct {
 }
 
 // recorder writes events as the named component.
-func (s *shared) recorder(component string) record.EventRecorder {
+func (s *parts) recorder(component string) record.EventRecorder {
 	return s.events.NewRecorder(scheme.Scheme, corev1.EventSource{Component: component})
 }
 
 // ours are the controllers of our own, by upstream's name where they take the
 // place of one of upstream's. README.md says why.
-var ours = map[string]func(context.Context, *shared) error{
-	names.NamespaceController: func(ctx context.Context, s *shared) error {
+var ours = map[string]func(context.Context, *parts) error{
+	names.NamespaceController: func(ctx context.Context, s *parts) error {
 		return namespace.New(namespace.Config{Client: s.client, Metadata: s.metadata, Clock: s.cfg.Clock}).SetupWithManager(ctx, s.mgr)
 	},
-	names.ServiceAccountController: func(_ context.Context, s *shared) error {
+	names.ServiceAccountController: func(_ context.Context, s *parts) error {
 		return serviceaccount.New().SetupWithManager(s.mgr)
 	},
-	names.RootCACertificatePublisherController: func(_ context.Context, s *shared) error {
+	names.RootCACertificatePublisherController: func(_ context.Context, s *parts) error {
 		return rootca.New(s.rootCA).SetupWithManager(s.mgr)
 	},
-	names.EndpointSliceController: func(_ context.Context, s *shared) error {
+	names.EndpointSliceController: func(_ context.Context, s *parts) error {
 		return endpointslice.New(endpointslice.Config{
 			Client: s.client, Informers: s.informers, Recorder: s.recorder("endpoint-slice-controller"),
 		}).SetupWithManager(s.mgr)
 	},
-	names.ReplicaSetController: func(_ context.Context, s *shared) error {
+	names.ReplicaSetController: func(_ context.Context, s *parts) error {
 		r, err := replicaset.New(replicaset.Config{
 			Client: s.client, Informers: s.informers, Recorder: s.recorder("replicaset-controller"), Clock: s.cfg.Clock,
 		})
@@ -67,7 +68,7 @@ var ours = map[string]func(context.Context, *shared) error{
 		}
 		return r.SetupWithManager(s.mgr)
 	},
-	names.DeploymentController: func(_ context.Context, s *shared) error {
+	names.DeploymentController: func(_ context.Context, s *parts) error {
 		r, err := deployment.New(deployment.Config{
 			Client: s.client, Informers: s.informers, Recorder: s.recorder("deployment-controller"), Clock: s.cfg.Clock,
 		})
@@ -76,7 +77,16 @@ var ours = map[string]func(context.Context, *shared) error{
 		}
 		return r.SetupWithManager(s.mgr)
 	},
-	hostpath.Name: func(_ context.Context, s *shared) error {
+	names.NodeLifecycleController: func(_ context.Context, s *parts) error {
+		r, err := nodelifecycle.New(nodelifecycle.Config{
+			Client: s.client, Informers: s.informers, Recorder: s.recorder("node-controller"), Clock: s.cfg.Clock,
+		})
+		if err != nil {
+			return err
+		}
+		return r.SetupWithManager(s.mgr)
+	},
+	hostpath.Name: func(_ context.Context, s *parts) error {
 		return hostpath.New(hostpath.Config{VolumesDir: s.cfg.VolumesDir, Recorder: s.recorder(hostpath.Provisioner)}).SetupWithManager(s.mgr)
 	},
 }

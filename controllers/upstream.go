@@ -12,7 +12,7 @@ import (
 	"sync"
 	"time"
 
-	"k8s.io/apimachinery/pkg/api/meta"
+	"github.com/spf13/pflag"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/wait"
 	cacheddiscovery "k8s.io/client-go/discovery/cached/memory"
@@ -36,11 +36,9 @@ import (
 	serviceaccountcontroller "k8s.io/kubernetes/pkg/controller/serviceaccount"
 	"k8s.io/kubernetes/pkg/controller/volume/attachdetach"
 	"k8s.io/kubernetes/pkg/serviceaccount"
-)
 
-// nodeMonitorPeriod is how often the node lifecycle controller looks at all
-// nodes; upstream's default is 5 s.
-const nodeMonitorPeriod = 100 * time.Millisecond
+	"github.com/skiff-k8s/skiff/controllers/shared"
+)
 
 // upstream builds controllers of kube-controller-manager over shared
 // informers, configured as kubeadm does.
@@ -58,11 +56,11 @@ func componentConfig(cfg Config) (kubectrlmgrconfig.KubeControllerManagerConfigu
 	if err != nil {
 		return c, fmt.Errorf("default configuration of upstream's controllers: %w", err)
 	}
+	// These have their defaults from their flags only.
+	(&options.NodeLifecycleControllerOptions{NodeLifecycleControllerConfiguration: &c.NodeLifecycleController}).
+		AddFlags(pflag.NewFlagSet("defaults", pflag.ContinueOnError))
 	services := strings.Split(cfg.ControlPlane.ServiceSubnet, ",")
 	c.KubeCloudShared.AllocateNodeCIDRs = true
-	// A node that was seen before it was Ready keeps its not-ready taint until
-	// the next look, five seconds later by default; a look reads caches only.
-	c.NodeLifecycleController.NodeMonitorPeriod.Duration = nodeMonitorPeriod
 	c.KubeCloudShared.ClusterCIDR = cfg.ControlPlane.PodSubnet
 	c.KubeCloudShared.CIDRAllocatorType = string(ipam.RangeAllocatorType)
 	c.NodeIPAMController.ServiceCIDR = services[0]
@@ -90,14 +88,6 @@ func validateSubnets(name, subnets string) error {
 	return nil
 }
 
-// stripManagedFields is the informers' transform, as upstream's.
-func stripManagedFields(obj any) (any, error) {
-	if accessor, err := meta.Accessor(obj); err == nil && accessor.GetManagedFields() != nil {
-		accessor.SetManagedFields(nil)
-	}
-	return obj, nil
-}
-
 // newUpstream makes what upstream's controllers share. started is to be closed
 // when the informers run.
 func newUpstream(ctx context.Context, cfg Config, config *rest.Config, factory informers.SharedInformerFactory, started chan struct{}) (*upstream, error) {
@@ -121,7 +111,7 @@ func newUpstream(ctx context.Context, cfg Config, config *rest.Config, factory i
 	resync := func() time.Duration {
 		return time.Duration(float64(component.Generic.MinResyncPeriod.Duration) * (1 + rand.Float64()))
 	}
-	metadataInformers := metadatainformer.NewSharedInformerFactoryWithOptions(metadataClient, resync(), metadatainformer.WithTransform(stripManagedFields))
+	metadataInformers := metadatainformer.NewSharedInformerFactoryWithOptions(metadataClient, resync(), metadatainformer.WithTransform(shared.StripManagedFields))
 	u := &upstream{metadataClient: metadataClient, keyFile: component.SAController.ServiceAccountKeyFile, rootCA: rootCA}
 	u.context = app.ControllerContext{
 		ClientBuilder:                   builder,

@@ -1,8 +1,9 @@
-package controllers
+package shared
 
 import (
 	"context"
 	"sync"
+	"time"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -13,18 +14,16 @@ import (
 	toolscache "k8s.io/client-go/tools/cache"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-
-	"time"
 )
 
-// sharedCache is controller-runtime's cache over the informers of a
+// Cache is controller-runtime's cache over the informers of a
 // client-go factory, so that upstream's controllers and ours hold one copy of
 // each object and one watch of each kind.
 //
 // It also takes away controller-runtime's two fixed waits of 100 ms (polls
 // for HasSynced of an informer and of an event handler) by waiting on
 // client-go's channels instead.
-type sharedCache struct {
+type Cache struct {
 	cache.Cache
 	factory informers.SharedInformerFactory
 	// started is closed when every informer known at the start runs.
@@ -35,17 +34,17 @@ type sharedCache struct {
 	ctx context.Context
 }
 
-// newSharedCache is a cache.NewCacheFunc; built is called with the result.
-func newSharedCache(factory informers.SharedInformerFactory, built func(*sharedCache)) cache.NewCacheFunc {
+// NewCache is a Cache over the factory's informers; it closes started when
+// every informer known at its start runs.
+func NewCache(factory informers.SharedInformerFactory, started chan struct{}) cache.NewCacheFunc {
 	return func(config *rest.Config, opts cache.Options) (cache.Cache, error) {
-		c := &sharedCache{factory: factory, started: make(chan struct{})}
+		c := &Cache{factory: factory, started: started}
 		opts.NewInformer = c.newInformer
 		inner, err := cache.New(config, opts)
 		if err != nil {
 			return nil, err
 		}
 		c.Cache = inner
-		built(c)
 		return c, nil
 	}
 }
@@ -53,7 +52,7 @@ func newSharedCache(factory informers.SharedInformerFactory, built func(*sharedC
 // newInformer gives controller-runtime the factory's informer of the kind,
 // made by whoever asked first. Unstructured objects and bare metadata have one
 // Go type for all kinds; the factory cannot hold them.
-func (c *sharedCache) newInformer(lw toolscache.ListerWatcher, obj runtime.Object, resync time.Duration, indexers toolscache.Indexers) toolscache.SharedIndexInformer {
+func (c *Cache) newInformer(lw toolscache.ListerWatcher, obj runtime.Object, resync time.Duration, indexers toolscache.Indexers) toolscache.SharedIndexInformer {
 	switch obj.(type) {
 	case runtime.Unstructured, *v1.PartialObjectMetadata:
 		return toolscache.NewSharedIndexInformer(lw, obj, resync, indexers)
@@ -65,7 +64,7 @@ func (c *sharedCache) newInformer(lw toolscache.ListerWatcher, obj runtime.Objec
 }
 
 // Start runs the informers until ctx ends, and returns when all have stopped.
-func (c *sharedCache) Start(ctx context.Context) error {
+func (c *Cache) Start(ctx context.Context) error {
 	c.mu.Lock()
 	c.ctx = ctx
 	c.mu.Unlock()
@@ -76,7 +75,7 @@ func (c *sharedCache) Start(ctx context.Context) error {
 }
 
 // WaitForCacheSync waits for every informer that runs, upstream's too.
-func (c *sharedCache) WaitForCacheSync(ctx context.Context) bool {
+func (c *Cache) WaitForCacheSync(ctx context.Context) bool {
 	select {
 	case <-c.started:
 	case <-ctx.Done():
@@ -86,7 +85,7 @@ func (c *sharedCache) WaitForCacheSync(ctx context.Context) bool {
 }
 
 // GetInformer returns the informer of obj's kind, synced when the cache runs.
-func (c *sharedCache) GetInformer(ctx context.Context, obj client.Object, opts ...cache.InformerGetOption) (cache.Informer, error) {
+func (c *Cache) GetInformer(ctx context.Context, obj client.Object, opts ...cache.InformerGetOption) (cache.Informer, error) {
 	informer, err := c.Cache.GetInformer(ctx, obj, append(opts, cache.BlockUntilSynced(false))...)
 	if err != nil {
 		return nil, err
@@ -95,7 +94,7 @@ func (c *sharedCache) GetInformer(ctx context.Context, obj client.Object, opts .
 }
 
 // GetInformerForKind is GetInformer by kind.
-func (c *sharedCache) GetInformerForKind(ctx context.Context, gvk schema.GroupVersionKind, opts ...cache.InformerGetOption) (cache.Informer, error) {
+func (c *Cache) GetInformerForKind(ctx context.Context, gvk schema.GroupVersionKind, opts ...cache.InformerGetOption) (cache.Informer, error) {
 	informer, err := c.Cache.GetInformerForKind(ctx, gvk, append(opts, cache.BlockUntilSynced(false))...)
 	if err != nil {
 		return nil, err
@@ -103,7 +102,7 @@ func (c *sharedCache) GetInformerForKind(ctx context.Context, gvk schema.GroupVe
 	return c.synced(ctx, informer)
 }
 
-func (c *sharedCache) synced(ctx context.Context, informer cache.Informer) (cache.Informer, error) {
+func (c *Cache) synced(ctx context.Context, informer cache.Informer) (cache.Informer, error) {
 	c.mu.Lock()
 	running := c.ctx
 	c.mu.Unlock()

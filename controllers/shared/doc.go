@@ -1,0 +1,3 @@
+// Package shared makes the controller-runtime manager and the informers that
+// all controllers of a cluster share, upstream's and ours. It starts nothing.
+package shared
