@@ -17,9 +17,10 @@ import (
 	"github.com/skiff-k8s/skiff/apis/server"
 	"github.com/skiff-k8s/skiff/apis/storage"
 	"github.com/skiff-k8s/skiff/controllers"
-	"github.com/skiff-k8s/skiff/controllers/noderole"
+	"github.com/skiff-k8s/skiff/controllers/nodelabels"
 	"github.com/skiff-k8s/skiff/controllers/scheduling"
 	"github.com/skiff-k8s/skiff/dataplane/dns"
+	"github.com/skiff-k8s/skiff/hostnode/agent"
 	"github.com/skiff-k8s/skiff/hostnode/handover"
 )
 
@@ -103,9 +104,25 @@ func runOnStorage(ctx context.Context, cfg machinev1alpha1.ControlPlaneConfigura
 	group.Go(func() error { return scheduling.Run(ctx, scheduling.Config{Client: api.LoopbackClientConfig()}) })
 	group.Go(func() error { return dns.Run(ctx, dnsConfig) })
 	group.Go(func() error {
-		return noderole.Run(ctx, noderole.Config{Client: client, Node: cfg.NodeName, Only: !cfg.TaintControlPlane})
+		return nodelabels.Run(ctx, nodelabels.Config{Client: client, Labels: nodeLabels(cfg)})
 	})
 	return group.Wait()
+}
+
+// nodeLabels are the labels that kubelets leave to the control plane.
+func nodeLabels(cfg machinev1alpha1.ControlPlaneConfiguration) map[string]map[string]string {
+	labels := map[string]map[string]string{}
+	for node, all := range cfg.NodeLabels {
+		_, labels[node] = agent.SplitLabels(all)
+	}
+	if labels[cfg.NodeName] == nil {
+		labels[cfg.NodeName] = map[string]string{}
+	}
+	labels[cfg.NodeName][nodelabels.ControlPlane] = ""
+	if cfg.TaintControlPlane {
+		labels[cfg.NodeName][nodelabels.ExcludeFromLoadBalancers] = ""
+	}
+	return labels
 }
 
 func dnsConfiguration(cfg machinev1alpha1.ControlPlaneConfiguration, api *server.Server) (dns.Config, error) {

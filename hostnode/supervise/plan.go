@@ -164,7 +164,12 @@ func planControlPlane(rec *record, i int, resolvers []string) (*machine.ControlP
 		DNSServiceIP: dns.String(), DNSDomain: dnsDomain, UpstreamResolvers: resolvers,
 		EtcdServers: c.EtcdServers, Durable: c.Durability == cluster.Durable,
 		FeatureGates: c.FeatureGates, RuntimeConfig: c.RuntimeConfig,
-		TaintControlPlane: hasWorkers(c),
+		TaintControlPlane: hasWorkers(c), NodeLabels: map[string]map[string]string{},
+	}
+	for i, n := range c.Nodes {
+		if len(n.Labels) > 0 {
+			cfg.NodeLabels[rec.Machines[i].Name] = n.Labels
+		}
 	}
 	if c.EtcdTLS != nil {
 		cfg.EtcdCAFile = given(c.EtcdTLS.CAFile, etcdCAFile)

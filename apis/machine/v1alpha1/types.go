@@ -40,6 +40,10 @@ type ControlPlaneConfiguration struct {
 	// node-role.kubernetes.io/control-plane:NoSchedule (there are workers).
 	TaintControlPlane bool `json:"taintControlPlane,omitempty"`
 
+	// NodeLabels are the labels of the config file by Node name: the control
+	// plane sets those that kubelets may not.
+	NodeLabels map[string]map[string]string `json:"nodeLabels,omitempty"`
+
 	// Verbosity is klog's -v.
 	Verbosity int `json:"verbosity,omitempty"`
 }
