@@ -38,8 +38,11 @@ type openAPI struct {
 
 	v2Once    sync.Once
 	v2Handler *mux.PathRecorderMux
-	// documents of v3 by path below /openapi/v3; fixed after install.
+	// documents of v3 by path below /openapi/v3, and their list; fixed after
+	// install.
 	documents map[string]*document
+	root      []byte
+	rootTag   string
 }
 
 // document is the OpenAPI v3 of one group version.
@@ -73,6 +76,15 @@ func installOpenAPI(s *genericapiserver.GenericAPIServer, c *genericapiserver.Co
 			etag:    fmt.Sprintf("%X", hash.Sum(nil)),
 		}
 	}
+	root := handler3.OpenAPIV3Discovery{Paths: map[string]handler3.OpenAPIV3DiscoveryGroupVersion{}}
+	for path, doc := range o.documents {
+		root.Paths[path] = handler3.OpenAPIV3DiscoveryGroupVersion{ServerRelativeURL: doc.url(path)}
+	}
+	var err error
+	if o.root, err = json.Marshal(root); err != nil {
+		return fmt.Errorf("list OpenAPI documents: %w", err)
+	}
+	o.rootTag = fmt.Sprintf("%X", sha512.Sum512(o.root))
 	to := s.Handler.NonGoRestfulMux
 	to.Handle("/openapi/v2", http.HandlerFunc(o.serveV2))
 	to.Handle("/openapi/v3", http.HandlerFunc(o.serveV3Root))
@@ -110,21 +122,11 @@ func (o *openAPI) serveV2(w http.ResponseWriter, r *http.Request) {
 	o.v2Handler.ServeHTTP(w, r)
 }
 
+// serveV3Root is asked once a second by the aggregator.
 func (o *openAPI) serveV3Root(w http.ResponseWriter, r *http.Request) {
-	root := handler3.OpenAPIV3Discovery{Paths: map[string]handler3.OpenAPIV3DiscoveryGroupVersion{}}
-	all := sha512.New()
-	for path, doc := range o.documents {
-		root.Paths[path] = handler3.OpenAPIV3DiscoveryGroupVersion{ServerRelativeURL: doc.url(path)}
-	}
-	body, err := json.Marshal(root)
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusInternalServerError)
-		return
-	}
-	all.Write(body)
-	w.Header().Set("Etag", strconv.Quote(fmt.Sprintf("%X", all.Sum(nil))))
+	w.Header().Set("Etag", strconv.Quote(o.rootTag))
 	w.Header().Set("Content-Type", "application/json")
-	http.ServeContent(w, r, "/openapi/v3", o.started, bytes.NewReader(body))
+	http.ServeContent(w, r, "/openapi/v3", o.started, bytes.NewReader(o.root))
 }
 
 func (d *document) url(path string) string {

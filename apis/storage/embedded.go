@@ -57,6 +57,7 @@ func (s *Storage) runEmbedded(ctx context.Context) error {
 	case <-ctx.Done():
 		return nil
 	}
+	slowTicks(etcd.Server)
 	client := v3client.New(etcd.Server)
 	defer client.Close()
 	s.set(client, nil)
