@@ -108,12 +108,12 @@ func (m *Manager) Run(ctx context.Context) error {
 	}
 	reached := time.Since(begin)
 
-	factory, started := shared.NewInformers(clientset), make(chan struct{})
-	mgr, err := shared.NewManager(m.cfg.RESTConfig, logger, factory, started)
+	factory := shared.NewInformers(clientset)
+	mgr, err := shared.NewManager(m.cfg.RESTConfig, logger, factory)
 	if err != nil {
 		return fmt.Errorf("controller manager: %w", err)
 	}
-	up, err := newUpstream(ctx, m.cfg, protobuf, factory, started)
+	up, err := newUpstream(ctx, m.cfg, protobuf, factory)
 	if err != nil {
 		return err
 	}
@@ -134,21 +134,11 @@ func (m *Manager) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, c := range controllers {
-		if err := mgr.Add(manager.RunnableFunc(func(ctx context.Context) error {
-			c.Run(ctx)
-			return nil
-		})); err != nil {
-			return fmt.Errorf("controller %s: %w", c.Name(), err)
-		}
-	}
-	if err := mgr.Add(manager.RunnableFunc(up.refreshDiscovery)); err != nil {
-		return err
-	}
 	built := time.Since(begin)
-	if err := mgr.Add(manager.RunnableFunc(func(context.Context) error {
+	if err := mgr.Add(manager.RunnableFunc(func(ctx context.Context) error {
 		m.cfg.Log.Info("controllers started", "ours", len(own), "upstream", len(controllers),
 			"reached", reached, "built", built, "after", time.Since(begin))
+		up.run(ctx, controllers)
 		return nil
 	})); err != nil {
 		return err

@@ -5,6 +5,7 @@ import (
 	"os"
 	"testing"
 
+	admissionv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -132,5 +133,41 @@ func TestNewRefuses(t *testing.T) {
 				t.Log(err)
 			}
 		})
+	}
+}
+
+// TestPolicyStatus: the controller of ValidatingAdmissionPolicies, which is
+// built late, checks the first policy's types.
+func TestPolicyStatus(t *testing.T) {
+	ctx := t.Context()
+	api := apitest.Run(t)
+	policy := &admissionv1.ValidatingAdmissionPolicy{
+		ObjectMeta: metav1.ObjectMeta{Name: "typo"},
+		Spec: admissionv1.ValidatingAdmissionPolicySpec{
+			MatchConstraints: &admissionv1.MatchResources{ResourceRules: []admissionv1.NamedRuleWithOperations{{
+				RuleWithOperations: admissionv1.RuleWithOperations{
+					Operations: []admissionv1.OperationType{admissionv1.Create},
+					Rule:       admissionv1.Rule{APIGroups: []string{"apps"}, APIVersions: []string{"v1"}, Resources: []string{"deployments"}},
+				},
+			}}},
+			Validations: []admissionv1.Validation{{Expression: "object.spec.replicaz > 1"}},
+		},
+	}
+	policies := api.Client.AdmissionregistrationV1().ValidatingAdmissionPolicies()
+	if _, err := policies.Create(ctx, policy, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	t.Log("checked:", apitest.Eventually(t, func() string {
+		p, err := policies.Get(ctx, "typo", metav1.GetOptions{})
+		if err != nil {
+			return err.Error()
+		}
+		if p.Status.TypeChecking == nil || len(p.Status.TypeChecking.ExpressionWarnings) != 1 {
+			return fmt.Sprint(p.Status)
+		}
+		return ""
+	}))
+	if err := policies.Delete(ctx, "typo", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
 	}
 }

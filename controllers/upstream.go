@@ -2,6 +2,7 @@ package controllers
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/spf13/pflag"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	"k8s.io/apimachinery/pkg/util/wait"
 	cacheddiscovery "k8s.io/client-go/discovery/cached/memory"
 	"k8s.io/client-go/informers"
@@ -21,6 +23,7 @@ import (
 	"k8s.io/client-go/metadata/metadatainformer"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/restmapper"
+	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/util/keyutil"
 	controllersmetrics "k8s.io/component-base/metrics/prometheus/controllers"
 	"k8s.io/controller-manager/pkg/clientbuilder"
@@ -88,9 +91,8 @@ func validateSubnets(name, subnets string) error {
 	return nil
 }
 
-// newUpstream makes what upstream's controllers share. started is to be closed
-// when the informers run.
-func newUpstream(ctx context.Context, cfg Config, config *rest.Config, factory informers.SharedInformerFactory, started chan struct{}) (*upstream, error) {
+// newUpstream makes what upstream's controllers share.
+func newUpstream(ctx context.Context, cfg Config, config *rest.Config, factory informers.SharedInformerFactory) (*upstream, error) {
 	component, err := componentConfig(cfg)
 	if err != nil {
 		return nil, err
@@ -111,6 +113,7 @@ func newUpstream(ctx context.Context, cfg Config, config *rest.Config, factory i
 	resync := func() time.Duration {
 		return time.Duration(float64(component.Generic.MinResyncPeriod.Duration) * (1 + rand.Float64()))
 	}
+	started := make(chan struct{})
 	metadataInformers := metadatainformer.NewSharedInformerFactoryWithOptions(metadataClient, resync(), metadatainformer.WithTransform(shared.StripManagedFields))
 	u := &upstream{metadataClient: metadataClient, keyFile: component.SAController.ServiceAccountKeyFile, rootCA: rootCA}
 	u.context = app.ControllerContext{
@@ -140,8 +143,21 @@ func ignoredResources(component kubectrlmgrconfig.KubeControllerManagerConfigura
 	return ignored
 }
 
+// run runs controllers until ctx ends. All informers have synced by then, so
+// that none of them waits for that by polling.
+func (u *upstream) run(ctx context.Context, controllers []app.Controller) {
+	close(u.context.InformersStarted)
+	var all sync.WaitGroup
+	for _, c := range controllers {
+		all.Go(func() { c.Run(ctx) })
+	}
+	all.Go(func() { u.refreshDiscovery(ctx) })
+	all.Wait()
+}
+
 // build makes the named controllers, in the order of the names. Those that a
-// feature gate or upstream's defaults turn off are left out.
+// feature gate or upstream's defaults turn off are left out. No informer may
+// run yet: their constructors register event handlers before they are done.
 func (u *upstream) build(ctx context.Context, wanted []string) ([]app.Controller, error) {
 	descriptors := app.NewControllerDescriptors()
 	var built []app.Controller
@@ -172,6 +188,8 @@ func (u *upstream) buildOne(ctx context.Context, descriptor *app.ControllerDescr
 		return u.tokens(ctx)
 	case names.PersistentVolumeAttachDetachController:
 		return u.attachDetach(ctx)
+	case names.ValidatingAdmissionPolicyStatusController:
+		return u.policyStatus(descriptor), nil
 	default:
 		return descriptor.BuildController(ctx, u.context)
 	}
@@ -238,9 +256,37 @@ func (u *upstream) attachDetach(ctx context.Context) (app.Controller, error) {
 	return loop{names.PersistentVolumeAttachDetachController, controller.Run}, nil
 }
 
+// policyStatus is upstream's controller, built when the first
+// ValidatingAdmissionPolicy exists: it type-checks expressions, and has the
+// schema of every built-in kind in memory for that (20 ms, 6 MB). Its
+// constructor, unlike others, may run beside informers.
+func (u *upstream) policyStatus(descriptor *app.ControllerDescriptor) app.Controller {
+	policies := u.context.InformerFactory.Admissionregistration().V1().ValidatingAdmissionPolicies().Informer()
+	return loop{descriptor.Name(), func(ctx context.Context) {
+		first := make(chan struct{})
+		exists := sync.OnceFunc(func() { close(first) })
+		registration, err := policies.AddEventHandler(cache.ResourceEventHandlerFuncs{AddFunc: func(any) { exists() }})
+		if err != nil {
+			return // the informer has stopped
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-first:
+		}
+		controller, err := descriptor.BuildController(ctx, u.context)
+		if err = errors.Join(err, policies.RemoveEventHandler(registration)); err != nil {
+			utilruntime.HandleErrorWithContext(ctx, err, "Controller not built", "controller", descriptor.Name())
+			return
+		}
+		if controller != nil {
+			controller.Run(ctx)
+		}
+	}}
+}
+
 // refreshDiscovery lets upstream's controllers see new kinds, as
 // kube-controller-manager does every 30 s.
-func (u *upstream) refreshDiscovery(ctx context.Context) error {
+func (u *upstream) refreshDiscovery(ctx context.Context) {
 	wait.UntilWithContext(ctx, func(context.Context) { u.context.RESTMapper.Reset() }, 30*time.Second)
-	return nil
 }

@@ -50,14 +50,23 @@ func New(cfg Config) *Reconciler {
 // SetupWithManager registers the reconciler. The API server must answer: the
 // library asks it for all kinds, and ends the process when there are none.
 func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager) error {
-	discover := r.cfg.Client.Discovery().ServerPreferredNamespacedResources
-	if found, err := discover(); len(found) == 0 {
+	found, err := r.cfg.Client.Discovery().ServerPreferredNamespacedResources()
+	if len(found) == 0 {
 		return fmt.Errorf("discover namespaced kinds: %w", errors.Join(err, errors.New("none found")))
+	}
+	// While the two deleters are made they get what was found just now.
+	made := false
+	discover := func() ([]*metav1.APIResourceList, error) {
+		if !made {
+			return found, nil
+		}
+		return r.cfg.Client.Discovery().ServerPreferredNamespacedResources()
 	}
 	namespaces := r.cfg.Client.CoreV1().Namespaces()
 	r.reader = mgr.GetClient()
 	r.sweep = deletion.NewNamespacedResourcesDeleter(ctx, withoutFinalize{namespaces}, r.cfg.Metadata, r.cfg.Client.CoreV1(), discover, corev1.FinalizerKubernetes)
 	r.finish = deletion.NewNamespacedResourcesDeleter(ctx, namespaces, r.cfg.Metadata, r.cfg.Client.CoreV1(), discover, corev1.FinalizerKubernetes)
+	made = true
 	return ctrl.NewControllerManagedBy(mgr).
 		Named(names.NamespaceController).
 		For(&corev1.Namespace{}, builder.WithPredicates(predicate.NewPredicateFuncs(terminating))).

@@ -49,7 +49,7 @@ func runOurs(t *testing.T, api *apitest.API) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	mgr, err := shared.NewManager(api.Config, logr.Discard(), factory, make(chan struct{}))
+	mgr, err := shared.NewManager(api.Config, logr.Discard(), factory)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -34,11 +34,10 @@ type Cache struct {
 	ctx context.Context
 }
 
-// NewCache is a Cache over the factory's informers; it closes started when
-// every informer known at its start runs.
-func NewCache(factory informers.SharedInformerFactory, started chan struct{}) cache.NewCacheFunc {
+// NewCache makes a Cache over the factory's informers.
+func NewCache(factory informers.SharedInformerFactory) cache.NewCacheFunc {
 	return func(config *rest.Config, opts cache.Options) (cache.Cache, error) {
-		c := &Cache{factory: factory, started: started}
+		c := &Cache{factory: factory, started: make(chan struct{})}
 		opts.NewInformer = c.newInformer
 		inner, err := cache.New(config, opts)
 		if err != nil {

@@ -36,14 +36,14 @@ func StripManagedFields(obj any) (any, error) {
 }
 
 // NewManager is a controller-runtime manager over the factory, without any
-// listener. It closes started when every informer known at its start runs.
-func NewManager(cfg *rest.Config, logger logr.Logger, factory informers.SharedInformerFactory, started chan struct{}) (manager.Manager, error) {
+// listener.
+func NewManager(cfg *rest.Config, logger logr.Logger, factory informers.SharedInformerFactory) (manager.Manager, error) {
 	return ctrl.NewManager(cfg, manager.Options{
 		Scheme: scheme.Scheme,
 		MapperProvider: func(*rest.Config, *http.Client) (meta.RESTMapper, error) {
 			return builtinMapper(), nil
 		},
-		NewCache: NewCache(factory, started),
+		NewCache: NewCache(factory),
 		// Objects of the cache are shared: whoever changes one copies it first.
 		Cache:                   cache.Options{DefaultUnsafeDisableDeepCopy: ptr.To(true)},
 		Logger:                  logger,
