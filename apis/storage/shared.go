@@ -32,6 +32,7 @@ type Shared struct {
 	storage   *Storage
 	client    *kubernetes.Client
 	compactor etcd3.Compactor
+	prompter  prompter
 }
 
 // Share returns at once; its registries work after Start.
@@ -128,10 +129,11 @@ func (s *Shared) uncached(config *storagebackend.ConfigForResource, resourcePref
 func (s *Shared) cached(config *storagebackend.ConfigForResource, resourcePrefix string,
 	keyFunc func(runtime.Object) (string, error), newFunc, newListFunc func() runtime.Object,
 	attrs storage.AttrFunc, triggers storage.IndexerFuncs, indexers *cache.Indexers) (storage.Interface, factory.DestroyFunc, error) {
-	raw, destroyRaw, err := s.raw(config, resourcePrefix, newFunc, newListFunc)
+	plain, destroyRaw, err := s.raw(config, resourcePrefix, newFunc, newListFunc)
 	if err != nil {
 		return nil, nil, err
 	}
+	raw := &prompted{Interface: plain, prompter: &s.prompter}
 	cacher, err := cacherstorage.NewCacherFromConfig(cacherstorage.Config{
 		Storage:             raw,
 		Versioner:           storage.APIObjectVersioner{},
