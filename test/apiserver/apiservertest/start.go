@@ -197,15 +197,22 @@ func (s *Server) CertificateConfig(name string) *rest.Config {
 	return config
 }
 
+// BinaryEnv names a built test/apiserver with the release's version in it;
+// without it one is built.
+const BinaryEnv = "SKIFF_TEST_APISERVER"
+
 // program builds test/apiserver, if it is not up to date, and returns its path.
 var program = sync.OnceValues(func() (string, error) {
+	if path := os.Getenv(BinaryEnv); path != "" {
+		return path, nil
+	}
 	_, file, _, _ := runtime.Caller(0)
 	root := filepath.Join(filepath.Dir(file), "..", "..", "..")
 	output := filepath.Join(root, "_output", "test")
 	if err := os.MkdirAll(output, 0o755); err != nil {
 		return "", err
 	}
-	lock, err := os.OpenFile(filepath.Join(output, "apiserver.lock"), os.O_CREATE|os.O_RDWR, 0o644)
+	lock, err := os.OpenFile(filepath.Join(output, "apiserver-release.lock"), os.O_CREATE|os.O_RDWR, 0o644)
 	if err != nil {
 		return "", err
 	}
@@ -213,7 +220,8 @@ var program = sync.OnceValues(func() (string, error) {
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
 		return "", fmt.Errorf("lock %s: %w", lock.Name(), err)
 	}
-	path := filepath.Join(output, "apiserver")
+	// Not the name under which others build it without a version.
+	path := filepath.Join(output, "apiserver-release")
 	build := exec.Command("go", "build", "-ldflags", ldflags, "-o", path, "./test/apiserver")
 	build.Dir = root
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
