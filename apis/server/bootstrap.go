@@ -138,7 +138,21 @@ func (b *bootstrap) serviceAddresses(ctx context.Context) error {
 	}
 	keep := defaultservicecidr.NewController(b.opts.PrimaryServiceClusterIPRange, b.opts.SecondaryServiceClusterIPRange, b.client)
 	go keep.Start(ctx)
-	return retried(b.kubernetesService)(ctx)
+	if err := retried(b.kubernetesService)(ctx); err != nil {
+		return err
+	}
+	return retried(b.allocates)(ctx)
+}
+
+// allocates asks for a Service and does not keep it: the allocator of
+// addresses hears of the range by a watch of its own, and until then refuses
+// every Service with "range is full". No object tells when it has.
+func (b *bootstrap) allocates(ctx context.Context) error {
+	_, err := b.client.CoreV1().Services(metav1.NamespaceDefault).Create(ctx, &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{GenerateName: "allocates-"},
+		Spec:       corev1.ServiceSpec{Ports: []corev1.ServicePort{{Port: 443}}},
+	}, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+	return err
 }
 
 // serviceCIDRs are one or two ranges.
