@@ -108,6 +108,11 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 // for until they are through.
 const streamGrace = time.Second
 
+// startGrace is how long a stop waits for a start in progress: upstream's
+// hooks take a start that is cut short for one that failed, and kill the
+// process.
+const startGrace = 5 * time.Second
+
 // Run serves until ctx ends and then shuts down gracefully: /readyz fails,
 // requests in flight are answered, watches end, listeners close.
 func (s *Server) Run(ctx context.Context) error {
@@ -128,14 +133,29 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	<-synced
 
-	group, ctx := errgroup.WithContext(ctx)
+	group, alive := errgroup.WithContext(context.WithoutCancel(ctx))
+	serve, stop := context.WithCancel(alive)
+	defer stop()
 	group.Go(func() error {
-		if err := prepared.Run(ctx); err != nil {
+		if err := prepared.Run(serve); err != nil {
 			return fmt.Errorf("run API server: %w", err)
 		}
 		return nil
 	})
-	group.Go(func() error { return s.watchReady(ctx) })
+	group.Go(func() error { return s.watchReady(serve) })
+	group.Go(func() error {
+		defer stop()
+		select {
+		case <-ctx.Done():
+		case <-alive.Done():
+		}
+		select {
+		case <-s.ready:
+		case <-alive.Done():
+		case <-time.After(startGrace):
+		}
+		return nil
+	})
 	return group.Wait()
 }
 

@@ -115,6 +115,7 @@ func run(ctx context.Context, f flags) error {
 	if err != nil {
 		return err
 	}
+	stopped := ctx.Err
 	group, ctx := errgroup.WithContext(ctx)
 	storeCtx, stopStore := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopStore()
@@ -151,7 +152,11 @@ func run(ctx context.Context, f flags) error {
 	})
 	if err != nil {
 		stopStore()
-		return errors.Join(err, group.Wait())
+		err = errors.Join(err, group.Wait())
+		if stopped() != nil {
+			return nil // while it started
+		}
+		return err
 	}
 	group.Go(func() error {
 		defer stopStore()

@@ -95,10 +95,20 @@ func Try(t testing.TB, args ...string) string {
 	return s.stderr.String()
 }
 
-func (s *Server) start() error {
+// Launch starts a stopped or killed server and does not wait for it.
+func (s *Server) Launch() {
+	s.t.Helper()
+	if _, err := s.launch(); err != nil {
+		s.t.Fatalf("start API server: %v", err)
+	}
+}
+
+// launch returns a channel that gets the kubeconfig when the server is ready,
+// or nothing when it ends before.
+func (s *Server) launch() (ready <-chan string, err error) {
 	program, err := program()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	s.cmd = exec.Command(program, append([]string{"-dir", s.Dir, "-stop-on-stdin"}, s.args...)...)
 	s.stderr = &log{}
@@ -106,24 +116,32 @@ func (s *Server) start() error {
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	stdin, err := s.cmd.StdinPipe()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	s.stdin = stdin
 	stdout, err := s.cmd.StdoutPipe()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if err := s.cmd.Start(); err != nil {
-		return err
+		return nil, err
 	}
-	ready := make(chan string, 1)
+	kubeconfig := make(chan string, 1)
 	s.exited = make(chan struct{})
 	go func() {
 		line, _ := bufio.NewReader(stdout).ReadString('\n')
-		ready <- strings.TrimSpace(line)
+		kubeconfig <- strings.TrimSpace(line)
 		s.exit = s.cmd.Wait()
 		close(s.exited)
 	}()
+	return kubeconfig, nil
+}
+
+func (s *Server) start() error {
+	ready, err := s.launch()
+	if err != nil {
+		return err
+	}
 	select {
 	case s.Kubeconfig = <-ready:
 		if s.Kubeconfig == "" {

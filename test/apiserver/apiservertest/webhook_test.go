@@ -194,3 +194,18 @@ func TestShutdownAnswersWhatItAccepted(t *testing.T) {
 		t.Errorf("after the restart: %d, %v", len(list.Items), err)
 	}
 }
+
+// TestAStopDuringTheStart: upstream's hooks kill a process whose start is cut
+// short.
+func TestAStopDuringTheStart(t *testing.T) {
+	t.Parallel()
+	srv := apiservertest.Start(t)
+	for after := 20 * time.Millisecond; after < 400*time.Millisecond; after += 40 * time.Millisecond {
+		// Before it listens for signals, the first ends it.
+		if err := srv.Stop(); err != nil && err.Error() != "signal: terminated" {
+			t.Errorf("%v\n%s", err, srv.Log())
+		}
+		srv.Launch()
+		time.Sleep(after)
+	}
+}
