@@ -108,6 +108,10 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 // for until they are through.
 const streamGrace = time.Second
 
+// syncGrace is how long the hooks are held back for the informers. Those of a
+// group that runtimeConfig switches off never sync.
+const syncGrace = time.Second
+
 // startGrace is how long a stop waits for a start in progress: upstream's
 // hooks take a start that is cut short for one that failed, and kill the
 // process.
@@ -131,7 +135,12 @@ func (s *Server) Run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("prepare API server: %w", err)
 	}
-	<-synced
+	// It is only to be early: a hook that needs an informer waits for it.
+	select {
+	case <-synced:
+	case <-ctx.Done():
+	case <-time.After(syncGrace):
+	}
 
 	group, alive := errgroup.WithContext(context.WithoutCancel(ctx))
 	serve, stop := context.WithCancel(alive)
