@@ -27,6 +27,15 @@ func inventory() ([]string, error) {
 	return all, nil
 }
 
+// living is the name of the suite's own cluster while it runs: what changes
+// inside of it is no leak.
+var living string
+
+// ofLiving says whether a path is inside the living cluster.
+func ofLiving(path string) bool {
+	return living != "" && strings.Contains(path+"/", "/"+living+"/")
+}
+
 // difference lists what after has and before has not.
 func difference(before, after []string) []string {
 	count := map[string]int{}
@@ -52,6 +61,9 @@ func processes() ([]string, error) {
 		cmdline, err := os.ReadFile(d + "/cmdline")
 		if err != nil {
 			continue // it ended meanwhile
+		}
+		if cgroup, _ := os.ReadFile(d + "/cgroup"); strings.Contains(string(cgroup), "/skiff/") && ofLiving(string(cgroup)) {
+			continue
 		}
 		words := strings.Split(string(cmdline), "\x00")
 		if strings.HasPrefix(filepath.Base(words[0]), "skiff") || strings.Contains(words[0], "/libexec/") {
@@ -108,6 +120,9 @@ func cgroups() ([]string, error) {
 		if strings.Contains(path, "skiff") {
 			found = append(found, "cgroup "+path)
 		}
+		if ofLiving(path) {
+			return filepath.SkipDir
+		}
 		return nil
 	})
 	return found, err
@@ -131,7 +146,7 @@ func programs() ([]string, error) {
 func files() ([]string, error) {
 	var found []string
 	for _, dir := range []string{"/var/lib/skiff", "/run/skiff"} {
-		err := filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
+		err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 			if err != nil {
 				return nil
 			}
@@ -139,6 +154,9 @@ func files() ([]string, error) {
 				return filepath.SkipDir
 			}
 			found = append(found, "file "+path)
+			if d.IsDir() && ofLiving(path) {
+				return filepath.SkipDir
+			}
 			return nil
 		})
 		if err != nil {

@@ -49,6 +49,7 @@ var _ = BeforeSuite(func() {
 	Expect(err).NotTo(HaveOccurred())
 	var r result
 	shared, r = create("e2e", threeNodes)
+	living = shared.name
 	r.must()
 	skiff("load", "image-archive", filepath.Join(root, "_output/images.tar"), "--name", shared.name).must()
 })
@@ -61,6 +62,7 @@ var _ = AfterSuite(func() {
 		skiff("export", "logs", filepath.Join(root, "_output/e2e-logs"), "--name", shared.name)
 	}
 	shared.delete().must()
+	living = ""
 	expectNothingLeft(before)
 })
 
