@@ -7,6 +7,7 @@
 // The caller opens the listeners before anything else, so that early clients
 // queue instead of being refused, starts storage.Storage, and then:
 //
+//	release := server.HoldGC() // first in main
 //	srv, err := server.New(ctx, server.Config{
 //		ControlPlane: cp,
 //		Listeners:    []net.Listener{machine, host},
@@ -15,6 +16,7 @@
 //	go srv.Run(ctx) // blocks until the graceful shutdown is over
 //	cfg := srv.LoopbackClientConfig() // usable as soon as Run is running
 //	<-srv.Ready()   // /readyz passes, with every check of upstream's
+//	release()
 //
 // A process runs at most one Server: upstream keeps feature gates, metrics and
 // schemes in globals.

@@ -3,8 +3,8 @@
 // server itself: real storage, real admission, fresh certificates, no nodes.
 //
 // It prints the path of an admin kubeconfig as its first line when /readyz
-// passes, and stops on SIGTERM or SIGINT, or when its standard input is a
-// pipe that is closed: so it cannot outlive the test that started it. All
+// passes, and stops on SIGTERM or SIGINT, with -stop-on-stdin also when its
+// standard input ends: so it cannot outlive the test that started it. All
 // files are below -dir, which it never removes; started again on the same
 // directory it is the same cluster.
 package main
