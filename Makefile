@@ -14,6 +14,7 @@ DATE := $(shell git log -1 --format=%cd --date=format:%Y-%m-%dT%H:%M:%SZ 2>/dev/
 LDFLAGS := -s -w \
 	-X $(VERSION_PKG).gitVersion=$(VERSION) -X $(VERSION_PKG).gitMajor=1 -X $(VERSION_PKG).gitMinor=37 \
 	-X $(VERSION_PKG).gitCommit=$(COMMIT) -X $(VERSION_PKG).gitTreeState=clean -X $(VERSION_PKG).buildDate=$(DATE) \
+	-X k8s.io/client-go/pkg/version.gitVersion=$(VERSION) \
 	-X github.com/containerd/containerd/v2/version.Version=$(CONTAINERD_VERSION) \
 	-X main.version=$(VERSION) -X main.commit=$(COMMIT)
 

@@ -27,6 +27,8 @@ import (
 // controlPlaneCommand runs etcd, the API server, the scheduler, the
 // controllers and cluster DNS in this one process until ctx ends.
 func controlPlaneCommand(ctx context.Context, args []string) error {
+	releaseGC := server.HoldGC()
+	defer releaseGC()
 	if len(args) != 0 {
 		return fmt.Errorf("unexpected argument %q", args[0])
 	}
@@ -48,13 +50,16 @@ func controlPlaneCommand(ctx context.Context, args []string) error {
 		return err
 	}
 
-	// Storage outlives all that uses it.
+	// Storage outlives all that uses it; if it fails, its users end.
 	storageCtx, stopStorage := context.WithCancel(context.WithoutCancel(ctx))
+	usersCtx, stopUsers := context.WithCancel(ctx)
+	defer stopUsers()
 	stored := make(chan error, 1)
-	users, usersCtx := errgroup.WithContext(ctx)
-	go func() { stored <- etcd.Run(storageCtx) }()
-	users.Go(func() error { return runOnStorage(usersCtx, cfg, etcd, listeners) })
-	err = users.Wait()
+	go func() {
+		defer stopUsers()
+		stored <- etcd.Run(storageCtx)
+	}()
+	err = runOnStorage(usersCtx, cfg, etcd, listeners, releaseGC)
 	stopStorage()
 	return errors.Join(err, <-stored)
 }
@@ -80,8 +85,9 @@ func apiListeners() ([]net.Listener, error) {
 	return []net.Listener{inner, outer}, nil
 }
 
-// runOnStorage composes the API server and starts its clients beside it.
-func runOnStorage(ctx context.Context, cfg machinev1alpha1.ControlPlaneConfiguration, etcd *storage.Storage, listeners []net.Listener) error {
+// runOnStorage composes the API server and starts its clients beside it;
+// started is called when the API server is ready.
+func runOnStorage(ctx context.Context, cfg machinev1alpha1.ControlPlaneConfiguration, etcd *storage.Storage, listeners []net.Listener, started func()) error {
 	api, err := server.New(ctx, server.Config{ControlPlane: cfg, Listeners: listeners, Storage: etcd})
 	if err != nil {
 		return err
@@ -100,6 +106,14 @@ func runOnStorage(ctx context.Context, cfg machinev1alpha1.ControlPlaneConfigura
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return api.Run(ctx) })
+	group.Go(func() error {
+		select {
+		case <-api.Ready():
+			started()
+		case <-ctx.Done():
+		}
+		return nil
+	})
 	group.Go(func() error { return manager.Run(ctx) })
 	group.Go(func() error { return scheduling.Run(ctx, scheduling.Config{Client: api.LoopbackClientConfig()}) })
 	group.Go(func() error { return dns.Run(ctx, dnsConfig) })
