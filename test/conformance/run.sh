@@ -29,7 +29,7 @@ mirror=172.30.77.2:5000
 procs=${PROCS:-$(($(nproc) * 7))}
 focus=${FOCUS:-'\[Conformance\]'}
 skip=${SKIP:-}
-[ -z "$slice" ] || focus=$(grep -vE '^(#|$)' test/conformance/slice.txt | paste -sd'|')
+[ -z "$slice" ] || focus=$(grep -vE '^(#|$)' test/conformance/slice.txt | sed 's/$/.*\\[Conformance\\]/' | paste -sd'|')
 alone='\[Serial\]|\[Disruptive\]'
 
 rm -rf "$out"
