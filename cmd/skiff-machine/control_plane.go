@@ -113,7 +113,7 @@ func runOnStorage(ctx context.Context, cfg machinev1alpha1.ControlPlaneConfigura
 			started()
 		case <-ctx.Done():
 		}
-		return nil
+		return settled(ctx)
 	})
 	group.Go(func() error { return manager.Run(ctx) })
 	group.Go(func() error { return scheduling.Run(ctx, scheduling.Config{Client: api.LoopbackClientConfig()}) })

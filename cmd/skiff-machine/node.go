@@ -59,6 +59,7 @@ func nodeCommand(ctx context.Context, args []string) error {
 		return portmap.Run(ctx, portmap.Config{NodeIP: nodeIP, Files: files, Log: slog.Default()})
 	})
 	group.Go(func() error { return runKubelet(ctx, node, network) })
+	group.Go(func() error { return settled(ctx) })
 	return group.Wait()
 }
 

@@ -19,6 +19,7 @@ import (
 	"github.com/skiff-k8s/skiff/hostnode/handover"
 	"github.com/skiff-k8s/skiff/hostnode/namespaces"
 	"github.com/skiff-k8s/skiff/hostnode/namespaces/pid1"
+	"github.com/skiff-k8s/skiff/hostnode/settle"
 )
 
 // room is a running supervisor.
@@ -174,8 +175,8 @@ func (r *room) runMachines(ctx context.Context, g *errgroup.Group) error {
 	r.log.Info("machines run", "after", time.Since(start))
 	r.events.send(Event{Step: StepMachines, Done: true, Took: time.Since(start)})
 	r.events.close()
-	if err := trim(); err != nil {
-		r.log.Warn("memory not trimmed", "error", err)
+	if err := settle.Memory(); err != nil {
+		r.log.Warn("memory of the start kept", "error", err)
 	}
 	return nil
 }

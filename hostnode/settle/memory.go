@@ -1,4 +1,4 @@
-package supervise
+package settle
 
 import (
 	"bufio"
@@ -11,21 +11,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// trim gives back what the start of a supervisor took and its long watch does
-// not need: the heap, and our view of the program file's pages, most of which
-// are the command line's. The pages stay in the host's cache; those that are
-// used are mapped again at the next touch. It halves what a cluster's
-// supervisor keeps in memory.
-func trim() error {
+// Memory gives back what the start of the process took and its long run does
+// not need: the heap, and its view of the program file's pages, most of which
+// only the start reads. The pages stay in the host's cache; those that are
+// used are mapped again at the next touch.
+func Memory() error {
 	debug.FreeOSMemory()
 	smaps, err := os.Open("/proc/self/smaps")
 	if err != nil {
-		return fmt.Errorf("trim memory: %w", err)
+		return fmt.Errorf("give memory back: %w", err)
 	}
 	defer smaps.Close()
 	self, err := os.Readlink("/proc/self/exe")
 	if err != nil {
-		return fmt.Errorf("trim memory: %w", err)
+		return fmt.Errorf("give memory back: %w", err)
 	}
 	var from, to uintptr
 	program := false
@@ -46,7 +45,7 @@ func trim() error {
 			continue
 		}
 		if _, _, errno := unix.Syscall(unix.SYS_MADVISE, from, to-from, unix.MADV_DONTNEED); errno != 0 {
-			return fmt.Errorf("trim memory: %w", errno)
+			return fmt.Errorf("give memory back: %w", errno)
 		}
 	}
 	return lines.Err()

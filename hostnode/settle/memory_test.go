@@ -1,4 +1,4 @@
-package supervise
+package settle
 
 import (
 	"os"
@@ -10,7 +10,7 @@ import (
 
 // Only the program's own pages are looked at: the race detector's memory, if
 // it is on, is many times theirs and stays.
-func TestTrimGivesPagesBack(t *testing.T) {
+func TestMemoryGivesPagesBack(t *testing.T) {
 	self, err := os.Readlink("/proc/self/exe")
 	if err != nil {
 		t.Fatal(err)
@@ -36,7 +36,7 @@ func TestTrimGivesPagesBack(t *testing.T) {
 		return total
 	}
 	before := resident()
-	if err := trim(); err != nil {
+	if err := Memory(); err != nil {
 		t.Fatal(err)
 	}
 	after := resident()
