@@ -17,11 +17,10 @@ import (
 
 // podNetwork is the node's in-process network plugin. The service loader
 // serves its host ports, those of pods that outlived the last process at once.
-func podNetwork(node *machinev1alpha1.NodeConfiguration, services *lb.Loader) (*cni.Plugin, error) {
-	ip, errIP := netip.ParseAddr(node.NodeIP)
-	pods, errPods := netip.ParsePrefix(node.PodCIDR)
-	if err := errors.Join(errIP, errPods); err != nil {
-		return nil, fmt.Errorf("node configuration: nodeIP, podCIDR: %w", err)
+func podNetwork(node *machinev1alpha1.NodeConfiguration, ip netip.Addr, services *lb.Loader) (*cni.Plugin, error) {
+	pods, err := netip.ParsePrefix(node.PodCIDR)
+	if err != nil {
+		return nil, fmt.Errorf("node configuration: podCIDR: %w", err)
 	}
 	network, err := cni.New(cni.Config{
 		PodCIDR: pods, NodeIP: ip, MTU: node.MTU,
@@ -50,11 +49,7 @@ func hostPorts(ports []cni.HostPort) []lb.HostPort {
 
 // serviceLoader attaches the Services' programs to the machine's cgroup. The
 // control plane's node also writes the maps of the cluster's switch.
-func serviceLoader(node *machinev1alpha1.NodeConfiguration) (*lb.Loader, error) {
-	ip, err := netip.ParseAddr(node.NodeIP)
-	if err != nil {
-		return nil, fmt.Errorf("node configuration: nodeIP: %w", err)
-	}
+func serviceLoader(node *machinev1alpha1.NodeConfiguration, ip netip.Addr) (*lb.Loader, error) {
 	client, err := kubernetes.NewForConfig(&rest.Config{
 		Host: node.APIServer,
 		TLSClientConfig: rest.TLSClientConfig{

@@ -32,14 +32,18 @@ func nodeCommand(ctx context.Context, args []string) error {
 		return err
 	}
 	logTo(os.Stderr, node.Verbosity)
+	ip, err := netip.ParseAddr(node.NodeIP)
+	if err != nil {
+		return fmt.Errorf("%s: nodeIP: %w", *file, err)
+	}
 
 	// Before anything opens a socket: the programs are at the cgroup, and
 	// connections to Services are translated as soon as they are known.
-	services, err := serviceLoader(node)
+	services, err := serviceLoader(node, ip)
 	if err != nil {
 		return err
 	}
-	network, err := podNetwork(node, services)
+	network, err := podNetwork(node, ip, services)
 	if err != nil {
 		return err
 	}
@@ -48,15 +52,11 @@ func nodeCommand(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	nodeIP, err := netip.ParseAddr(node.NodeIP)
-	if err != nil {
-		return fmt.Errorf("node configuration: nodeIP: %w", err)
-	}
 
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return runServices(ctx, services) })
 	group.Go(func() error {
-		return portmap.Run(ctx, portmap.Config{NodeIP: nodeIP, Files: files, Log: slog.Default()})
+		return portmap.Run(ctx, portmap.Config{NodeIP: ip, Files: files, Log: slog.Default()})
 	})
 	group.Go(func() error { return runKubelet(ctx, node, network) })
 	group.Go(func() error { return settled(ctx) })
