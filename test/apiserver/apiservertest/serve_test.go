@@ -256,7 +256,7 @@ func TestCustomResources(t *testing.T) {
 		t.Errorf("applied length %d", length)
 	}
 	srv.Kill()
-	srv.Restart()
+	srv.Restart(t)
 	boats = dynamic.NewForConfigOrDie(srv.Config()).Resource(schema.GroupVersionResource{Group: "test.skiff.cluster", Version: "v1", Resource: "boats"})
 	if _, err := boats.Get(t.Context(), "skiff", metav1.GetOptions{}); err != nil {
 		t.Errorf("ready, but the CRD is not served: %v", err)

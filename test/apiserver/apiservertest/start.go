@@ -9,25 +9,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
-)
-
-// Version is what the program reports; the same flags build every program of
-// the release.
-const (
-	Version = "v1.37.2+skiff"
-	ldflags = "-X k8s.io/component-base/version.gitVersion=" + Version +
-		" -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=37" +
-		" -X k8s.io/client-go/pkg/version.gitVersion=" + Version
 )
 
 // startTimeout is long because a loaded machine with a cold page cache reads
@@ -37,12 +26,11 @@ const startTimeout = 60 * time.Second
 // Server is a running test/apiserver.
 type Server struct {
 	// Dir holds etcd, etcd.sock, pki, kubeconfig and audit.log.
-	Dir        string
-	Kubeconfig string
+	Dir string
 
-	t    testing.TB
-	args []string
-	cmd  *exec.Cmd
+	args   []string
+	config *rest.Config
+	cmd    *exec.Cmd
 	// stdin keeps the program alive: it stops when the test's process is gone.
 	stdin  io.Closer
 	stderr *log
@@ -51,56 +39,85 @@ type Server struct {
 	exit   error
 }
 
-// Start starts a server with args and returns when /readyz passes.
+// Open starts a server with args and returns when /readyz passes. The caller
+// closes it.
+func Open(args ...string) (*Server, error) {
+	s, err := prepare(args)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.start(); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
+// Close stops the server and removes its files.
+func (s *Server) Close() error {
+	err := s.Stop()
+	if err != nil {
+		err = fmt.Errorf("stop API server: %w\n%s", err, s.stderr)
+	}
+	return errors.Join(err, os.RemoveAll(s.Dir))
+}
+
+// Start is Open for a server that goes with the test.
 func Start(t testing.TB, args ...string) *Server {
 	t.Helper()
-	// Unix socket paths are short, so a short name in the shortest directory.
-	dir, err := os.MkdirTemp("", "sk")
+	s, err := Open(args...)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &Server{Dir: dir, t: t, args: args}
 	t.Cleanup(func() {
-		if err := s.Stop(); err != nil {
-			t.Errorf("stop API server: %v\n%s", err, s.stderr)
+		if err := s.Close(); err != nil {
+			t.Error(err)
 		}
-		os.RemoveAll(dir)
 	})
-	s.Restart()
 	return s
 }
 
 // Restart starts a stopped or killed server on the same directory, with its
 // first arguments.
-func (s *Server) Restart() {
-	s.t.Helper()
+func (s *Server) Restart(t testing.TB) {
+	t.Helper()
 	if err := s.start(); err != nil {
-		s.t.Fatalf("start API server: %v\n%s", err, s.stderr)
+		t.Fatal(err)
 	}
 }
 
 // Try starts a server that is expected to fail and returns its error output.
 func Try(t testing.TB, args ...string) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "sk")
+	s, err := prepare(args)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer os.RemoveAll(dir)
-	s := &Server{Dir: dir, t: t, args: args}
-	if err := s.start(); err == nil {
-		s.Stop()
+	err = s.start()
+	if closed := s.Close(); closed != nil {
+		t.Error(closed)
+	}
+	if err == nil {
 		t.Fatalf("API server with %v started", args)
 	}
 	return s.stderr.String()
 }
 
 // Launch starts a stopped or killed server and does not wait for it.
-func (s *Server) Launch() {
-	s.t.Helper()
+func (s *Server) Launch(t testing.TB) {
+	t.Helper()
 	if _, err := s.launch(); err != nil {
-		s.t.Fatalf("start API server: %v", err)
+		t.Fatalf("start API server: %v", err)
 	}
+}
+
+// prepare makes a server that does not run, and its directory.
+func prepare(args []string) (*Server, error) {
+	// Unix socket paths are short, so a short name in the shortest directory.
+	dir, err := os.MkdirTemp("", "sk")
+	if err != nil {
+		return nil, err
+	}
+	return &Server{Dir: dir, args: args}, nil
 }
 
 // launch returns a channel that gets the kubeconfig when the server is ready,
@@ -140,18 +157,22 @@ func (s *Server) launch() (ready <-chan string, err error) {
 func (s *Server) start() error {
 	ready, err := s.launch()
 	if err != nil {
-		return err
+		return fmt.Errorf("start API server: %w", err)
 	}
 	select {
-	case s.Kubeconfig = <-ready:
-		if s.Kubeconfig == "" {
+	case kubeconfig := <-ready:
+		if kubeconfig == "" {
 			<-s.exited
-			return fmt.Errorf("ended before it was ready: %v", s.exit)
+			return fmt.Errorf("API server ended before it was ready: %v\n%s", s.exit, s.stderr)
 		}
+		if s.config, err = clientcmd.BuildConfigFromFlags("", kubeconfig); err != nil {
+			return fmt.Errorf("kubeconfig %q: %w", kubeconfig, err)
+		}
+		s.config.QPS = -1
 		return nil
 	case <-time.After(startTimeout):
 		s.Kill()
-		return errors.New("not ready in time")
+		return fmt.Errorf("API server: not ready in time\n%s", s.stderr)
 	}
 }
 
@@ -195,15 +216,7 @@ func (s *Server) Log() string { return s.stderr.String() }
 
 // Config returns a client configuration for the cluster's admin, without
 // client-side limits.
-func (s *Server) Config() *rest.Config {
-	s.t.Helper()
-	config, err := clientcmd.BuildConfigFromFlags("", s.Kubeconfig)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	config.QPS = -1
-	return config
-}
+func (s *Server) Config() *rest.Config { return rest.CopyConfig(s.config) }
 
 // CertificateConfig returns a client configuration with one of the
 // certificates in pki, for example "kubelet-client".
@@ -214,40 +227,6 @@ func (s *Server) CertificateConfig(name string) *rest.Config {
 	config.KeyFile = filepath.Join(s.Dir, "pki", name+".key")
 	return config
 }
-
-// BinaryEnv names a built test/apiserver with the release's version in it;
-// without it one is built.
-const BinaryEnv = "SKIFF_TEST_APISERVER"
-
-// program builds test/apiserver, if it is not up to date, and returns its path.
-var program = sync.OnceValues(func() (string, error) {
-	if path := os.Getenv(BinaryEnv); path != "" {
-		return path, nil
-	}
-	_, file, _, _ := runtime.Caller(0)
-	root := filepath.Join(filepath.Dir(file), "..", "..", "..")
-	output := filepath.Join(root, "_output", "test")
-	if err := os.MkdirAll(output, 0o755); err != nil {
-		return "", err
-	}
-	lock, err := os.OpenFile(filepath.Join(output, "apiserver-release.lock"), os.O_CREATE|os.O_RDWR, 0o644)
-	if err != nil {
-		return "", err
-	}
-	defer lock.Close()
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
-		return "", fmt.Errorf("lock %s: %w", lock.Name(), err)
-	}
-	// Not the name under which others build it without a version.
-	path := filepath.Join(output, "apiserver-release")
-	build := exec.Command("go", "build", "-ldflags", ldflags, "-o", path, "./test/apiserver")
-	build.Dir = root
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("build test/apiserver: %w\n%s", err, out)
-	}
-	return path, nil
-})
 
 // log is a buffer that may be read while the server writes.
 type log struct {

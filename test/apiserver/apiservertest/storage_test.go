@@ -100,7 +100,7 @@ func TestARestartKeepsWhatWasWritten(t *testing.T) {
 				t.Fatal(err)
 			}
 			test.end(t, srv)
-			srv.Restart()
+			srv.Restart(t)
 			secrets = kubernetes.NewForConfigOrDie(srv.Config()).CoreV1().Secrets("default")
 			have, err := secrets.Get(t.Context(), "s", metav1.GetOptions{})
 			if err != nil {
@@ -174,7 +174,7 @@ func TestBootstrapObjects(t *testing.T) {
 	if err := srv.Stop(); err != nil {
 		t.Fatal(err)
 	}
-	srv.Restart()
+	srv.Restart(t)
 	roles = kubernetes.NewForConfigOrDie(srv.Config()).RbacV1().ClusterRoles()
 	if _, err := roles.Get(t.Context(), "system:kube-scheduler", metav1.GetOptions{}); err != nil {
 		t.Errorf("deleted role: %v", err)

@@ -188,7 +188,7 @@ func TestShutdownAnswersWhatItAccepted(t *testing.T) {
 			t.Fatal("the watch is still open")
 		}
 	}
-	srv.Restart()
+	srv.Restart(t)
 	list, err := kubernetes.NewForConfigOrDie(srv.Config()).CoreV1().ConfigMaps("default").List(t.Context(), metav1.ListOptions{LabelSelector: "hook=slow"})
 	if err != nil || len(list.Items) < 2 {
 		t.Errorf("after the restart: %d, %v", len(list.Items), err)
@@ -205,7 +205,7 @@ func TestAStopDuringTheStart(t *testing.T) {
 		if err := srv.Stop(); err != nil && err.Error() != "signal: terminated" {
 			t.Errorf("%v\n%s", err, srv.Log())
 		}
-		srv.Launch()
+		srv.Launch(t)
 		time.Sleep(after)
 	}
 }
