@@ -66,11 +66,15 @@ A config file makes more nodes; kind's files (kind.x-k8s.io/v1alpha4) work too:
 		SilenceErrors: true,
 		Args:          groupArgs,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-		PersistentPreRun: func(*cobra.Command, []string) {
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			if a.verbosity < 0 {
+				return &usageError{cmd, fmt.Errorf("--verbosity %d: less than nothing; --quiet prints less", a.verbosity)}
+			}
 			if a.quiet {
 				a.style = progress.Quiet
 			}
 			slog.SetDefault(a.logger())
+			return nil
 		},
 	}
 	cmd.SetIn(a.In)

@@ -38,7 +38,11 @@ func (a *app) createClusterCommand() *cobra.Command {
 
 Without --config, the cluster is one node. A config file is "kind: Cluster" of
 skiff.cluster/v1alpha1, or of kind.x-k8s.io/v1alpha4. When the command fails or
-is interrupted, everything that it made is taken away again.`,
+is interrupted, everything that it made is taken away again.
+
+With -v N the cluster's own programs log as much too, for as long as it lives:
+Kubernetes' parts at klog's level N, so 2 for what upstream runs in production
+and 4 for debugging. "skiff logs" and "skiff export logs" show it.`,
 		Example: `  skiff create cluster
   skiff create cluster --name dev --config three-nodes.yaml
   skiff create cluster --name ci --config - --kubeconfig ./ci.kubeconfig --wait 0s < cluster.yaml`,
@@ -70,7 +74,7 @@ func (a *app) createCluster(ctx context.Context, o createOptions) error {
 	}
 	steps := a.steps()
 	steps.Println("Creating cluster %q ...", c.Name)
-	_, err = supervise.Create(ctx, supervise.CreateOptions{Cluster: c, Retain: o.retain, Progress: a.showEvents(steps)})
+	_, err = supervise.Create(ctx, supervise.CreateOptions{Cluster: c, Verbosity: a.verbosity, Retain: o.retain, Progress: a.showEvents(steps)})
 	steps.End(err)
 	if err == nil {
 		err = a.finishCluster(ctx, c, o, files, steps, began)

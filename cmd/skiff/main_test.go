@@ -116,6 +116,7 @@ func TestMistakesAreExplained(t *testing.T) {
 		{"", "create cluster extra"},
 		{"", "create cluster --nme dev"},
 		{"", "create cluster --wait soon"},
+		{"", "create cluster -v -1"},
 		{"", "create cluster --name Dev_1"},
 		{"", "create cluster --name " + strings.Repeat("a", 50)},
 		{"", "create cluster --image kindest/node:v1.30.0"},

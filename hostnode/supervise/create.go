@@ -34,6 +34,9 @@ type CreateOptions struct {
 	// default ones or the next that are free on this host; ports that are 0
 	// become free ones.
 	Cluster *cluster.Cluster
+	// Verbosity of the cluster's own programs, as klog counts it; it is kept
+	// with the cluster.
+	Verbosity int
 	// Retain keeps what is there when the create fails or is interrupted.
 	Retain bool
 	// Progress is called for each event, from one goroutine at a time.
@@ -81,7 +84,7 @@ func Create(ctx context.Context, opts CreateOptions) (info *Info, err error) {
 		}
 	}()
 	end = begin(progress, StepBuild)
-	rec, sockets, err := p.make(ctx, c)
+	rec, sockets, err := p.make(ctx, c, opts.Verbosity)
 	defer closeAll(sockets)
 	if err := end(err); err != nil {
 		return nil, err
@@ -140,7 +143,7 @@ func clone(c *cluster.Cluster) (*cluster.Cluster, error) {
 }
 
 // make publishes the cluster, with its ports open and its cables laid.
-func (p Paths) make(ctx context.Context, c *cluster.Cluster) (*record, map[string]*os.File, error) {
+func (p Paths) make(ctx context.Context, c *cluster.Cluster, verbosity int) (*record, map[string]*os.File, error) {
 	h, err := readHost(p)
 	if err != nil {
 		return nil, nil, err
@@ -149,6 +152,7 @@ func (p Paths) make(ctx context.Context, c *cluster.Cluster) (*record, map[strin
 	if err != nil {
 		return nil, nil, err
 	}
+	rec.Verbosity = verbosity
 	if err := p.build(ctx, rec, h); err != nil {
 		closeAll(sockets)
 		return nil, nil, err

@@ -138,7 +138,7 @@ func planNode(rec *record, i int) (*machine.NodeConfiguration, namespaces.Limits
 		PodCIDR:    m.PodCIDR.String(), PodSubnet: c.Networking.PodSubnet, ServiceSubnet: c.Networking.ServiceSubnet,
 		ClusterDNS: dns.String(), DNSDomain: dnsDomain, MTU: mtu,
 		CPU: int(cpu), MemoryBytes: memory, Pods: n.Resources.Pods,
-		FeatureGates: c.FeatureGates, SeccompDefault: c.SeccompDefault,
+		FeatureGates: c.FeatureGates, SeccompDefault: c.SeccompDefault, Verbosity: rec.Verbosity,
 	}
 	limits := namespaces.Limits{CPU: int(cpu), MemoryBytes: memory}
 	if n.Resources.Pods > 0 {
@@ -164,7 +164,7 @@ func planControlPlane(rec *record, i int, resolvers []string) (*machine.ControlP
 		DNSServiceIP: dns.String(), DNSDomain: dnsDomain, UpstreamResolvers: resolvers,
 		EtcdServers: c.EtcdServers, Durable: c.Durability == cluster.Durable,
 		FeatureGates: c.FeatureGates, RuntimeConfig: c.RuntimeConfig,
-		TaintControlPlane: hasWorkers(c), NodeLabels: map[string]map[string]string{},
+		TaintControlPlane: hasWorkers(c), NodeLabels: map[string]map[string]string{}, Verbosity: rec.Verbosity,
 	}
 	for i, n := range c.Nodes {
 		if len(n.Labels) > 0 {

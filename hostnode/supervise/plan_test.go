@@ -36,7 +36,7 @@ func plannedRecord(t *testing.T) *record {
 	if err != nil {
 		t.Fatal(err)
 	}
-	rec.ID = "id"
+	rec.ID, rec.Verbosity = "id", 2
 	return rec
 }
 

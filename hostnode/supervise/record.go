@@ -23,6 +23,8 @@ type record struct {
 	ID       string          `json:"id"`
 	Created  time.Time       `json:"created"`
 	Machines []machineRecord `json:"machines"`
+	// Verbosity of what runs in the machines, as klog counts it.
+	Verbosity int `json:"verbosity,omitempty"`
 }
 
 // machineRecord belongs to the node of the same index.

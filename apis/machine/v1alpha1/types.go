@@ -109,7 +109,9 @@ type NodeConfiguration struct {
 	// SeccompDefault runs containers without a seccomp profile under
 	// RuntimeDefault; costs 30 ms a container.
 	SeccompDefault bool `json:"seccompDefault,omitempty"`
-	Verbosity      int  `json:"verbosity,omitempty"`
+
+	// Verbosity is klog's -v.
+	Verbosity int `json:"verbosity,omitempty"`
 }
 
 // Taint is corev1.Taint without its time.
