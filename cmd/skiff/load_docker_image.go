@@ -1,16 +1,15 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"github.com/skiff-k8s/skiff/cmd/skiff/internal/docker"
 )
 
 func (a *app) loadDockerImageCommand() *cobra.Command {
@@ -19,8 +18,11 @@ func (a *app) loadDockerImageCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "docker-image IMAGE...",
 		Short: "Load images from a Docker daemon for all nodes of all clusters",
-		Long: `Load images from the Docker daemon of this host. skiff itself needs no Docker:
-this is "docker save" and "skiff load image-archive" in one.`,
+		Long: `Load images from the Docker daemon at $` + docker.HostEnv + `, or of this host. skiff
+itself needs no Docker: this is "docker save" and "skiff load image-archive" in
+one, without the docker client.`,
+		Example: `  skiff load docker-image app:latest
+  skiff load docker-image app:latest registry.example/team/db:v3`,
 		Args: argCount(1, 0, "IMAGE..."),
 		RunE: func(cmd *cobra.Command, images []string) error {
 			err := a.loadTarget(cmd.Context(), name, nodes)
@@ -35,18 +37,13 @@ this is "docker save" and "skiff load image-archive" in one.`,
 }
 
 func (a *app) loadFromDocker(ctx context.Context, images []string) (err error) {
-	for _, image := range images {
-		if strings.HasPrefix(image, "-") {
-			return fmt.Errorf("image %q: not a name", image)
-		}
-	}
-	elsewhere := "where the images are: docker save -o images.tar " + strings.Join(images, " ") + "; here: skiff load image-archive images.tar"
-	docker, err := exec.LookPath("docker")
+	daemon, err := docker.New(a.getenv(docker.HostEnv))
 	if err != nil {
-		return &mended{errors.New("no docker client on this host"), elsewhere}
+		return fromDaemon(err, images)
 	}
-	if out, err := exec.CommandContext(ctx, docker, "version", "--format", "{{.Server.Version}}").CombinedOutput(); err != nil {
-		return &mended{fmt.Errorf("the docker daemon does not answer: %s", lastLine(out, err)), elsewhere}
+	defer daemon.Close()
+	if err := daemon.Check(ctx, images); err != nil {
+		return fromDaemon(err, images)
 	}
 	dir, err := os.MkdirTemp("", "skiff-docker-")
 	if err != nil {
@@ -56,19 +53,35 @@ func (a *app) loadFromDocker(ctx context.Context, images []string) (err error) {
 	file := filepath.Join(dir, "images.tar")
 	steps := a.steps()
 	steps.Start("Saving from docker 🐳")
-	out, err := exec.CommandContext(ctx, docker, append([]string{"save", "-o", file}, images...)...).CombinedOutput()
+	err = saveTo(ctx, daemon, images, file)
 	steps.End(err)
 	if err != nil {
-		return &mended{fmt.Errorf("docker save: %s", lastLine(out, err)), "docker images lists what there is"}
+		return fromDaemon(err, images)
 	}
 	return a.loadArchive(ctx, file)
 }
 
-// lastLine is a program's last word, or why it could not be run.
-func lastLine(out []byte, err error) string {
-	lines := bytes.Split(bytes.TrimSpace(out), []byte("\n"))
-	if last := string(bytes.TrimSpace(lines[len(lines)-1])); last != "" {
-		return last
+func saveTo(ctx context.Context, daemon *docker.Daemon, images []string, file string) error {
+	f, err := os.OpenFile(file, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
 	}
-	return err.Error()
+	return errors.Join(daemon.Save(ctx, images, f), f.Close())
+}
+
+// fromDaemon gives the errors of a daemon their mends.
+func fromDaemon(err error, images []string) error {
+	switch {
+	case errors.Is(err, docker.ErrNoImage):
+		return &mended{err, "docker images lists what there is"}
+	case errors.Is(err, docker.ErrAbsent), errors.Is(err, docker.ErrHost):
+		quoted := make([]string, len(images))
+		for i, image := range images {
+			quoted[i] = shellQuote(image)
+		}
+		return &mended{err, "set " + docker.HostEnv + "=unix://PATH to the daemon's socket; or where the images are: docker save -o images.tar " +
+			strings.Join(quoted, " ") + "; here: skiff load image-archive images.tar"}
+	default:
+		return err
+	}
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	v1alpha1 "github.com/skiff-k8s/skiff/apis/cluster/v1alpha1"
+	"github.com/skiff-k8s/skiff/cmd/skiff/internal/docker"
 	"github.com/skiff-k8s/skiff/cmd/skiff/internal/progress"
 	"github.com/skiff-k8s/skiff/hostnode/supervise"
 )
@@ -95,6 +96,7 @@ func TestMistakesAreExplained(t *testing.T) {
 		t.Skip("needs root")
 	}
 	env, dir := emptyHost(t)
+	env[docker.HostEnv] = "unix://" + dir + "/docker.sock"
 	write := func(name, content string) {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644); err != nil {
 			t.Fatal(err)
@@ -145,6 +147,9 @@ func TestMistakesAreExplained(t *testing.T) {
 		{"", "load image-archive"},
 		{"", "load image-archive absent.tar"},
 		{"", "load image-archive pod.yaml --name nope"},
+		{"", "load docker-image"},
+		{"", "load docker-image app:v1 db:v2"},
+		{"", "load docker-image app:v1 --name nope"},
 		{"", "kill node nope-worker"},
 		{"", "exec nope-worker"},
 		{"", "exec nope-worker -- true"},
