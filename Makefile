@@ -69,8 +69,8 @@ $(IMAGES): go.mod $(wildcard test/images/*.go test/images/demo/*.go test/images/
 	go run ./test/images -o $@
 
 .PHONY: dist
-dist: build ## Make one self-contained archive of the programs
-	hack/dist.sh $(OUT)/dist $(VERSION)
+dist: build ## Make one skiff that unpacks itself: _output/dist/skiff
+	hack/dist.sh $(OUT)/dist/skiff $(VERSION)
 
 .PHONY: generate
 generate: ## Generate code: eBPF objects and their Go bindings (needs clang)

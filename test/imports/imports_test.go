@@ -54,6 +54,12 @@ var rules = []rule{
 		reason:    "pause is copied into every cluster: the standard library only",
 	},
 	{
+		from:      []string{"./cmd/skiff-dist/..."},
+		forbidden: []string{"*", "./"},
+		allowed:   []string{"./cmd/skiff-dist"},
+		reason:    "it runs before every skiff: the standard library only",
+	},
+	{
 		from:      []string{"./apis/machine/..."},
 		forbidden: []string{"*", "./"},
 		allowed:   []string{"./apis/machine"},
