@@ -9,6 +9,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
@@ -78,6 +79,26 @@ func (a *API) Pods(t testing.TB, ns string, want int) func() string {
 		}
 		return ""
 	}
+}
+
+// Quota allows a number of Pods in the namespace, and is in force when it
+// returns.
+func (a *API) Quota(t testing.TB, ns, name, pods string) {
+	t.Helper()
+	quotas := a.Client.CoreV1().ResourceQuotas(ns)
+	quota := &corev1.ResourceQuota{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: corev1.ResourceQuotaSpec{
+		Hard: corev1.ResourceList{corev1.ResourcePods: resource.MustParse(pods)},
+	}}
+	if _, err := quotas.Create(t.Context(), quota, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	Eventually(t, func() string {
+		q, err := quotas.Get(t.Context(), name, metav1.GetOptions{})
+		if err != nil || q.Status.Hard == nil {
+			return fmt.Sprint(q, err)
+		}
+		return ""
+	})
 }
 
 // Node makes a ready Node that ends with the test.

@@ -11,7 +11,6 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
@@ -63,8 +62,8 @@ func (w world) done(image string) {
 	w.until("complete " + image)
 }
 
-// dump prints the Deployment, its sets and events.
-func (w world) dump() string {
+// Dump prints the Deployment, its sets and events.
+func (w world) Dump() string {
 	var lines []string
 	list, err := w.api.Client.AppsV1().Deployments(w.ns).List(w.Context(), metav1.ListOptions{})
 	if err != nil {
@@ -87,8 +86,8 @@ func (w world) dump() string {
 		w.Fatal(err)
 	}
 	for _, rs := range sets.Items {
-		lines = append(lines, fmt.Sprintf("set %s: want=%d have=%d image=%s minReady=%d annotations=%v labels=%v owned=%v", rs.Name, *rs.Spec.Replicas, rs.Status.Replicas,
-			rs.Spec.Template.Spec.Containers[0].Image, rs.Spec.MinReadySeconds, rs.Annotations, rs.Labels, metav1.GetControllerOf(&rs) != nil))
+		lines = append(lines, fmt.Sprintf("set %s: want=%d have=%d image=%s minReady=%d observed=%v available=%d annotations=%v labels=%v owned=%v", rs.Name, *rs.Spec.Replicas, rs.Status.Replicas,
+			rs.Spec.Template.Spec.Containers[0].Image, rs.Spec.MinReadySeconds, rs.Status.ObservedGeneration == rs.Generation, rs.Status.AvailableReplicas, rs.Annotations, rs.Labels, metav1.GetControllerOf(&rs) != nil))
 	}
 	events, err := w.api.Client.CoreV1().Events(w.ns).List(w.Context(), metav1.ListOptions{})
 	if err != nil {
@@ -119,12 +118,7 @@ var randomSuffix = regexp.MustCompile(`pods "[^"]*"`)
 
 func (w world) until(part string) time.Duration {
 	w.Helper()
-	return apitest.Eventually(w, func() string {
-		if d := w.dump(); !strings.Contains(d, part) {
-			return fmt.Sprintf("no %q in\n%s", part, d)
-		}
-		return ""
-	})
+	return apitest.Until(w, part)
 }
 
 func surge(d *appsv1.Deployment, maxSurge, maxUnavailable int) {
@@ -172,7 +166,7 @@ var scenarios = map[string]func(w world){
 		w.until("have=33 updated=13 ready=20 available=20")
 		w.patch(`{"spec":{"replicas":15}}`)
 		apitest.Eventually(w, func() string {
-			d := w.dump()
+			d := w.Dump()
 			if !strings.Contains(d, "want=15 have=18") {
 				return d
 			}
@@ -275,7 +269,7 @@ var scenarios = map[string]func(w world){
 			w.Fatal(err)
 		}
 		apitest.Eventually(w, func() string {
-			if d := w.dump(); strings.Contains(d, "deployment web") {
+			if d := w.Dump(); strings.Contains(d, "deployment web") {
 				return d
 			}
 			return ""
@@ -288,8 +282,9 @@ var scenarios = map[string]func(w world){
 		w.deploy(2, nil)
 		w.done("v1")
 		w.patch(`{"metadata":{"annotations":{"note":"a"}},"spec":{"minReadySeconds":1}}`)
-		w.until("minReady=1")
 		w.until("note:a")
+		// Pods that are not ready for a second yet are unavailable until then.
+		w.until("minReady=1 observed=true available=2")
 		w.sets(1)
 	},
 	"available after a second": func(w world) {
@@ -299,20 +294,8 @@ var scenarios = map[string]func(w world){
 		w.done("v2")
 	},
 	"a quota that is too small": func(w world) {
-		quota := &corev1.ResourceQuota{ObjectMeta: metav1.ObjectMeta{Name: "q"}, Spec: corev1.ResourceQuotaSpec{
-			Hard: corev1.ResourceList{corev1.ResourcePods: resource.MustParse("2")},
-		}}
-		quotas := w.api.Client.CoreV1().ResourceQuotas(w.ns)
-		if _, err := quotas.Create(w.Context(), quota, metav1.CreateOptions{}); err != nil {
-			w.Fatal(err)
-		}
-		apitest.Eventually(w, func() string {
-			q, err := quotas.Get(w.Context(), "q", metav1.GetOptions{})
-			if err != nil || q.Status.Hard == nil {
-				return fmt.Sprint(q, err)
-			}
-			return ""
-		})
+		w.api.Quota(w, w.ns, "q", "2")
+
 		w.deploy(3, nil)
 		w.until("condition ReplicaFailure=True FailedCreate")
 		w.patch(`{"spec":{"replicas":2}}`)
@@ -323,7 +306,7 @@ var scenarios = map[string]func(w world){
 func (w world) sets(n int) {
 	w.Helper()
 	apitest.Eventually(w, func() string {
-		if d := w.dump(); strings.Count("\n"+d, "\nset ") != n {
+		if d := w.Dump(); strings.Count("\n"+d, "\nset ") != n {
 			return d
 		}
 		return ""
@@ -358,29 +341,18 @@ func (w world) neverTogether(a, b string) (stop func()) {
 	return func() { close(quit); <-done }
 }
 
-// TestAsUpstream plays every scenario with ours and with upstream's
-// controller and compares what is left.
-func TestAsUpstream(t *testing.T) {
-	left := map[string]map[string]string{}
-	for who, upstream := range map[string][]string{"ours": nil, "upstream": {names.DeploymentController}} {
-		left[who] = map[string]string{}
-		t.Run(who, func(t *testing.T) {
-			api := apitest.Run(t, upstream...)
-			for name, play := range scenarios {
-				t.Run(name, func(t *testing.T) {
-					w := world{t, api, api.Namespace(t)}
-					api.Kubelet(t, w.ns)
-					begin := time.Now()
-					play(w)
-					t.Log(time.Since(begin))
-					left[who][name] = apitest.Settled(w.dump)
-				})
-			}
-		})
-	}
-	for name := range scenarios {
-		if left["ours"][name] != left["upstream"][name] {
-			t.Errorf("%s: ours\n%s\nupstream's\n%s", name, left["ours"][name], left["upstream"][name])
+// stage runs ours, or upstream's controllers of these names.
+func stage(upstream ...string) apitest.Stage[world] {
+	return func(t *testing.T) func(*testing.T) world {
+		api := apitest.Run(t, upstream...)
+		return func(t *testing.T) world {
+			w := world{t, api, api.Namespace(t)}
+			api.Kubelet(t, w.ns)
+			return w
 		}
 	}
+}
+
+func TestAsUpstream(t *testing.T) {
+	apitest.AsUpstream(t, scenarios, stage(), stage(names.DeploymentController))
 }

@@ -59,8 +59,8 @@ func (w world) pod(name, ip string, ready bool, change func(*corev1.Pod)) {
 	w.api.SetStatus(w, w.ns, name, apitest.Running(ip, ready))
 }
 
-// dump prints all slices, without what is random.
-func (w world) dump() string {
+// Dump prints all slices, without what is random.
+func (w world) Dump() string {
 	list, err := w.api.Client.DiscoveryV1().EndpointSlices(w.ns).List(w.Context(), metav1.ListOptions{})
 	if err != nil {
 		w.Fatal(err)
@@ -86,12 +86,7 @@ func (w world) dump() string {
 // until waits for a part of the dump.
 func (w world) until(part string) time.Duration {
 	w.Helper()
-	return apitest.Eventually(w, func() string {
-		if d := w.dump(); !strings.Contains(d, part) {
-			return fmt.Sprintf("no %q in\n%s", part, d)
-		}
-		return ""
-	})
+	return apitest.Until(w, part)
 }
 
 // scenarios leave a world behind that is compared with upstream's.
@@ -186,7 +181,7 @@ var scenarios = map[string]func(w world){
 		if err := w.api.Client.CoreV1().Services(w.ns).Delete(w.Context(), "web", metav1.DeleteOptions{}); err != nil {
 			w.Fatal(err)
 		}
-		apitest.Eventually(w, w.dump)
+		apitest.Eventually(w, w.Dump)
 		w.service("web", nil)
 		w.until("[10.0.0.1]")
 	},
@@ -207,31 +202,19 @@ func (w world) patch(resource, name, patch string) {
 	}
 }
 
-// TestAsUpstream plays every scenario with ours and with upstream's
-// controller and compares what is left.
-func TestAsUpstream(t *testing.T) {
-	left := map[string]map[string]string{}
-	for who, upstream := range map[string][]string{"ours": nil, "upstream": {names.EndpointSliceController}} {
-		left[who] = map[string]string{}
-		t.Run(who, func(t *testing.T) {
-			api := apitest.Run(t, upstream...)
-			api.Node(t, "slices", map[string]string{corev1.LabelTopologyZone: "z1"})
-			for name, play := range scenarios {
-				t.Run(name, func(t *testing.T) {
-					w := world{t, api, api.Namespace(t)}
-					begin := time.Now()
-					play(w)
-					t.Log(time.Since(begin))
-					left[who][name] = apitest.Settled(w.dump)
-				})
-			}
-		})
-	}
-	for name := range scenarios {
-		if left["ours"][name] != left["upstream"][name] {
-			t.Errorf("%s: ours\n%s\nupstream's\n%s", name, left["ours"][name], left["upstream"][name])
+// stage runs ours, or upstream's controllers of these names.
+func stage(upstream ...string) apitest.Stage[world] {
+	return func(t *testing.T) func(*testing.T) world {
+		api := apitest.Run(t, upstream...)
+		api.Node(t, "slices", map[string]string{corev1.LabelTopologyZone: "z1"})
+		return func(t *testing.T) world {
+			return world{t, api, api.Namespace(t)}
 		}
 	}
+}
+
+func TestAsUpstream(t *testing.T) {
+	apitest.AsUpstream(t, scenarios, stage(), stage(names.EndpointSliceController))
 }
 
 // TestReadyInSuccession: a Pod that becomes ready while the slice's last write
@@ -280,7 +263,7 @@ func TestReadyInSuccession(t *testing.T) {
 			select {
 			case at = <-seen:
 			case <-time.After(time.Minute):
-				t.Fatal(w.dump())
+				t.Fatal(w.Dump())
 			}
 			var waits []time.Duration
 			for name := range began {

@@ -163,8 +163,8 @@ func (w world) beat(name string) (stop func()) {
 	return stop
 }
 
-// dump prints nodes, their Pods and events. The order of taints is nobody's.
-func (w world) dump() string {
+// Dump prints nodes, their Pods and events. The order of taints is nobody's.
+func (w world) Dump() string {
 	var lines []string
 	nodes, err := w.api.Client.CoreV1().Nodes().List(w.Context(), metav1.ListOptions{})
 	if err != nil {
@@ -206,12 +206,7 @@ func (w world) dump() string {
 
 func (w world) until(part string) time.Duration {
 	w.Helper()
-	return apitest.Eventually(w, func() string {
-		if d := w.dump(); !strings.Contains(d, part) {
-			return fmt.Sprintf("no %q in\n%s", part, d)
-		}
-		return ""
-	})
+	return apitest.Until(w, part)
 }
 
 func (w world) pod(name, node string) {
@@ -294,35 +289,26 @@ var scenarios = map[string]func(w world){
 	},
 }
 
-// TestAsUpstream plays every scenario beside two healthy nodes, with ours and
-// with upstream's controller, and compares what is left.
+// stage runs a controller anew for each scenario, beside two healthy nodes.
+func stage(run func(*testing.T, *apitest.API)) apitest.Stage[world] {
+	return func(*testing.T) func(*testing.T) world {
+		return func(t *testing.T) world {
+			api := apitest.Server(t)
+			w := bare(t, api)
+			run(t, api)
+			for _, healthy := range []string{"a", "b"} {
+				w.node(healthy, nil)
+				w.beat(healthy)
+				w.post(healthy, corev1.ConditionTrue)
+			}
+			w.until("node b: taints=[] ")
+			return w
+		}
+	}
+}
+
 func TestAsUpstream(t *testing.T) {
-	left := map[string]map[string]string{}
-	for who, run := range map[string]func(*testing.T, *apitest.API){"ours": runOurs, "upstream": runUpstream} {
-		left[who] = map[string]string{}
-		for name, play := range scenarios {
-			t.Run(who+"/"+name, func(t *testing.T) {
-				api := apitest.Server(t)
-				w := bare(t, api)
-				run(t, api)
-				for _, healthy := range []string{"a", "b"} {
-					w.node(healthy, nil)
-					w.beat(healthy)
-					w.post(healthy, corev1.ConditionTrue)
-				}
-				w.until("node b: taints=[] ")
-				begin := time.Now()
-				play(w)
-				t.Log(time.Since(begin))
-				left[who][name] = apitest.Settled(w.dump)
-			})
-		}
-	}
-	for name := range scenarios {
-		if left["ours"][name] != left["upstream"][name] {
-			t.Errorf("%s: ours\n%s\nupstream's\n%s", name, left["ours"][name], left["upstream"][name])
-		}
-	}
+	apitest.AsUpstream(t, scenarios, stage(runOurs), stage(runUpstream))
 }
 
 // bare is a world without other controllers: the ServiceAccount is made by
@@ -362,7 +348,7 @@ func TestAllLost(t *testing.T) {
 	for name := range stops {
 		w.until("node " + name + ": taints=[unreachable:NoSchedule(timed=true)]")
 	}
-	if d := apitest.Settled(w.dump); strings.Contains(d, "NoExecute") {
+	if d := apitest.Settled(w.Dump); strings.Contains(d, "NoExecute") {
 		t.Errorf("all are silent, and one is evicted:\n%s", d)
 	}
 	w.beat("a")

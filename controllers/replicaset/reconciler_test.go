@@ -10,7 +10,6 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/kubernetes/cmd/kube-controller-manager/names"
@@ -68,8 +67,8 @@ func (w world) ready(n int) {
 	}
 }
 
-// dump prints the sets, their Pods without their random names, and events.
-func (w world) dump() string {
+// Dump prints the sets, their Pods without their random names, and events.
+func (w world) Dump() string {
 	var lines []string
 	sets, err := w.api.Client.AppsV1().ReplicaSets(w.ns).List(w.Context(), metav1.ListOptions{})
 	if err != nil {
@@ -110,12 +109,7 @@ func (w world) dump() string {
 
 func (w world) until(part string) time.Duration {
 	w.Helper()
-	return apitest.Eventually(w, func() string {
-		if d := w.dump(); !strings.Contains(d, part) {
-			return fmt.Sprintf("no %q in\n%s", part, d)
-		}
-		return ""
-	})
+	return apitest.Until(w, part)
 }
 
 var scenarios = map[string]func(w world){
@@ -180,38 +174,22 @@ var scenarios = map[string]func(w world){
 		}
 		w.until("have=1 labeled=1 ready=0 available=0 terminating=1")
 	},
-	"ready for less than minReadySeconds is not available": func(w world) {
-		w.set("a", 2, func(rs *appsv1.ReplicaSet) { rs.Spec.MinReadySeconds = 3600 })
+	"available after a second": func(w world) {
+		const never = 1 << 20
+		w.set("a", 2, func(rs *appsv1.ReplicaSet) { rs.Spec.MinReadySeconds = never })
 		w.until("have=2")
 		w.ready(2)
 		w.until("ready=2 available=0")
-	},
-	// Nothing happens to the Pods when their time is up.
-	"available when minReadySeconds are over": func(w world) {
-		w.set("a", 2, func(rs *appsv1.ReplicaSet) { rs.Spec.MinReadySeconds = 2 })
-		w.until("have=2")
-		w.ready(2)
+		w.patchSet("a", `{"spec":{"minReadySeconds":1}}`)
 		w.until("ready=2 available=2")
 	},
 	"a quota refuses, then allows": func(w world) {
-		quotas := w.api.Client.CoreV1().ResourceQuotas(w.ns)
-		quota := &corev1.ResourceQuota{ObjectMeta: metav1.ObjectMeta{Name: "q"}, Spec: corev1.ResourceQuotaSpec{
-			Hard: corev1.ResourceList{corev1.ResourcePods: resource.MustParse("2")},
-		}}
-		if _, err := quotas.Create(w.Context(), quota, metav1.CreateOptions{}); err != nil {
-			w.Fatal(err)
-		}
-		apitest.Eventually(w, func() string {
-			q, err := quotas.Get(w.Context(), "q", metav1.GetOptions{})
-			if err != nil || q.Status.Hard == nil {
-				return fmt.Sprint(q, err)
-			}
-			return ""
-		})
+		w.api.Quota(w, w.ns, "q", "2")
+
 		w.set("a", 4, nil)
 		w.until("ReplicaFailureTrueFailedCreate")
 		w.until("have=2")
-		if err := quotas.Delete(w.Context(), "q", metav1.DeleteOptions{}); err != nil {
+		if err := w.api.Client.CoreV1().ResourceQuotas(w.ns).Delete(w.Context(), "q", metav1.DeleteOptions{}); err != nil {
 			w.Fatal(err)
 		}
 		w.until("have=4 labeled=4 ready=0 available=0 terminating=0 observed=true []")
@@ -223,7 +201,7 @@ var scenarios = map[string]func(w world){
 			w.Fatal(err)
 		}
 		apitest.Eventually(w, func() string {
-			if d := w.dump(); strings.Contains(d, "set a") {
+			if d := w.Dump(); strings.Contains(d, "set a") {
 				return d
 			}
 			return ""
@@ -249,28 +227,16 @@ var scenarios = map[string]func(w world){
 	},
 }
 
-// TestAsUpstream plays every scenario with ours and with upstream's
-// controller and compares what is left.
-func TestAsUpstream(t *testing.T) {
-	left := map[string]map[string]string{}
-	for who, upstream := range map[string][]string{"ours": nil, "upstream": {names.ReplicaSetController}} {
-		left[who] = map[string]string{}
-		t.Run(who, func(t *testing.T) {
-			api := apitest.Run(t, upstream...)
-			for name, play := range scenarios {
-				t.Run(name, func(t *testing.T) {
-					w := world{t, api, api.Namespace(t)}
-					begin := time.Now()
-					play(w)
-					t.Log(time.Since(begin))
-					left[who][name] = apitest.Settled(w.dump)
-				})
-			}
-		})
-	}
-	for name := range scenarios {
-		if left["ours"][name] != left["upstream"][name] {
-			t.Errorf("%s: ours\n%s\nupstream's\n%s", name, left["ours"][name], left["upstream"][name])
+// stage runs ours, or upstream's controllers of these names.
+func stage(upstream ...string) apitest.Stage[world] {
+	return func(t *testing.T) func(*testing.T) world {
+		api := apitest.Run(t, upstream...)
+		return func(t *testing.T) world {
+			return world{t, api, api.Namespace(t)}
 		}
 	}
+}
+
+func TestAsUpstream(t *testing.T) {
+	apitest.AsUpstream(t, scenarios, stage(), stage(names.ReplicaSetController))
 }

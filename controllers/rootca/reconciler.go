@@ -9,11 +9,10 @@ import (
 	"k8s.io/kubernetes/cmd/kube-controller-manager/names"
 	"k8s.io/kubernetes/pkg/controller/certificates/rootcacertpublisher"
 	ctrl "sigs.k8s.io/controller-runtime"
-	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/handler"
-	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/skiff-k8s/skiff/controllers/shared"
 )
 
 // Reconciler writes the ConfigMap of a namespace.
@@ -28,18 +27,7 @@ func New(ca []byte) *Reconciler { return &Reconciler{ca: ca} }
 // SetupWithManager registers the reconciler.
 func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 	r.client = mgr.GetClient()
-	named := predicate.NewPredicateFuncs(func(o client.Object) bool {
-		return o.GetName() == rootcacertpublisher.RootCACertConfigMapName
-	})
-	return ctrl.NewControllerManagedBy(mgr).
-		Named(names.RootCACertificatePublisherController).
-		For(&corev1.Namespace{}).
-		Watches(&corev1.ConfigMap{}, handler.EnqueueRequestsFromMapFunc(namespaceOf), builder.WithPredicates(named)).
-		Complete(r)
-}
-
-func namespaceOf(_ context.Context, o client.Object) []reconcile.Request {
-	return []reconcile.Request{{NamespacedName: types.NamespacedName{Name: o.GetNamespace()}}}
+	return shared.InEachNamespace(mgr, names.RootCACertificatePublisherController, &corev1.ConfigMap{}, rootcacertpublisher.RootCACertConfigMapName, r)
 }
 
 // Reconcile brings the ConfigMap to what it should be.

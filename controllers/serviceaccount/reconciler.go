@@ -8,11 +8,10 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/kubernetes/cmd/kube-controller-manager/names"
 	ctrl "sigs.k8s.io/controller-runtime"
-	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/handler"
-	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/skiff-k8s/skiff/controllers/shared"
 )
 
 // Reconciler creates the ServiceAccount of a namespace.
@@ -26,16 +25,7 @@ func New() *Reconciler { return &Reconciler{} }
 // SetupWithManager registers the reconciler.
 func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 	r.client = mgr.GetClient()
-	named := predicate.NewPredicateFuncs(func(o client.Object) bool { return o.GetName() == Name })
-	return ctrl.NewControllerManagedBy(mgr).
-		Named(names.ServiceAccountController).
-		For(&corev1.Namespace{}).
-		Watches(&corev1.ServiceAccount{}, handler.EnqueueRequestsFromMapFunc(namespaceOf), builder.WithPredicates(named)).
-		Complete(r)
-}
-
-func namespaceOf(_ context.Context, o client.Object) []reconcile.Request {
-	return []reconcile.Request{{NamespacedName: types.NamespacedName{Name: o.GetNamespace()}}}
+	return shared.InEachNamespace(mgr, names.ServiceAccountController, &corev1.ServiceAccount{}, Name, r)
 }
 
 // Reconcile creates the ServiceAccount if it is missing.
