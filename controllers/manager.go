@@ -36,6 +36,9 @@ type Config struct {
 	// VolumesDir is where dynamically provisioned volumes lie, on this machine
 	// and on every node. Default machinev1alpha1.VolumesDir.
 	VolumesDir string
+	// NodeLabels are the labels that kubelets may not set and the control plane
+	// sets, by Node name.
+	NodeLabels map[string]map[string]string
 	// Upstream names controllers whose upstream implementation runs even where
 	// there is one of ours: to compare the two, and as a way out.
 	Upstream []string

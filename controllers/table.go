@@ -20,6 +20,7 @@ import (
 	"github.com/skiff-k8s/skiff/controllers/endpointslice"
 	"github.com/skiff-k8s/skiff/controllers/hostpath"
 	"github.com/skiff-k8s/skiff/controllers/namespace"
+	"github.com/skiff-k8s/skiff/controllers/nodelabels"
 	"github.com/skiff-k8s/skiff/controllers/nodelifecycle"
 	"github.com/skiff-k8s/skiff/controllers/replicaset"
 	"github.com/skiff-k8s/skiff/controllers/rootca"
@@ -85,6 +86,9 @@ var ours = map[string]func(context.Context, *parts) error{
 			return err
 		}
 		return r.SetupWithManager(s.mgr)
+	},
+	nodelabels.Name: func(_ context.Context, s *parts) error {
+		return nodelabels.New(s.cfg.NodeLabels).SetupWithManager(s.mgr)
 	},
 	hostpath.Name: func(_ context.Context, s *parts) error {
 		return hostpath.New(hostpath.Config{VolumesDir: s.cfg.VolumesDir, Recorder: s.recorder(hostpath.Provisioner)}).SetupWithManager(s.mgr)

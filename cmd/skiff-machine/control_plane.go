@@ -93,7 +93,9 @@ func runOnStorage(ctx context.Context, cfg machinev1alpha1.ControlPlaneConfigura
 	if err != nil {
 		return err
 	}
-	manager, err := controllers.New(controllers.Config{RESTConfig: api.LoopbackClientConfig(), ControlPlane: cfg, Log: slog.Default()})
+	manager, err := controllers.New(controllers.Config{
+		RESTConfig: api.LoopbackClientConfig(), ControlPlane: cfg, NodeLabels: nodeLabels(cfg), Log: slog.Default(),
+	})
 	if err != nil {
 		return err
 	}
@@ -119,9 +121,6 @@ func runOnStorage(ctx context.Context, cfg machinev1alpha1.ControlPlaneConfigura
 	group.Go(func() error { return scheduling.Run(ctx, scheduling.Config{Client: api.LoopbackClientConfig()}) })
 	group.Go(func() error { return dns.Run(ctx, dnsConfig) })
 	group.Go(func() error { return policynotice.Run(ctx, client) })
-	group.Go(func() error {
-		return nodelabels.Run(ctx, nodelabels.Config{Client: client, Labels: nodeLabels(cfg)})
-	})
 	return group.Wait()
 }
 

@@ -10,9 +10,9 @@ import (
 
 func TestPatchLabelsANodeOnce(t *testing.T) {
 	labels := map[string]string{ControlPlane: ""}
-	fresh := &corev1.Node{}
+	fresh := &corev1.Node{ObjectMeta: metav1.ObjectMeta{ResourceVersion: "7"}}
 	if got, want := patch(fresh, labels), map[string]any{"metadata": map[string]any{
-		"labels": labels, "annotations": map[string]string{Given: "true"},
+		"resourceVersion": "7", "labels": labels, "annotations": map[string]string{Given: "true"},
 	}}; !reflect.DeepEqual(got, want) {
 		t.Errorf("a new node: %v, want %v", got, want)
 	}

@@ -1,100 +1,65 @@
-// Package nodelabels gives Nodes the labels that their kubelets may not set on
-// themselves (NodeRestriction): node-role.kubernetes.io/control-plane, as
-// kubeadm's mark-control-plane phase does, and those of the config file.
 package nodelabels
 
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/informers"
-	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/tools/cache"
-	"k8s.io/client-go/util/workqueue"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 )
 
-const (
-	// ControlPlane marks a control-plane node; its value is empty.
-	ControlPlane = "node-role.kubernetes.io/control-plane"
-	// ExcludeFromLoadBalancers keeps external load balancers away; kubeadm
-	// sets it on control planes, and kind takes it off again where there is
-	// no other node.
-	ExcludeFromLoadBalancers = "node.kubernetes.io/exclude-from-external-load-balancers"
+// Name is the controller's.
+const Name = "node-labels"
 
-	// Given is the annotation of a Node that has got its labels: what its
-	// user takes away afterwards stays away.
-	Given = "skiff.cluster/labels-given"
-)
-
-// Config of Run.
-type Config struct {
-	Client kubernetes.Interface
-	// Labels by Node name.
-	Labels map[string]map[string]string
+// Reconciler labels Nodes.
+type Reconciler struct {
+	client client.Client
+	labels map[string]map[string]string
 }
 
-// Run labels every new Node of Labels once, until ctx ends.
-func Run(ctx context.Context, cfg Config) error {
-	queue := workqueue.NewTypedRateLimitingQueue(workqueue.DefaultTypedControllerRateLimiter[string]())
-	defer queue.ShutDown()
-	factory := informers.NewSharedInformerFactory(cfg.Client, 0)
-	nodes := factory.Core().V1().Nodes()
-	check := func(obj any) {
-		if n, ok := obj.(*corev1.Node); ok && patch(n, cfg.Labels[n.Name]) != nil {
-			queue.Add(n.Name)
-		}
-	}
-	if _, err := nodes.Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
-		AddFunc:    check,
-		UpdateFunc: func(_, obj any) { check(obj) },
-	}); err != nil {
-		return fmt.Errorf("watch nodes: %w", err)
-	}
-	factory.Start(ctx.Done())
-	defer factory.Shutdown()
-	defer context.AfterFunc(ctx, queue.ShutDown)()
-	for {
-		name, stopped := queue.Get()
-		if stopped {
-			return nil
-		}
-		if err := reconcile(ctx, cfg, name); err != nil {
-			queue.AddRateLimited(name)
-		} else {
-			queue.Forget(name)
-		}
-		queue.Done(name)
-	}
+// New makes a reconciler that gives labels by Node name; it talks to nobody.
+func New(labels map[string]map[string]string) *Reconciler { return &Reconciler{labels: labels} }
+
+// SetupWithManager registers the reconciler.
+func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
+	r.client = mgr.GetClient()
+	// A kubelet writes its Node often; after the first time there is nothing
+	// to do.
+	lacking := predicate.NewPredicateFuncs(func(o client.Object) bool {
+		node, ok := o.(*corev1.Node)
+		return ok && patch(node, r.labels[node.Name]) != nil
+	})
+	return ctrl.NewControllerManagedBy(mgr).
+		Named(Name).
+		For(&corev1.Node{}, builder.WithPredicates(lacking)).
+		Complete(r)
 }
 
-func reconcile(ctx context.Context, cfg Config, name string) error {
-	node, err := cfg.Client.CoreV1().Nodes().Get(ctx, name, metav1.GetOptions{ResourceVersion: "0"})
-	if err != nil {
-		return err
+// Reconcile gives a Node its labels, unless it has got them before.
+func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
+	var node corev1.Node
+	if err := r.client.Get(ctx, req.NamespacedName, &node); err != nil {
+		return reconcile.Result{}, client.IgnoreNotFound(err)
 	}
-	p := patch(node, cfg.Labels[name])
+	p := patch(&node, r.labels[node.Name])
 	if p == nil {
-		return nil
+		return reconcile.Result{}, nil
 	}
 	data, err := json.Marshal(p)
 	if err != nil {
-		return err
+		return reconcile.Result{}, err
 	}
-	_, err = cfg.Client.CoreV1().Nodes().Patch(ctx, name, types.StrategicMergePatchType, data, metav1.PatchOptions{})
-	return err
-}
-
-// patch is what a Node still has to get; nil: nothing.
-func patch(node *corev1.Node, labels map[string]string) map[string]any {
-	if _, given := node.Annotations[Given]; given || len(labels) == 0 {
-		return nil
+	err = r.client.Patch(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: node.Name}}, client.RawPatch(types.StrategicMergePatchType, data))
+	if apierrors.IsConflict(err) {
+		// The event of the newer version comes here.
+		return reconcile.Result{}, nil
 	}
-	return map[string]any{"metadata": map[string]any{
-		"labels":      labels,
-		"annotations": map[string]string{Given: "true"},
-	}}
+	return reconcile.Result{}, client.IgnoreNotFound(err)
 }
