@@ -174,13 +174,17 @@ var scenarios = map[string]func(w world){
 		}
 		w.until("have=1 labeled=1 ready=0 available=0 terminating=1")
 	},
-	"available after a second": func(w world) {
-		const never = 1 << 20
-		w.set("a", 2, func(rs *appsv1.ReplicaSet) { rs.Spec.MinReadySeconds = never })
+	"ready for less than minReadySeconds is not available": func(w world) {
+		w.set("a", 2, func(rs *appsv1.ReplicaSet) { rs.Spec.MinReadySeconds = 3600 })
 		w.until("have=2")
 		w.ready(2)
 		w.until("ready=2 available=0")
-		w.patchSet("a", `{"spec":{"minReadySeconds":1}}`)
+	},
+	// Nothing happens to the Pods when their time is up.
+	"available when minReadySeconds are over": func(w world) {
+		w.set("a", 2, func(rs *appsv1.ReplicaSet) { rs.Spec.MinReadySeconds = 2 })
+		w.until("have=2")
+		w.ready(2)
 		w.until("ready=2 available=2")
 	},
 	"a quota refuses, then allows": func(w world) {
