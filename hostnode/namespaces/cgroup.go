@@ -244,16 +244,11 @@ func (hs Hierarchies) Processes(path string) ([]int, error) {
 			if err != nil || !entry.IsDir() {
 				return gone(err)
 			}
-			data, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
-			if err != nil {
-				return gone(err)
+			in, err := processesIn(dir)
+			for _, pid := range in {
+				seen[pid] = true
 			}
-			for _, line := range bytes.Fields(data) {
-				if pid, err := strconv.Atoi(string(line)); err == nil && pid > 0 {
-					seen[pid] = true
-				}
-			}
-			return nil
+			return err
 		})
 		if err != nil {
 			return nil, fmt.Errorf("list processes of cgroup %s: %w", filepath.Join(h.Mount, path), err)
@@ -262,6 +257,21 @@ func (hs Hierarchies) Processes(path string) ([]int, error) {
 	pids := make([]int, 0, len(seen))
 	for pid := range seen {
 		pids = append(pids, pid)
+	}
+	return pids, nil
+}
+
+// processesIn lists what lives in one directory; nothing if it is gone.
+func processesIn(dir string) ([]int, error) {
+	data, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+	if err != nil {
+		return nil, gone(err)
+	}
+	var pids []int
+	for _, line := range bytes.Fields(data) {
+		if pid, err := strconv.Atoi(string(line)); err == nil && pid > 0 {
+			pids = append(pids, pid)
+		}
 	}
 	return pids, nil
 }

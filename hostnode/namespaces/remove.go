@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -19,17 +20,29 @@ const removeRetry = time.Millisecond
 
 // Remove kills everything in path and below and removes the directories, in
 // every tree. What is gone is fine.
+//
+// The kernel ends all of a machine when its first process is killed, and it
+// refuses to remove a directory in which a process is left. So one look at the
+// machines themselves is enough, as a rule, and the thousands of directories
+// of their pods are touched once.
 func (hs Hierarchies) Remove(ctx context.Context, path string) error {
+	first, err := hs.top(path)
+	if err != nil {
+		return err
+	}
+	if err := kill(ctx, first); err != nil {
+		return fmt.Errorf("kill machines of cgroup %s: %w", path, err)
+	}
 	for {
-		if err := hs.Kill(ctx, path); err != nil {
-			return err
-		}
 		var busy error
 		for _, h := range hs {
 			busy = errors.Join(busy, removeTree(filepath.Join(h.Mount, path)))
 		}
 		if busy == nil {
 			return nil
+		}
+		if err := hs.Kill(ctx, path); err != nil {
+			return err
 		}
 		select {
 		case <-ctx.Done():
@@ -41,56 +54,101 @@ func (hs Hierarchies) Remove(ctx context.Context, path string) error {
 
 // Kill ends every process in path and below and waits for their ends.
 func (hs Hierarchies) Kill(ctx context.Context, path string) error {
-	self := os.Getpid()
 	for {
 		pids, err := hs.Processes(path)
 		if err != nil {
 			return err
 		}
-		var killed []*Process
-		for _, pid := range pids {
-			if pid == self {
-				continue
-			}
-			p, err := Find(pid, 0)
-			if errors.Is(err, ErrGone) {
-				continue
-			}
-			if err != nil {
-				return err
-			}
-			killed = append(killed, p)
-			if err := p.Signal(unix.SIGKILL); err != nil && !errors.Is(err, ErrGone) {
-				return err
-			}
-		}
-		if len(killed) == 0 {
+		pids = slices.DeleteFunc(pids, func(pid int) bool { return pid == os.Getpid() })
+		if len(pids) == 0 {
 			return nil
 		}
-		for _, p := range killed {
-			err = errors.Join(err, p.Wait(ctx))
-			p.Close()
-		}
-		if err != nil {
+		if err := kill(ctx, pids); err != nil {
 			return fmt.Errorf("kill processes of cgroup %s: %w", path, err)
 		}
 	}
 }
 
-// removeTree removes a cgroup directory and those below it, deepest first.
-func removeTree(dir string) error {
+// kill ends processes and waits for their ends.
+func kill(ctx context.Context, pids []int) error {
+	var killed []*Process
+	defer func() {
+		for _, p := range killed {
+			p.Close()
+		}
+	}()
+	for _, pid := range pids {
+		p, err := Find(pid, 0)
+		if errors.Is(err, ErrGone) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		killed = append(killed, p)
+		if err := p.Signal(unix.SIGKILL); err != nil && !errors.Is(err, ErrGone) {
+			return err
+		}
+	}
+	var errs []error
+	for _, p := range killed {
+		errs = append(errs, p.Wait(ctx))
+	}
+	return errors.Join(errs...)
+}
+
+// top lists the processes of path and of the directories in it, in one tree:
+// the first processes of machines. The caller is left out.
+func (hs Hierarchies) top(path string) ([]int, error) {
+	if len(hs) == 0 {
+		return nil, nil
+	}
+	dir := filepath.Join(hs[0].Mount, path)
 	entries, err := os.ReadDir(dir)
 	if err != nil {
-		return gone(err)
+		return nil, gone(err)
 	}
+	dirs := []string{dir}
+	for _, e := range entries {
+		if e.IsDir() {
+			dirs = append(dirs, filepath.Join(dir, e.Name()))
+		}
+	}
+	var pids []int
+	for _, d := range dirs {
+		in, err := processesIn(d)
+		if err != nil {
+			return nil, err
+		}
+		pids = append(pids, in...)
+	}
+	return slices.DeleteFunc(pids, func(pid int) bool { return pid == os.Getpid() }), nil
+}
+
+// removeTree removes a cgroup directory and those below it, deepest first.
+// The files of a cgroup are no obstacle, so most need no look inside.
+func removeTree(dir string) error {
+	err := unix.Rmdir(dir)
+	if err == nil || errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	entries, readErr := os.ReadDir(dir)
+	if readErr != nil {
+		return gone(readErr)
+	}
+	below := false
 	for _, entry := range entries {
 		if entry.IsDir() {
+			below = true
 			if err := removeTree(filepath.Join(dir, entry.Name())); err != nil {
 				return err
 			}
 		}
 	}
-	if err := unix.Rmdir(dir); err != nil && !errors.Is(err, unix.ENOENT) {
+	if below {
+		err = unix.Rmdir(dir)
+	}
+	if err != nil && !errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("remove cgroup %s: %w", dir, err)
 	}
 	return nil

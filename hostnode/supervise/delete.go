@@ -7,8 +7,11 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/skiff-k8s/skiff/hostnode/namespaces"
 )
@@ -51,8 +54,8 @@ func (p Paths) traces(name string) bool {
 // remove finds everything of a cluster by its name. It succeeds when there is
 // nothing.
 //
-//	published → taken back (nobody restarts anything) → processes dead →
-//	network gone → run directory gone → cluster directory gone
+//	published → taken back → supervisor dead (nobody restarts anything) →
+//	processes dead and network gone → run directory gone → cluster directory gone
 func (p Paths) remove(ctx context.Context, name string) error {
 	if err := p.takeBack(name); err != nil {
 		return err
@@ -65,25 +68,50 @@ func (p Paths) remove(ctx context.Context, name string) error {
 	if err := layout.Remove(ctx, supervisorCgroup(name)); err != nil {
 		return err
 	}
-	if err := layout.Remove(ctx, cgroup(name)); err != nil {
+	// Machines end while their cables go: a machine cannot mend the network,
+	// and the host's unreachable routes are the last to go.
+	g, both := errgroup.WithContext(ctx)
+	g.Go(func() error { return layout.Remove(both, cgroup(name)) })
+	g.Go(func() error { return p.removeNetwork(both, name) })
+	if err := g.Wait(); err != nil {
 		return err
 	}
 	layout.RemoveEmpty("skiff")
-	if err := p.removeNetwork(ctx, name); err != nil {
+	if err := p.removeDirectories(name); err != nil {
 		return err
-	}
-	for _, dir := range []string{p.Run(name), p.aside(name), p.deleted(name)} {
-		// Never delete through a mount.
-		if err := unmountBelow(dir); err != nil {
-			return err
-		}
-		if err := os.RemoveAll(dir); err != nil {
-			return fmt.Errorf("remove directory: %w", err)
-		}
 	}
 	// Directories of skiff's own go when they are empty.
 	for _, dir := range []string{p.clusters(), p.RunDir} {
 		_ = os.Remove(dir)
+	}
+	return nil
+}
+
+// removeDirectories removes what a cluster has on disk. A directory for every
+// machine holds most of it.
+func (p Paths) removeDirectories(name string) error {
+	var g errgroup.Group
+	g.SetLimit(runtime.GOMAXPROCS(0))
+	dirs := []string{p.Run(name), p.aside(name), p.deleted(name)}
+	for _, dir := range dirs {
+		// Never delete through a mount.
+		if err := unmountBelow(dir); err != nil {
+			return err
+		}
+		machines, err := filepath.Glob(filepath.Join(dir, "machines", "*"))
+		if err != nil {
+			return err
+		}
+		for _, m := range machines {
+			g.Go(func() error { return os.RemoveAll(m) })
+		}
+	}
+	err := g.Wait()
+	for _, dir := range dirs {
+		err = errors.Join(err, os.RemoveAll(dir))
+	}
+	if err != nil {
+		return fmt.Errorf("remove directory: %w", err)
 	}
 	return nil
 }
