@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -77,7 +78,14 @@ func (a *app) deleteCluster(ctx context.Context, name, path string) error {
 		return fmt.Errorf("delete cluster %q: %w", name, err)
 	}
 	a.say("Deleting cluster %q ...", name)
+	var etcd []string
+	if info, err := supervise.Get(ctx, name); err == nil {
+		etcd = info.Cluster.EtcdServers
+	}
 	err := supervise.Delete(ctx, name)
+	if err == nil && len(etcd) > 0 {
+		a.say("Its data stays in etcd at %s, below /registry/; the key of its Secrets is gone.", strings.Join(etcd, ", "))
+	}
 	if errors.Is(err, supervise.ErrNotFound) {
 		a.say("There is no cluster %q.", name)
 		err = nil

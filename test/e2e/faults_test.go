@@ -88,9 +88,15 @@ spec:
 	})
 })
 
+// find looks in the suite's own cluster.
+func find(pattern, node string) []int {
+	GinkgoHelper()
+	return shared.find(pattern, node)
+}
+
 // find lists the processes of the cluster whose command line has pattern and,
 // if node is given, that live in that machine.
-func find(pattern, node string) []int {
+func (c cluster) find(pattern, node string) []int {
 	GinkgoHelper()
 	dirs, err := filepath.Glob("/proc/[0-9]*")
 	Expect(err).NotTo(HaveOccurred())
@@ -101,7 +107,7 @@ func find(pattern, node string) []int {
 			continue
 		}
 		cgroup, err := os.ReadFile(d + "/cgroup")
-		if err != nil || (node != "" && !strings.Contains(string(cgroup), "/skiff/"+shared.name+"/"+node)) {
+		if err != nil || (node != "" && !strings.Contains(string(cgroup), "/skiff/"+c.name+"/"+node)) {
 			continue
 		}
 		if stat, err := os.ReadFile(d + "/stat"); err != nil || strings.Contains(string(stat), ") Z ") {

@@ -32,7 +32,12 @@ type Cluster struct {
 	// "durable". Default ephemeral. skiff only.
 	Durability Durability `json:"durability,omitempty" skiff:"only"`
 	// EtcdServers are the client URLs of an existing etcd to use instead of
-	// the embedded one. skiff only.
+	// the embedded one. They are called from the control-plane machine, where
+	// 127.0.0.1 is the machine itself: an etcd on this host must listen on
+	// another address of the host's, and one elsewhere is reached only while
+	// the host forwards packets (net.ipv4.ip_forward=1). The etcd is the
+	// cluster's own: all keys are below /registry/, and they stay when the
+	// cluster is deleted. skiff only.
 	EtcdServers []string `json:"etcdServers,omitempty" skiff:"only"`
 	// EtcdTLS are the files for EtcdServers over https. skiff only.
 	EtcdTLS *EtcdTLS `json:"etcdTLS,omitempty" skiff:"only"`

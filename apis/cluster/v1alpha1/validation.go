@@ -240,6 +240,10 @@ func validateStorage(c *Cluster) field.ErrorList {
 			errs = append(errs, field.Invalid(field.NewPath("etcdServers").Index(i), s, "not the client URL of an etcd; try https://10.0.0.5:2379"))
 			continue
 		}
+		if ip, err := netip.ParseAddr(u.Hostname()); u.Hostname() == "localhost" || err == nil && (ip.IsLoopback() || ip.IsUnspecified()) {
+			errs = append(errs, field.Invalid(field.NewPath("etcdServers").Index(i), s,
+				"the control-plane machine itself, where no etcd is; let etcd listen on another address of this host's and name that"))
+		}
 		tls = tls || u.Scheme == "https"
 	}
 	return append(errs, validateEtcdTLS(c, tls)...)

@@ -83,6 +83,7 @@ func TestValidateNamesFieldAndType(t *testing.T) {
 		"etcd files without etcd":      {"etcdTLS: {caFile: /a}", []bad{{"etcdTLS", forbidden}}},
 		"etcd with half a pair":        {"etcdServers: ['https://10.0.0.1:2379']\netcdTLS: {caFile: /a, certFile: /b}", []bad{{"etcdTLS", required}}},
 		"etcd in plain":                {"etcdServers: ['http://10.0.0.1:2379', 'http://10.0.0.2:2379/']", nil},
+		"etcd on loopback":             {"etcdServers: ['http://127.0.0.1:2379', 'http://localhost:2379', 'http://[::1]:2379', 'http://0.0.0.0:2379']", []bad{{"etcdServers[0]", invalid}, {"etcdServers[1]", invalid}, {"etcdServers[2]", invalid}, {"etcdServers[3]", invalid}}},
 		"etcd URLs that are none":      {"etcdServers: ['10.0.0.1:2379', 'unix:///x', 'http://a/b']", []bad{{"etcdServers[0]", invalid}, {"etcdServers[1]", invalid}, {"etcdServers[2]", invalid}}},
 	} {
 		t.Run(name, func(t *testing.T) {
