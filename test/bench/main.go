@@ -42,10 +42,13 @@ func main() {
 	names := flag.String("subjects", "skiff,tuned,shipped", "what to measure")
 	idle := flag.Duration("idle", 30*time.Second, "how long a cluster idles before memory and processor are read")
 	burst := flag.Int("burst", 100, "Pods in the burst")
+	var grow sizes
+	flag.Var(&grow, "sizes", "nodes of the clusters that show what a further node takes; empty leaves it out (default 1,3,10)")
+	_ = grow.Set("1,3,10")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	if err := run(ctx, *n, *out, strings.Split(*names, ","), options{idle: *idle, burst: *burst}); err != nil {
+	if err := run(ctx, *n, *out, strings.Split(*names, ","), options{idle: *idle, burst: *burst, sizes: grow}); err != nil {
 		fmt.Fprintln(os.Stderr, "Error:", err)
 		os.Exit(1)
 	}
@@ -54,6 +57,7 @@ func main() {
 type options struct {
 	idle  time.Duration
 	burst int
+	sizes sizes
 }
 
 func run(ctx context.Context, n int, out string, names []string, opts options) error {
@@ -74,6 +78,11 @@ func run(ctx context.Context, n int, out string, names []string, opts options) e
 			if err != nil {
 				return fmt.Errorf("run %d of %s: %w", i+1, s.Name(), err)
 			}
+			if g, ok := s.(grower); ok {
+				if err := growth(ctx, g, opts, got); err != nil {
+					return fmt.Errorf("run %d of %s: %w", i+1, s.Name(), err)
+				}
+			}
 			results[s.Name()] = append(results[s.Name()], got)
 		}
 	}
@@ -87,7 +96,7 @@ func run(ctx context.Context, n int, out string, names []string, opts options) e
 	if err := os.WriteFile(filepath.Join(out, "results.json"), data, 0o644); err != nil {
 		return err
 	}
-	report := markdown(subjects, results)
+	report := markdown(subjects, results, opts.sizes)
 	fmt.Print(report)
 	return os.WriteFile(filepath.Join(out, "results.md"), []byte(report), 0o644)
 }
@@ -114,8 +123,11 @@ func choose(names []string, out string) ([]subject, error) {
 	return chosen, nil
 }
 
-// figures are all that is measured, in the order of the report.
-var figures = []struct{ key, title string }{
+// figure is one line of the report.
+type figure struct{ key, title string }
+
+// figures are what is measured of every subject, in the order of the report.
+var figures = []figure{
 	{"api", "create → API answers, s"},
 	{"ready", "create → 3 nodes Ready, s"},
 	{"firstPod", "create → first Pod Running, s"},
@@ -130,7 +142,7 @@ var figures = []struct{ key, title string }{
 	{"delete", "delete the cluster, s"},
 }
 
-func markdown(subjects []subject, results map[string][]sample) string {
+func markdown(subjects []subject, results map[string][]sample, grown sizes) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "Median (minimum–maximum), n = %d, subjects in turn. ", len(results[subjects[0].Name()]))
 	fmt.Fprintf(&b, "%s, kernel %s.\n\n| |", machine(), kernel())
@@ -138,7 +150,7 @@ func markdown(subjects []subject, results map[string][]sample) string {
 		fmt.Fprintf(&b, " %s |", s.Name())
 	}
 	b.WriteString("\n|---|" + strings.Repeat("---|", len(subjects)) + "\n")
-	for _, f := range figures {
+	for _, f := range append(slices.Clone(figures), grown.figures()...) {
 		fmt.Fprintf(&b, "| %s |", f.title)
 		for _, s := range subjects {
 			var values []float64

@@ -39,20 +39,33 @@ func (s *skiffCluster) Prepare(ctx context.Context) error {
 }
 
 func (s *skiffCluster) Create(ctx context.Context) (*rest.Config, error) {
+	config, err := os.ReadFile("config/samples/three-nodes.yaml")
+	if err != nil {
+		return nil, err
+	}
+	return s.create(ctx, config)
+}
+
+func (s *skiffCluster) CreateNodes(ctx context.Context, n int) (*rest.Config, error) {
+	config := "kind: Cluster\napiVersion: skiff.cluster/v1alpha1\nnodes:\n- role: control-plane\n" + strings.Repeat("- role: worker\n", n-1)
+	return s.create(ctx, []byte(config))
+}
+
+func (s *skiffCluster) create(ctx context.Context, config []byte) (*rest.Config, error) {
 	s.cli = 0
-	cmd := exec.CommandContext(ctx, "bin/skiff", "create", "cluster", "--name", skiffName, "--config", "config/samples/three-nodes.yaml", "--kubeconfig", s.kubeconfig, "--wait", "0s")
+	cmd := exec.CommandContext(ctx, "bin/skiff", "create", "cluster", "--name", skiffName, "--config", "-", "--kubeconfig", s.kubeconfig, "--wait", "0s")
 	var msg bytes.Buffer
-	cmd.Stderr = &msg
+	cmd.Stdin, cmd.Stderr = bytes.NewReader(config), &msg
 	if err := cmd.Run(); err != nil {
 		return nil, fmt.Errorf("skiff create: %w: %s", err, msg.String())
 	}
 	s.cli = cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
-	config, err := clientcmd.BuildConfigFromFlags("", s.kubeconfig)
+	client, err := clientcmd.BuildConfigFromFlags("", s.kubeconfig)
 	if err != nil {
 		return nil, err
 	}
-	config.QPS = -1
-	return config, nil
+	client.QPS = -1
+	return client, nil
 }
 
 func (s *skiffCluster) Delete(ctx context.Context) error {
