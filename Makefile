@@ -80,6 +80,10 @@ generate: ## Generate code: eBPF objects and their Go bindings (needs clang)
 verify: ## Check formatting, go vet, and that generated files are current
 	hack/verify.sh
 
+.PHONY: lint
+lint: ## golangci-lint, built at its pinned version: [LINT=packages]
+	hack/lint.sh $(LINT)
+
 ##@ Test
 
 .PHONY: test

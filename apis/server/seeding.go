@@ -102,7 +102,7 @@ func seedMeta(meta metav1.ObjectMeta, version, fields string) metav1.ObjectMeta 
 		APIVersion: version,
 		Time:       &metav1.Time{Time: seed.Time},
 		FieldsType: "FieldsV1",
-		FieldsV1:   &metav1.FieldsV1{Raw: []byte(fields)},
+		FieldsV1:   metav1.NewFieldsV1(fields),
 	}}
 	return meta
 }

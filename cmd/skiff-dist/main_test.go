@@ -258,7 +258,7 @@ func TestMistakesAreExplained(t *testing.T) {
 			cmd.Env = append(cmd.Env, "SKIFF_VERSIONS_DIR="+dir+"/versions")
 			cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
 		}, "Mend: run it once as root, or set SKIFF_VERSIONS_DIR"},
-		"a file in the way": {func(t *testing.T, cmd *exec.Cmd) {
+		"a file in the way": {func(_ *testing.T, cmd *exec.Cmd) {
 			cmd.Env = append(cmd.Env, "SKIFF_VERSIONS_DIR="+d.file)
 		}, "not a directory"},
 	} {

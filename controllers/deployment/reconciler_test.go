@@ -75,7 +75,7 @@ func (w world) Dump() string {
 			d.Name, *d.Spec.Replicas, s.Replicas, s.UpdatedReplicas, s.ReadyReplicas, s.AvailableReplicas, s.UnavailableReplicas,
 			ptr.Deref(s.TerminatingReplicas, -1), ptr.Deref(s.CollisionCount, 0), s.ObservedGeneration == d.Generation, d.Annotations, d.Spec.Template.Spec.Containers[0].Image))
 		for _, c := range s.Conditions {
-			lines = append(lines, fmt.Sprintf("condition %s=%s %s: %s", c.Type, c.Status, c.Reason, comparable(c)))
+			lines = append(lines, fmt.Sprintf("condition %s=%s %s: %s", c.Type, c.Status, c.Reason, stable(c)))
 		}
 		if n := *d.Spec.Replicas; s.ObservedGeneration == d.Generation && s.Replicas == n && s.UpdatedReplicas == n && s.AvailableReplicas == n {
 			lines = append(lines, "complete "+d.Spec.Template.Spec.Containers[0].Image)
@@ -103,10 +103,10 @@ func (w world) Dump() string {
 	return strings.Join(slices.Compact(lines), "\n")
 }
 
-// comparable is the message without what differs from run to run: random
+// stable is the message without what differs from run to run: random
 // names, and which set's progress upstream's last change of the condition was
 // about, as it keeps the message while the reason stays.
-func comparable(c appsv1.DeploymentCondition) string {
+func stable(c appsv1.DeploymentCondition) string {
 	if c.Reason == "NewReplicaSetAvailable" {
 		return ""
 	}

@@ -125,7 +125,7 @@ func TestDoubling(t *testing.T) {
 		t.Errorf("%d, %v after %d calls", n, err, len(calls))
 	}
 	bad := errors.New("no")
-	if n, err := doubling(20, func() error { calls <- true; return bad }); n != 0 || err != bad || len(calls) != 21 {
+	if n, err := doubling(20, func() error { calls <- true; return bad }); n != 0 || !errors.Is(err, bad) || len(calls) != 21 {
 		t.Errorf("%d, %v after %d calls: a refusal is heard once", n, err, len(calls)-20)
 	}
 }

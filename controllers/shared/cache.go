@@ -5,7 +5,7 @@ import (
 	"sync"
 	"time"
 
-	"k8s.io/apimachinery/pkg/apis/meta/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/informers"
@@ -53,7 +53,7 @@ func NewCache(factory informers.SharedInformerFactory) cache.NewCacheFunc {
 // Go type for all kinds; the factory cannot hold them.
 func (c *Cache) newInformer(lw toolscache.ListerWatcher, obj runtime.Object, resync time.Duration, indexers toolscache.Indexers) toolscache.SharedIndexInformer {
 	switch obj.(type) {
-	case runtime.Unstructured, *v1.PartialObjectMetadata:
+	case runtime.Unstructured, *metav1.PartialObjectMetadata:
 		return toolscache.NewSharedIndexInformer(lw, obj, resync, indexers)
 	}
 	informer := c.factory.InformerFor(obj, func(_ kubernetes.Interface, _ time.Duration) toolscache.SharedIndexInformer {

@@ -41,15 +41,15 @@ type demandingCache struct {
 	demand func(types.UID)
 }
 
-// GetNewerThan waits for a status that was observed after min.
-func (c demandingCache) GetNewerThan(uid types.UID, min time.Time) (*kubecontainer.PodStatus, error) {
+// GetNewerThan waits for a status that was observed after since.
+func (c demandingCache) GetNewerThan(uid types.UID, since time.Time) (*kubecontainer.PodStatus, error) {
 	// A worker that has done nothing yet takes any status, and of a pod
 	// without a sandbox there is nothing to list.
 	status, err := c.Get(uid)
-	if !min.IsZero() && (err != nil || len(status.SandboxStatuses)+len(status.ContainerStatuses) > 0) {
+	if !since.IsZero() && (err != nil || len(status.SandboxStatuses)+len(status.ContainerStatuses) > 0) {
 		c.demand(uid)
 	}
-	return c.ROCache.GetNewerThan(uid, min)
+	return c.ROCache.GetNewerThan(uid, since)
 }
 
 // eventRetry is the pause before a broken stream of events is opened again.

@@ -158,7 +158,7 @@ func (p Paths) openMachine(name, machine string) (*record, string, *namespaces.P
 	if machine == "" {
 		machine = rec.controlPlane().Name
 	}
-	if _, err := rec.machine(machine); err != nil {
+	if err := rec.has(machine); err != nil {
 		return nil, "", nil, err
 	}
 	proc, _, err := findProcess(p.machineState(name, machine))

@@ -46,7 +46,7 @@ func LogFiles(name, machine string) (map[string]string, error) {
 	if machine == "" {
 		machine = rec.controlPlane().Name
 	}
-	if _, err := rec.machine(machine); err != nil {
+	if err := rec.has(machine); err != nil {
 		return nil, err
 	}
 	files := map[string]string{}

@@ -111,13 +111,13 @@ func TestResolvers(t *testing.T) {
 		t.Errorf("got %q", got)
 	}
 	dir := t.TempDir()
-	stub, real := filepath.Join(dir, "stub"), filepath.Join(dir, "real")
-	for path, text := range map[string]string{stub: "nameserver 127.0.0.53\n", real: "nameserver 192.0.2.9\n"} {
+	stub, resolved := filepath.Join(dir, "stub"), filepath.Join(dir, "real")
+	for path, text := range map[string]string{stub: "nameserver 127.0.0.53\n", resolved: "nameserver 192.0.2.9\n"} {
 		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if got := readResolvers(filepath.Join(dir, "none"), stub, real); len(got) != 1 || got[0] != "192.0.2.9" {
+	if got := readResolvers(filepath.Join(dir, "none"), stub, resolved); len(got) != 1 || got[0] != "192.0.2.9" {
 		t.Errorf("got %v", got)
 	}
 }

@@ -78,13 +78,14 @@ func (r *record) controlPlane() machineRecord {
 	return machineRecord{}
 }
 
-func (r *record) machine(name string) (int, error) {
-	for i, m := range r.Machines {
+// has is ErrNoMachine when there is none of that name.
+func (r *record) has(name string) error {
+	for _, m := range r.Machines {
 		if m.Name == name {
-			return i, nil
+			return nil
 		}
 	}
-	return 0, fmt.Errorf("machine %q of cluster %q: %w", name, r.Cluster.Name, ErrNoMachine)
+	return fmt.Errorf("machine %q of cluster %q: %w", name, r.Cluster.Name, ErrNoMachine)
 }
 
 // readRecord is ErrNotFound when the cluster is not published.

@@ -16,7 +16,6 @@ import (
 
 // victim is a process of the cluster that a spec kills.
 type victim struct {
-	what string
 	// pattern is looked for in the command line, node in its machine.
 	pattern, node string
 	// podsSurvive says whether containers on the node must outlive it.

@@ -88,9 +88,8 @@ func (c cluster) kubectl(args ...string) result {
 }
 
 // apply sends a manifest.
-func (c cluster) apply(manifest string, flags ...string) result {
-	args := append([]string{"--kubeconfig", c.kubeconfig, "apply", "-f", "-"}, flags...)
-	return run(manifest, filepath.Join(root, "_output/bin/kubectl"), args...)
+func (c cluster) apply(manifest string) result {
+	return run(manifest, filepath.Join(root, "_output/bin/kubectl"), "--kubeconfig", c.kubeconfig, "apply", "-f", "-")
 }
 
 // get reads one field of an object by JSONPath; empty when it is not there.

@@ -163,7 +163,7 @@ func (s *Server) start() error {
 	case kubeconfig := <-ready:
 		if kubeconfig == "" {
 			<-s.exited
-			return fmt.Errorf("API server ended before it was ready: %v\n%s", s.exit, s.stderr)
+			return errors.Join(fmt.Errorf("API server ended before it was ready: %s", s.stderr), s.exit)
 		}
 		if s.config, err = clientcmd.BuildConfigFromFlags("", kubeconfig); err != nil {
 			return fmt.Errorf("kubeconfig %q: %w", kubeconfig, err)

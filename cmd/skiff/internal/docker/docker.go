@@ -25,10 +25,10 @@ const dialBound = 5 * time.Second
 // ErrHost is a DOCKER_HOST that only docker's own client understands.
 var ErrHost = errors.New("only unix://PATH and tcp://HOST:PORT can be read here")
 
-// ErrAbsent: nobody answers.
+// ErrAbsent says that nobody answers.
 var ErrAbsent = errors.New("no Docker daemon")
 
-// ErrNoImage: the daemon does not have it.
+// ErrNoImage says that the daemon does not have it.
 var ErrNoImage = errors.New("no such image")
 
 // Daemon is a Docker daemon.
@@ -104,7 +104,7 @@ func (d *Daemon) get(ctx context.Context, path string, query url.Values) (io.Rea
 		return nil, context.Cause(ctx)
 	}
 	if e, ok := errors.AsType[*url.Error](err); ok {
-		return nil, fmt.Errorf("%w at %s: %v", ErrAbsent, d.host, e.Err)
+		return nil, fmt.Errorf("%w at %s: %w", ErrAbsent, d.host, e.Err)
 	}
 	if err != nil {
 		return nil, err

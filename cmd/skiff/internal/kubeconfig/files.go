@@ -103,8 +103,8 @@ func (f Files) Remove(ctx context.Context, name string) error {
 // edit changes one file under its lock: read, change, publish by a rename.
 func (f Files) edit(ctx context.Context, path string, change func(*document) (bool, error)) error {
 	// A link stays a link: the file that it names is replaced.
-	if real, err := filepath.EvalSymlinks(path); err == nil {
-		path = real
+	if target, err := filepath.EvalSymlinks(path); err == nil {
+		path = target
 	}
 	if err := f.makeDir(filepath.Dir(path)); err != nil {
 		return &Error{Path: path, Cause: err}

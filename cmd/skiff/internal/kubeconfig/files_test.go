@@ -199,8 +199,8 @@ func TestBrokenFilesStayAsTheyAre(t *testing.T) {
 
 func TestLinksStayLinks(t *testing.T) {
 	dir := t.TempDir()
-	real, link := filepath.Join(dir, "real"), filepath.Join(dir, "config")
-	write(t, real, others)
+	target, link := filepath.Join(dir, "real"), filepath.Join(dir, "config")
+	write(t, target, others)
 	if err := os.Symlink("real", link); err != nil {
 		t.Fatal(err)
 	}
@@ -210,7 +210,7 @@ func TestLinksStayLinks(t *testing.T) {
 	if info, _ := os.Lstat(link); info.Mode()&os.ModeSymlink == 0 {
 		t.Error("the link became a file")
 	}
-	if c := read(t, real); c.find("skiff-dev") != 1 {
+	if c := read(t, target); c.find("skiff-dev") != 1 {
 		t.Error("the file that the link names has no entry")
 	}
 }
