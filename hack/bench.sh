@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 [ "$(id -u)" = 0 ] || { echo "Error: clusters need root"; exit 1; }
-command -v nft >/dev/null || { echo "bench: kube-proxy needs nftables"; apt-get install -q -y --no-install-recommends nftables; }
+hack/setup.sh bench
 out=_output/upstream
 mkdir -p "$out"
 stamp="-s -w -X k8s.io/component-base/version.gitVersion=v1.37.2 -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=37"

@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that building and testing need, and says which.
 # Needs Go, gcc and apt; does nothing when all is there.
+#
+#   setup.sh [bench]    bench: also what kube-proxy runs, which we measure beside
 set -euo pipefail
 
 # command or file to look for | package that brings it | what for
@@ -14,6 +16,11 @@ ip|iproute2|tests that look at links and routes
 curl|curl|the demo
 dpkg-deb|dpkg|images for tests
 "
+if [ "${1:-}" = bench ]; then
+	wanted+="nft|nftables|kube-proxy's nftables mode
+iptables|iptables|kube-proxy's iptables mode
+"
+fi
 
 missing=()
 while IFS='|' read -r what package why; do

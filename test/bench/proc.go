@@ -9,26 +9,6 @@ import (
 	"time"
 )
 
-// cgroupCPU is the processor time of a cgroup and all below it, ended
-// processes included.
-func cgroupCPU(path string) (time.Duration, error) {
-	if data, err := os.ReadFile("/sys/fs/cgroup/cpuacct" + path + "/cpuacct.usage"); err == nil {
-		ns, err := strconv.ParseInt(strings.TrimSpace(string(data)), 10, 64)
-		return time.Duration(ns), err
-	}
-	data, err := os.ReadFile("/sys/fs/cgroup" + path + "/cpu.stat")
-	if err != nil {
-		return 0, err
-	}
-	for line := range strings.Lines(string(data)) {
-		if f := strings.Fields(line); len(f) == 2 && f[0] == "usage_usec" {
-			us, err := strconv.ParseInt(f[1], 10, 64)
-			return time.Duration(us) * time.Microsecond, err
-		}
-	}
-	return 0, fmt.Errorf("cgroup %s: no usage_usec in cpu.stat", path)
-}
-
 // processCPU is the processor time of one process and its waited-for children.
 func processCPU(pid int) time.Duration {
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))

@@ -20,6 +20,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
+	"github.com/skiff-k8s/skiff/test/bench/cgroup"
 	"github.com/skiff-k8s/skiff/test/bench/upstream"
 )
 
@@ -77,7 +78,7 @@ func (s *skiffCluster) Delete(ctx context.Context) error {
 }
 
 func (s *skiffCluster) Processes() ([]int, error) {
-	pids, err := upstream.Members("/skiff/" + skiffName)
+	pids, err := cgroup.Members("/skiff/" + skiffName)
 	if err != nil {
 		return nil, err
 	}
@@ -85,7 +86,7 @@ func (s *skiffCluster) Processes() ([]int, error) {
 }
 
 func (s *skiffCluster) CPU() (time.Duration, error) {
-	used, err := cgroupCPU("/skiff/" + skiffName)
+	used, err := cgroup.CPU("/skiff/" + skiffName)
 	for _, pid := range supervisors() {
 		used += processCPU(pid)
 	}
@@ -126,9 +127,9 @@ func (a *assembled) BeforeCreate(ctx context.Context) error { return a.cluster.P
 
 func (a *assembled) Delete(context.Context) error { return a.cluster.Stop() }
 
-func (a *assembled) Processes() ([]int, error) { return upstream.Members(a.cluster.Cgroup()) }
+func (a *assembled) Processes() ([]int, error) { return cgroup.Members(a.cluster.Cgroup()) }
 
-func (a *assembled) CPU() (time.Duration, error) { return cgroupCPU(a.cluster.Cgroup()) }
+func (a *assembled) CPU() (time.Duration, error) { return cgroup.CPU(a.cluster.Cgroup()) }
 
 // Addons installs cluster DNS, as kubeadm does after the control plane is up.
 func (a *assembled) Addons(ctx context.Context, client kubernetes.Interface) error {

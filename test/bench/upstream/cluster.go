@@ -18,11 +18,13 @@ import (
 	"time"
 
 	"k8s.io/client-go/rest"
+
+	"github.com/skiff-k8s/skiff/test/bench/cgroup"
 )
 
 const (
-	cgroup = "/skiff-bench-upstream"
-	dnsIP  = "10.202.0.10"
+	cgroupPath = "/skiff-bench-upstream"
+	dnsIP      = "10.202.0.10"
 )
 
 // Config of an assembled cluster.
@@ -81,7 +83,7 @@ func (c *Cluster) Prepare(ctx context.Context) error {
 		if err := c.writeNode(n); err != nil {
 			return err
 		}
-		if err := makeCgroups(cgroup + "/" + n.name); err != nil {
+		if err := cgroup.Make(cgroupPath + "/" + n.name); err != nil {
 			return err
 		}
 		if err := sh(fmt.Sprintf("mkdir -p %[1]s/lib %[1]s/log && cp -a %[2]s %[1]s/lib/containerd", n.dir, c.imageStore())); err != nil {
@@ -181,7 +183,7 @@ func (c *Cluster) run(n node, args []string) error {
 		return err
 	}
 	defer log.Close()
-	join := fmt.Sprintf("for d in /sys/fs/cgroup/*%[1]s /sys/fs/cgroup%[1]s; do [ -d $d ] && echo $$ >$d/cgroup.procs; done; exec \"$@\"", cgroup+"/"+n.name)
+	join := fmt.Sprintf("for d in /sys/fs/cgroup/*%[1]s /sys/fs/cgroup%[1]s; do [ -d $d ] && echo $$ >$d/cgroup.procs; done; exec \"$@\"", cgroupPath+"/"+n.name)
 	cmd := exec.Command("nsenter", append([]string{"--net=/run/netns/" + n.netns, "bash", "-c", join, "bash"}, args...)...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -208,7 +210,7 @@ func (c *Cluster) Client() *rest.Config {
 }
 
 // Cgroup is where all processes are, below every hierarchy.
-func (c *Cluster) Cgroup() string { return cgroup }
+func (c *Cluster) Cgroup() string { return cgroupPath }
 
 // Stop kills everything and removes namespaces, cgroups and data.
 func (c *Cluster) Stop() error {
@@ -217,7 +219,7 @@ func (c *Cluster) Stop() error {
 	}
 	deadline := time.Now().Add(20 * time.Second)
 	for {
-		pids, err := Members(cgroup)
+		pids, err := cgroup.Members(cgroupPath)
 		if err != nil {
 			return err
 		}
@@ -237,7 +239,7 @@ func (c *Cluster) Stop() error {
 	}
 	c.procs = nil
 	var errs []error
-	errs = append(errs, removeCgroups(cgroup))
+	errs = append(errs, cgroup.Remove(cgroupPath))
 	for _, n := range append([]node{{netns: "skiffbench"}}, c.nodes...) {
 		errs = append(errs, sh("! [ -e /run/netns/"+n.netns+" ] || ip netns del "+n.netns))
 	}

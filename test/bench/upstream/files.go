@@ -35,7 +35,7 @@ failCgroupV1: false
 evictionHard: {nodefs.available: "0%%", nodefs.inodesFree: "0%%", imagefs.available: "0%%"}
 imageGCHighThresholdPercent: 100
 resolvConf: /dev/null
-`, cgroup, n.name, dnsIP),
+`, cgroupPath, n.name, dnsIP),
 		"kube-proxy.yaml": fmt.Sprintf(`apiVersion: kubeproxy.config.k8s.io/v1alpha1
 kind: KubeProxyConfiguration
 clientConnection: {kubeconfig: %s/proxy-kubeconfig}

@@ -1,18 +1,27 @@
-package upstream
+// Package cgroup makes, reads and removes cgroups of the benchmarks, at the same
+// path in every hierarchy: the v1 controllers and cgroup2, or cgroup2 alone.
+package cgroup
 
 import (
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
-
-	"github.com/vishvananda/netns"
+	"time"
 )
 
-// hierarchies are the roots of all cgroup trees: the v1 controllers and
-// cgroup2, or cgroup2 alone.
+// Directories are where a path is in each hierarchy.
+func Directories(path string) []string {
+	var dirs []string
+	for _, h := range hierarchies() {
+		dirs = append(dirs, filepath.Join(h, path))
+	}
+	return dirs
+}
+
+// hierarchies are the roots of all cgroup trees.
 func hierarchies() []string {
 	if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err == nil {
 		return []string{"/sys/fs/cgroup"}
@@ -24,7 +33,8 @@ func hierarchies() []string {
 	return dirs
 }
 
-func makeCgroups(path string) error {
+// Make makes a path in every hierarchy.
+func Make(path string) error {
 	for _, h := range hierarchies() {
 		dir := h
 		for part := range strings.SplitSeq(strings.Trim(path, "/"), "/") {
@@ -44,7 +54,8 @@ func makeCgroups(path string) error {
 	return nil
 }
 
-func removeCgroups(path string) error {
+// Remove removes a path and what is below it; what is gone is no error.
+func Remove(path string) error {
 	for _, h := range hierarchies() {
 		var dirs []string
 		_ = filepath.WalkDir(filepath.Join(h, path), func(p string, d fs.DirEntry, err error) error {
@@ -86,33 +97,22 @@ func Members(path string) ([]int, error) {
 	return pids, nil
 }
 
-// inNetns runs fn on a thread inside the namespace; the thread ends with it
-// when it cannot come home.
-func inNetns(path string, fn func() error) error {
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		home, err := netns.Get()
-		if err != nil {
-			done <- err
-			return
+// CPU is the processor time of a cgroup and all below it, ended
+// processes included.
+func CPU(path string) (time.Duration, error) {
+	if data, err := os.ReadFile("/sys/fs/cgroup/cpuacct" + path + "/cpuacct.usage"); err == nil {
+		ns, err := strconv.ParseInt(strings.TrimSpace(string(data)), 10, 64)
+		return time.Duration(ns), err
+	}
+	data, err := os.ReadFile("/sys/fs/cgroup" + path + "/cpu.stat")
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(data)) {
+		if f := strings.Fields(line); len(f) == 2 && f[0] == "usage_usec" {
+			us, err := strconv.ParseInt(f[1], 10, 64)
+			return time.Duration(us) * time.Microsecond, err
 		}
-		defer home.Close()
-		ns, err := netns.GetFromPath(path)
-		if err != nil {
-			done <- err
-			return
-		}
-		defer ns.Close()
-		if err := netns.Set(ns); err != nil {
-			done <- err
-			return
-		}
-		err = fn()
-		if netns.Set(home) == nil {
-			runtime.UnlockOSThread()
-		}
-		done <- err
-	}()
-	return <-done
+	}
+	return 0, fmt.Errorf("cgroup %s: no usage_usec in cpu.stat", path)
 }
