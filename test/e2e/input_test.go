@@ -102,31 +102,3 @@ var _ = Describe("bad input", func() {
 		Expect(skiff("get", "images", "-o", "json").must()).To(Equal(before))
 	})
 })
-
-var _ = Describe("containment", func() {
-	It("unassigned addresses of every range are refused at once, on the host, in a node and in a pod", func() {
-		shared.apply(`
-apiVersion: v1
-kind: Pod
-metadata: {name: contained}
-spec:
-  nodeName: e2e-worker
-  terminationGracePeriodSeconds: 0
-  containers: [{name: c, image: registry.k8s.io/e2e-test-images/agnhost:2.66.1}]
-`).must()
-		defer shared.kubectl("delete", "pod", "contained")
-		shared.kubectl("wait", "pod/contained", "--for=condition=Ready", "--timeout=30s").must()
-		sent := uplinkPackets()
-		for _, address := range unassigned() {
-			probe := []string{"-c", "timeout 3 bash -c 'exec 3<>/dev/tcp/" + address + "/80'; echo code $?"}
-			for where, r := range map[string]result{
-				"host": run("", "bash", probe...),
-				"node": skiff(append([]string{"exec", "e2e-worker", "--", "bash"}, probe...)...),
-				"pod":  shared.kubectl(append([]string{"exec", "contained", "--", "bash"}, probe...)...),
-			} {
-				Expect(r.out).To(ContainSubstring("code 1"), fmt.Sprintf("%s from the %s: %s%s", address, where, r.out, r.errOut))
-			}
-		}
-		Expect(uplinkPackets()).To(Equal(sent), "packets to cluster ranges on the host's uplinks")
-	})
-})

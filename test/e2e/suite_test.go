@@ -27,6 +27,9 @@ nodes:
 var (
 	shared cluster
 	before []string
+	// uplinks counts, from before the first cluster to after the last one,
+	// what must not leave the host.
+	uplinks *counter
 )
 
 func TestE2E(t *testing.T) {
@@ -47,10 +50,16 @@ var _ = BeforeSuite(func() {
 	var err error
 	before, err = inventory()
 	Expect(err).NotTo(HaveOccurred())
+	uplinks, err = startCounter()
+	Expect(err).NotTo(HaveOccurred())
+	DeferCleanup(uplinks.close)
 	var r result
 	shared, r = create("e2e", threeNodes)
 	living = shared.name
 	r.must()
+	for _, p := range ranges() {
+		Expect(uplinks.covers(p)).To(BeTrue(), "the firewall counter does not watch "+p.String())
+	}
 	skiff("load", "image-archive", filepath.Join(root, "_output/images.tar"), "--name", shared.name).must()
 })
 
@@ -64,6 +73,7 @@ var _ = AfterSuite(func() {
 	shared.delete().must()
 	living = ""
 	expectNothingLeft(before)
+	Expect(uplinks.seen()).To(BeEmpty(), "packets of cluster ranges at the host's uplinks")
 })
 
 // expectNothingLeft compares the host with an earlier inventory. The kernel
