@@ -26,7 +26,7 @@ PROGRAMS := skiff-machine skiff-init skiff-shim skiff-pause runc
 
 .PHONY: help
 help: ## Show this help
-	@awk 'BEGIN {FS = ":.*##"} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*##/ {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*##"} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*##/ {printf "  %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: up
 up: setup build kubectl ## Build all, create a cluster of three nodes, run the demo on it
@@ -65,7 +65,7 @@ $(OUT)/bin/kubectl: go.mod
 
 # Every image that tests need, in one archive.
 IMAGES := $(OUT)/images.tar
-$(IMAGES): go.mod $(wildcard test/images/*.go test/images/demo/*.go test/images/pause/*.go test/images/sh/*.go)
+$(IMAGES): go.mod $(wildcard test/images/*.go test/images/*/*.go test/load/*.go)
 	go run ./test/images -o $@
 
 .PHONY: dist
@@ -101,6 +101,10 @@ test-root: build ## Tests that need root, a kernel or an API server
 e2e: build kubectl $(IMAGES) ## End-to-end tests on real clusters
 	hack/test-e2e.sh
 
+.PHONY: soak
+soak: build kubectl $(IMAGES) ## Roll fifty Deployments under load
+	hack/test-e2e.sh soak
+
 .PHONY: conformance
 conformance: build kubectl $(IMAGES) ## Upstream's e2e suite: [FOCUS=regexp] [SKIP=regexp] [PROCS=n]
 	test/conformance/run.sh
@@ -112,6 +116,10 @@ conformance-slice: build kubectl $(IMAGES) ## The slice of upstream's suite that
 .PHONY: bench
 bench: build kubectl $(IMAGES) ## Measure skiff beside upstream's own programs
 	hack/bench.sh
+
+.PHONY: bench-dataplane
+bench-dataplane: ## Measure Services beside kube-proxy: [ARGS=-short]
+	hack/bench-dataplane.sh $(ARGS)
 
 .PHONY: clean
 clean: ## Remove what was built

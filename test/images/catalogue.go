@@ -159,6 +159,12 @@ func recipes() []recipe {
 			files:    users,
 			config:   v1.Config{Entrypoint: []string{"/demo"}, ExposedPorts: map[string]struct{}{"8080/tcp": {}}},
 		},
+		{
+			names:    []string{"skiff.cluster/load:latest"},
+			programs: map[string]string{"load": "github.com/skiff-k8s/skiff/test/images/load"},
+			files:    users,
+			config:   v1.Config{Entrypoint: []string{"/load"}},
+		},
 		pause("registry.k8s.io/pause:3.10.2"),
 		busybox(e2eRegistry+"busybox:1.37.0-2", "docker.io/library/busybox:latest"),
 		agnhost(e2eRegistry+"agnhost:2.66.1", e2eRegistry+"agnhost:2.55"),
