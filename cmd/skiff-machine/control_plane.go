@@ -150,8 +150,8 @@ func dnsConfiguration(cfg machinev1alpha1.ControlPlaneConfiguration, api *server
 		return dns.Config{}, fmt.Errorf("%s: dnsServiceIP: %w", machinev1alpha1.ControlPlaneConfigFile, err)
 	}
 	return dns.Config{
-		Listen: netip.AddrPortFrom(node, machinev1alpha1.DNSPort), RESTConfig: api.LoopbackClientConfig(),
-		ClusterDomain: cfg.DNSDomain, ServiceIP: service, Upstreams: cfg.UpstreamResolvers,
+		Listen: []netip.AddrPort{netip.AddrPortFrom(node, machinev1alpha1.DNSPort)}, RESTConfig: api.LoopbackClientConfig(),
+		ClusterDomain: cfg.DNSDomain, ServiceIPs: []netip.Addr{service}, Upstreams: cfg.UpstreamResolvers,
 	}, nil
 }
 

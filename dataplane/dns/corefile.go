@@ -64,44 +64,43 @@ func forwardable(upstreams []string) []string {
 	return out
 }
 
+// hostedCorefile is a user's Corefile as it runs in this process.
+type hostedCorefile struct {
+	text []byte
+	// metrics are the addresses that `prometheus` names.
+	metrics []string
+}
+
 // hosted turns a user's Corefile into the one that runs in this process; the
-// package's doc tells what changes and why.
-func hosted(corefile string, listen netip.AddrPort) ([]byte, error) {
-	blocks, err := caddyfile.Parse("Corefile", strings.NewReader(corefile), nil)
+// package's doc tells what changes and why. Relative paths count from path.
+func hosted(path, corefile string, listen []netip.AddrPort) (*hostedCorefile, error) {
+	blocks, err := caddyfile.Parse(path, strings.NewReader(corefile), nil)
 	if err != nil {
 		return nil, err
 	}
 	if len(blocks) == 0 {
 		return nil, fmt.Errorf("the Corefile has no server block")
 	}
+	h := &hostedCorefile{}
 	var out bytes.Buffer
 	for _, block := range blocks {
 		for i, key := range block.Keys {
-			if block.Keys[i], err = quoted(onPort(key, listen.Port())); err != nil {
+			if block.Keys[i], err = quoted(onPort(key, listen[0].Port())); err != nil {
 				return nil, err
 			}
 		}
 		fmt.Fprintf(&out, "%s {\n", strings.Join(block.Keys, " "))
 		if _, ok := block.Tokens["bind"]; !ok {
-			fmt.Fprintf(&out, "bind %s\n", listen.Addr())
+			fmt.Fprintf(&out, "bind%s\n", addresses(listen))
 		}
 		for _, name := range directives(block) {
-			switch name {
-			case "health", "ready", "reload", "loop":
-				continue
-			case kubernetesPlugin:
-				renamed := slices.Clone(block.Tokens[name])
-				for i := range renamed {
-					if starts(renamed, i) && renamed[i].Text == kubernetesPlugin {
-						renamed[i].Text = hostedKubernetesPlugin
-					}
+			for _, tokens := range each(block.Tokens[name]) {
+				if tokens, err = h.host(name, tokens, listen); err != nil {
+					return nil, err
 				}
-				err = write(&out, renamed)
-			default:
-				err = write(&out, block.Tokens[name])
-			}
-			if err != nil {
-				return nil, err
+				if err := write(&out, tokens); err != nil {
+					return nil, err
+				}
 			}
 		}
 		if _, ok := block.Tokens["forward"]; !ok {
@@ -109,7 +108,71 @@ func hosted(corefile string, listen netip.AddrPort) ([]byte, error) {
 		}
 		out.WriteString("}\n")
 	}
-	return out.Bytes(), nil
+	h.text = out.Bytes()
+	return h, nil
+}
+
+// host is what becomes of one directive; nothing when it is left out.
+func (h *hostedCorefile) host(name string, tokens []caddyfile.Token, listen []netip.AddrPort) ([]caddyfile.Token, error) {
+	renamed := func(to string) []caddyfile.Token {
+		tokens := slices.Clone(tokens)
+		tokens[0].Text = to
+		return tokens
+	}
+	switch name {
+	case "reload", "loop":
+		return nil, nil
+	case "health", "ready":
+		// Nobody asks the port that everybody's has; one that is named is
+		// somebody's wish. What health may have in braces is how long it
+		// holds up the end of the process.
+		if len(tokens) < 2 || tokens[1].Text == "{" {
+			return nil, nil
+		}
+		if name == "health" {
+			return tokens[:2], nil
+		}
+	case kubernetesPlugin:
+		return renamed(hostedKubernetesPlugin), nil
+	case metricsPlugin:
+		if len(tokens) > 2 {
+			return tokens, nil // TLS or more metrics: upstream's own server
+		}
+		address := defaultMetricsAddress
+		if len(tokens) == 2 {
+			address = tokens[1].Text
+		}
+		at, err := metricsAddresses(address, listen)
+		if err != nil {
+			return nil, err
+		}
+		h.metrics = append(h.metrics, at...)
+		return renamed(hostedMetricsPlugin)[:1], nil
+	}
+	if reason, ok := leftOut[name]; ok {
+		return nil, fmt.Errorf("plugin %s is not in this CoreDNS: %s", name, reason)
+	}
+	return tokens, nil
+}
+
+func addresses(listen []netip.AddrPort) string {
+	var b strings.Builder
+	for _, l := range listen {
+		b.WriteString(" " + l.Addr().String())
+	}
+	return b.String()
+}
+
+// each splits the tokens of all directives of one name into one each.
+func each(tokens []caddyfile.Token) [][]caddyfile.Token {
+	var all [][]caddyfile.Token
+	for i := range tokens {
+		if starts(tokens, i) {
+			all = append(all, nil)
+		}
+		all[len(all)-1] = append(all[len(all)-1], tokens[i])
+	}
+	return all
 }
 
 // onPort moves a server block's key from the port that everybody writes to
@@ -157,6 +220,9 @@ func sameLine(a, b caddyfile.Token) bool {
 
 // write puts tokens back as text, with the lines they had.
 func write(out *bytes.Buffer, tokens []caddyfile.Token) error {
+	if len(tokens) == 0 {
+		return nil
+	}
 	for i, t := range tokens {
 		if i > 0 {
 			if sameLine(tokens[i-1], t) {

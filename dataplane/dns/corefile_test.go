@@ -1,17 +1,27 @@
 package dns
 
 import (
+	"bytes"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
+	"github.com/coredns/caddy"
 	"github.com/coredns/caddy/caddyfile"
+	"github.com/coredns/coredns/core/dnsserver"
 )
 
+// both are the addresses of a dual-stack cluster's DNS.
+var both = []netip.AddrPort{netip.MustParseAddrPort("172.30.0.10:53"), netip.MustParseAddrPort("[fd00::10]:53")}
+
 func TestHosted(t *testing.T) {
-	for _, c := range []struct{ name, in, want string }{
+	for _, c := range []struct {
+		name, in, want string
+		metrics        []string
+	}{
 		{"a new cluster's", defaultCorefile("cluster.local", []string{"192.0.2.1"}), `.:53 {
-bind 172.30.0.10
+bind 172.30.0.10 fd00::10
 cache 30 {
 disable success cluster.local
 disable denial cluster.local
@@ -27,9 +37,9 @@ fallthrough in-addr.arpa ip6.arpa
 ttl 30
 }
 loadbalance
-prometheus :9153
+skiff_prometheus
 }
-`},
+`, []string{"172.30.0.10:9153", "[fd00::10]:9153"}},
 		{"quotes, comments, several blocks, an address of its own", `
 (shared) {
     errors
@@ -49,7 +59,9 @@ example.org:53 {
 . {
     forward . 192.0.2.1
     loop
-    health :8080
+    health {
+        lameduck 5s
+    }
     ready
 }
 `, `example.org:53 {
@@ -66,21 +78,56 @@ answer "{{ .Name }} 60 IN TXT \"a b # c\""
 skiff_outside
 }
 . {
-bind 172.30.0.10
+bind 172.30.0.10 fd00::10
 forward . 192.0.2.1
 }
-`},
+`, nil},
+		{"ports that are named, and metrics of upstream's own server", `
+.:53 {
+    health 172.30.0.10:8080 {
+        lameduck 5s
+    }
+    ready 172.30.0.10:8181
+    prometheus
+    forward . 192.0.2.1
+}
+example.org {
+    prometheus 172.30.0.10:9253 {
+        tls /etc/coredns/web.yaml
+    }
+    forward . 192.0.2.1
+    forward a.example.org 192.0.2.2
+}
+`, `.:53 {
+bind 172.30.0.10 fd00::10
+forward . 192.0.2.1
+health 172.30.0.10:8080
+skiff_prometheus
+ready 172.30.0.10:8181
+}
+example.org {
+bind 172.30.0.10 fd00::10
+forward . 192.0.2.1
+forward a.example.org 192.0.2.2
+prometheus 172.30.0.10:9253 {
+tls /etc/coredns/web.yaml
+}
+}
+`, []string{"localhost:9153"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			got, err := hosted(c.in, netip.MustParseAddrPort("172.30.0.10:53"))
+			got, err := hosted("Corefile", c.in, both)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if string(got) != c.want {
-				t.Errorf("got\n%s\nwant\n%s", got, c.want)
+			if string(got.text) != c.want {
+				t.Errorf("got\n%s\nwant\n%s", got.text, c.want)
+			}
+			if !slices.Equal(got.metrics, c.metrics) {
+				t.Errorf("metrics on %v, want %v", got.metrics, c.metrics)
 			}
 			// What was written reads as it was meant.
-			if _, err := caddyfile.Parse("Corefile", strings.NewReader(string(got)), nil); err != nil {
+			if _, err := caddyfile.Parse("Corefile", bytes.NewReader(got.text), nil); err != nil {
 				t.Error(err)
 			}
 		})
@@ -88,9 +135,39 @@ forward . 192.0.2.1
 }
 
 func TestHostedRefuses(t *testing.T) {
-	for _, in := range []string{"", "# nothing\n", ".:53 {\n errors\n", ".:53 {\n import missing\n}\n"} {
-		if got, err := hosted(in, netip.MustParseAddrPort("172.30.0.10:53")); err == nil {
-			t.Errorf("%q: accepted as %q", in, got)
+	for in, why := range map[string]string{
+		"":                                   "no server block",
+		"# nothing\n":                        "no server block",
+		".:53 {\n errors\n":                  "",
+		".:53 {\n import missing\n}\n":       "missing",
+		".:53 {\n prometheus 9153\n}\n":      "prometheus",
+		".:53 {\n errors\n trace\n}\n":       "plugin trace is not in this CoreDNS: its tracers",
+		".:53 {\n on startup /bin/true\n}\n": "plugin on is not in this CoreDNS: it runs commands",
+	} {
+		got, err := hosted("Corefile", in, both)
+		if err == nil {
+			t.Errorf("%q: accepted as %q", in, got.text)
+		} else if !strings.Contains(err.Error(), why) {
+			t.Errorf("%q: %v, want %q in it", in, err, why)
+		}
+	}
+}
+
+// TestEveryPluginOfUpstreams holds that each is there, or left out with a
+// reason.
+func TestEveryPluginOfUpstreams(t *testing.T) {
+	registerPlugins()
+	here := caddy.ListPlugins()["others"]
+	elsewhere := []string{"reload", "loop"} // what they do is done otherwise
+	for _, name := range dnsserver.Directives {
+		_, out := leftOut[name]
+		if in := slices.Contains(here, "dns."+name); in == (out || slices.Contains(elsewhere, name)) {
+			t.Errorf("plugin %s: registered %t, left out %t", name, in, out)
+		}
+	}
+	for name := range leftOut {
+		if !slices.Contains(dnsserver.Directives, name) {
+			t.Errorf("plugin %s is left out, and upstream has none of that name", name)
 		}
 	}
 }
@@ -99,18 +176,15 @@ func FuzzHosted(f *testing.F) {
 	f.Add(defaultCorefile("cluster.local", nil))
 	f.Add(".:53 {\n template IN A . {\n answer \"a \\\" b\"\n }\n}\n")
 	f.Fuzz(func(t *testing.T, in string) {
-		listen := netip.MustParseAddrPort("172.30.0.10:53")
 		if strings.Contains(in, "import") || strings.Contains(in, "$") || strings.Contains(in, "%") {
 			return // reads files and the environment
 		}
-		once, err := hosted(in, listen)
+		once, err := hosted("Corefile", in, both)
 		if err != nil {
 			return
 		}
-		again, err := hosted(string(once), listen)
-		if err != nil {
-			t.Fatalf("%q became %q, which does not parse: %v", in, once, err)
+		if _, err := hosted("Corefile", string(once.text), both); err != nil {
+			t.Fatalf("%q became %q, which does not parse: %v", in, once.text, err)
 		}
-		_ = again
 	})
 }

@@ -1,11 +1,14 @@
 package dns
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -20,20 +23,25 @@ import (
 
 // Config is what cluster DNS needs.
 type Config struct {
-	// Listen is the one address on which queries are answered, UDP and TCP.
-	Listen netip.AddrPort
+	// Listen are the addresses on which queries are answered, UDP and TCP: at
+	// most one a family, all with the same port.
+	Listen []netip.AddrPort
 	// RESTConfig is the client: it reads Services, EndpointSlices, Namespaces
 	// and Pods, and creates the objects in kube-system.
 	RESTConfig *rest.Config
 	// ClusterDomain is "cluster.local".
 	ClusterDomain string
-	// ServiceIP is the ClusterIP of kube-system/kube-dns.
-	ServiceIP netip.Addr
+	// ServiceIPs are the ClusterIPs of kube-system/kube-dns: at most one a
+	// family.
+	ServiceIPs []netip.Addr
 	// Upstreams are nameservers ("address" or "address:port") for the rest of
 	// the world, written into a new cluster's Corefile. Without any, names
 	// outside the cluster fail at once. Addresses of the host's loopback are
 	// left out.
 	Upstreams []string
+	// FilesDir is where the keys of the ConfigMap are files, for plugins that
+	// read some. Default /etc/coredns, as in CoreDNS's own pods.
+	FilesDir string
 	// Log; default slog.Default().
 	Log *slog.Logger
 }
@@ -52,6 +60,12 @@ func Run(ctx context.Context, cfg Config) error {
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
 	}
+	if cfg.FilesDir == "" {
+		cfg.FilesDir = "/etc/coredns"
+	}
+	if len(cfg.Listen) == 0 || len(cfg.ServiceIPs) == 0 {
+		return errors.New("cluster DNS: no address to listen on, or no ClusterIP")
+	}
 	client, err := kubernetes.NewForConfig(cfg.RESTConfig)
 	if err != nil {
 		return fmt.Errorf("cluster DNS: client: %w", err)
@@ -60,7 +74,7 @@ func Run(ctx context.Context, cfg Config) error {
 	registerPlugins()
 	dnsserver.Quiet = true
 
-	s := &server{cfg: cfg, log: cfg.Log, client: client}
+	s := &server{cfg: cfg, log: cfg.Log, client: client, metrics: metricsServers{}}
 	s.broadcaster = events.NewBroadcaster(&events.EventSinkImpl{Interface: client.EventsV1()})
 	defer s.broadcaster.Shutdown()
 	if err := s.broadcaster.StartRecordingToSinkWithContext(ctx); err != nil {
@@ -79,8 +93,9 @@ type server struct {
 	recorder    events.EventRecorder
 
 	instance *caddy.Instance
-	// tried is the Corefile that was started last, whether it worked or not.
-	tried string
+	// tried is the ConfigMap that was started last, whether it worked or not.
+	tried   *corev1.ConfigMap
+	metrics metricsServers
 }
 
 func (s *server) run(ctx context.Context) error {
@@ -91,7 +106,7 @@ func (s *server) run(ctx context.Context) error {
 	}); err != nil {
 		return nil // ctx ended
 	}
-	if err := s.start(configMap); err != nil {
+	if err := s.start(ctx, configMap); err != nil {
 		return fmt.Errorf("cluster DNS: %w", err)
 	}
 	defer s.stop()
@@ -110,53 +125,94 @@ func (s *server) run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case configMap := <-changes:
-			s.reload(configMap)
+			s.reload(ctx, configMap)
 		}
 	}
 }
 
 // start starts CoreDNS with the ConfigMap's Corefile, or with the default one
 // if that does not work.
-func (s *server) start(configMap *corev1.ConfigMap) error {
-	s.tried = configMap.Data[corefileKey]
-	input, err := s.input(s.tried)
+func (s *server) start(ctx context.Context, configMap *corev1.ConfigMap) error {
+	s.tried = configMap
+	corefile, err := s.read(configMap)
 	if err == nil {
-		if s.instance, err = caddy.Start(input); err == nil {
-			return nil
-		}
+		err = s.launch(corefile)
+	}
+	if err == nil {
+		s.serveMetrics(ctx, corefile)
+		return nil
 	}
 	s.refuse(configMap, err)
-	if input, err = s.input(defaultCorefile(s.cfg.ClusterDomain, forwardable(s.cfg.Upstreams))); err != nil {
+	if corefile, err = s.host(defaultCorefile(s.cfg.ClusterDomain, forwardable(s.cfg.Upstreams))); err != nil {
 		return err
 	}
-	s.instance, err = caddy.Start(input)
+	if err := s.launch(corefile); err != nil {
+		return err
+	}
+	s.serveMetrics(ctx, corefile)
+	return nil
+}
+
+// launch starts CoreDNS, or puts a new one in the place of the running one.
+func (s *server) launch(c *hostedCorefile) (err error) {
+	defer func() {
+		// A plugin that falls over its arguments takes nobody with it.
+		if r := recover(); r != nil {
+			err = fmt.Errorf("panic: %v", r)
+		}
+		err = begun.settle(err)
+	}()
+	in := caddy.CaddyfileInput{Filepath: corefileKey, Contents: c.text, ServerTypeName: "dns"}
+	var next *caddy.Instance
+	if s.instance == nil {
+		next, err = caddy.Start(in)
+	} else if next, err = s.instance.Restart(in); err == nil && next == nil {
+		err = errors.New("a plugin panicked") // upstream keeps that to itself
+	}
+	if err == nil {
+		s.instance = next
+	}
 	return err
 }
 
 // reload starts CoreDNS anew on the same sockets. If the Corefile does not
 // work, the old one stays.
-func (s *server) reload(configMap *corev1.ConfigMap) {
-	if configMap.Data[corefileKey] == s.tried {
+func (s *server) reload(ctx context.Context, configMap *corev1.ConfigMap) {
+	if maps.Equal(configMap.Data, s.tried.Data) && maps.EqualFunc(configMap.BinaryData, s.tried.BinaryData, bytes.Equal) {
 		return
 	}
-	s.tried = configMap.Data[corefileKey]
-	input, err := s.input(s.tried)
+	s.tried = configMap
+	corefile, err := s.read(configMap)
 	if err == nil {
-		s.instance, err = s.instance.Restart(input)
+		err = s.launch(corefile)
 	}
 	if err != nil {
 		s.refuse(configMap, err)
 		return
 	}
+	s.serveMetrics(ctx, corefile)
 	s.log.Info("Corefile changed", "configMap", configMap.Name)
 }
 
-func (s *server) input(corefile string) (caddy.Input, error) {
-	text, err := hosted(corefile, s.cfg.Listen)
-	if err != nil {
+// read brings the ConfigMap's files in place and reads its Corefile.
+func (s *server) read(configMap *corev1.ConfigMap) (*hostedCorefile, error) {
+	if err := writeFiles(s.cfg.FilesDir, configMap); err != nil {
 		return nil, err
 	}
-	return caddy.CaddyfileInput{Filepath: "Corefile", Contents: text, ServerTypeName: "dns"}, nil
+	return s.host(configMap.Data[corefileKey])
+}
+
+func (s *server) host(corefile string) (*hostedCorefile, error) {
+	return hosted(filepath.Join(s.cfg.FilesDir, corefileKey), corefile, s.cfg.Listen)
+}
+
+// serveMetrics is not worth a name that is not answered: an address in use is
+// reported, and tried again with the next Corefile.
+func (s *server) serveMetrics(ctx context.Context, c *hostedCorefile) {
+	if err := s.metrics.ensure(ctx, c.metrics); err != nil {
+		s.log.Error("cluster DNS has no metrics", "err", err)
+		s.recorder.Eventf(s.tried, nil, corev1.EventTypeWarning, "MetricsNotServed", "Reload", "%v", err)
+	}
 }
 
 func (s *server) refuse(configMap *corev1.ConfigMap, err error) {
@@ -165,6 +221,7 @@ func (s *server) refuse(configMap *corev1.ConfigMap, err error) {
 }
 
 func (s *server) stop() {
+	_ = s.metrics.ensure(context.Background(), nil) // opens nothing
 	for _, err := range s.instance.ShutdownCallbacks() {
 		s.log.Error("stop cluster DNS", "err", err)
 	}

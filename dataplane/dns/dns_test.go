@@ -23,17 +23,23 @@ var listen = netip.MustParseAddrPort("172.30.0.10:53")
 // startDNS runs cluster DNS against an API server until the test ends.
 func startDNS(t *testing.T, api *apitest.Server, upstreams ...string) {
 	t.Helper()
+	startDNSWith(t, Config{
+		Listen:     []netip.AddrPort{listen},
+		RESTConfig: api.Config,
+		ServiceIPs: []netip.Addr{netip.MustParseAddr("10.96.0.10")},
+		Upstreams:  upstreams,
+	})
+}
+
+func startDNSWith(t *testing.T, cfg Config) {
+	t.Helper()
+	cfg.ClusterDomain = "cluster.local"
+	if cfg.FilesDir == "" {
+		cfg.FilesDir = t.TempDir()
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	go func() {
-		done <- Run(ctx, Config{
-			Listen:        listen,
-			RESTConfig:    api.Config,
-			ClusterDomain: "cluster.local",
-			ServiceIP:     netip.MustParseAddr("10.96.0.10"),
-			Upstreams:     upstreams,
-		})
-	}()
+	go func() { done <- Run(ctx, cfg) }()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil {
@@ -48,10 +54,14 @@ func ask(network, name string, kind uint16) (string, error) {
 }
 
 func askFor(network, name string, kind uint16, timeout time.Duration) (string, error) {
+	return askAt(listen, network, name, kind, timeout)
+}
+
+func askAt(at netip.AddrPort, network, name string, kind uint16, timeout time.Duration) (string, error) {
 	c := &mdns.Client{Net: network, Timeout: timeout}
 	m := new(mdns.Msg)
 	m.SetQuestion(mdns.Fqdn(name), kind)
-	r, _, err := c.Exchange(m, listen.String())
+	r, _, err := c.Exchange(m, at.String())
 	if err != nil {
 		return "", err
 	}

@@ -2,6 +2,7 @@ package dns
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -32,9 +33,12 @@ var clusterClient atomic.Pointer[rest.Config]
 // registerPlugins makes ours known to CoreDNS; its registry is one a process.
 var registerPlugins = sync.OnceFunc(func() {
 	plugin.Register(hostedKubernetesPlugin, setupKubernetes)
+	plugin.Register(hostedMetricsPlugin, setupMetrics)
 	plugin.Register(outsidePlugin, setupOutside)
-	at := slices.Index(dnsserver.Directives, kubernetesPlugin)
-	order := slices.Insert(slices.Clone(dnsserver.Directives), at+1, hostedKubernetesPlugin)
+	order := slices.Clone(dnsserver.Directives)
+	for theirs, ours := range map[string]string{kubernetesPlugin: hostedKubernetesPlugin, metricsPlugin: hostedMetricsPlugin} {
+		order = slices.Insert(order, slices.Index(order, theirs)+1, ours)
+	}
 	dnsserver.Directives = append(order, outsidePlugin)
 })
 
@@ -58,16 +62,18 @@ func setupKubernetes(c *caddy.Controller) error {
 		return plugin.Error(kubernetesPlugin, err)
 	}
 	var running sync.WaitGroup
-	c.OnStartup(func() error {
-		running.Go(k.APIConn.Run)
-		awaitSync(k.APIConn.HasSynced)
-		return nil
-	})
-	c.OnShutdown(func() error {
+	end := sync.OnceValue(func() error {
 		err := stop()
 		running.Wait()
 		return err
 	})
+	c.OnStartup(func() error {
+		begun.add(end)
+		running.Go(k.APIConn.Run)
+		awaitSync(k.APIConn.HasSynced)
+		return nil
+	})
+	c.OnShutdown(end)
 	dnsserver.GetConfig(c).AddPlugin(func(next plugin.Handler) plugin.Handler {
 		k.Next = next
 		return k
@@ -84,6 +90,35 @@ func awaitSync(synced func() bool) {
 	for !synced() && time.Now().Before(deadline) {
 		time.Sleep(2 * time.Millisecond)
 	}
+}
+
+// begun ends what an instance had begun that did not start in the end: CoreDNS
+// forgets such an instance.
+var begun unfinished
+
+type unfinished struct {
+	mu   sync.Mutex // guards ends
+	ends []func() error
+}
+
+func (u *unfinished) add(end func() error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.ends = append(u.ends, end)
+}
+
+// settle forgets what was begun, and ends it if the start failed.
+func (u *unfinished) settle(failed error) error {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	errs := []error{failed}
+	if failed != nil {
+		for _, end := range u.ends {
+			errs = append(errs, end())
+		}
+	}
+	u.ends = nil
+	return errors.Join(errs...)
 }
 
 // clientConfig hands a client over where upstream asks for a kubeconfig.

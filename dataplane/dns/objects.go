@@ -3,6 +3,8 @@ package dns
 import (
 	"context"
 	"fmt"
+	"net/netip"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -49,10 +51,18 @@ func (s *server) ensureService(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if svc.Spec.ClusterIP != s.cfg.ServiceIP.String() {
-		return fmt.Errorf("Service %s/%s has address %s, the nodes' pods ask %s", namespace, serviceName, svc.Spec.ClusterIP, s.cfg.ServiceIP)
+	if want := s.clusterIPs(); !slices.Equal(svc.Spec.ClusterIPs, want) {
+		return fmt.Errorf("Service %s/%s has addresses %v, the nodes' pods ask %v", namespace, serviceName, svc.Spec.ClusterIPs, want)
 	}
-	want := s.slice(svc)
+	for _, listen := range s.cfg.Listen {
+		if err := s.ensureSlice(ctx, s.slice(svc, listen)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *server) ensureSlice(ctx context.Context, want *discoveryv1.EndpointSlice) error {
 	slices := s.client.DiscoveryV1().EndpointSlices(namespace)
 	have, err := slices.Get(ctx, want.Name, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
@@ -70,8 +80,21 @@ func (s *server) ensureService(ctx context.Context) error {
 	return err
 }
 
+func (s *server) clusterIPs() []string {
+	var ips []string
+	for _, ip := range s.cfg.ServiceIPs {
+		ips = append(ips, ip.String())
+	}
+	return ips
+}
+
 // service is kubeadm's kube-dns without a selector: the endpoint is no pod.
 func (s *server) service() *corev1.Service {
+	policy := corev1.IPFamilyPolicySingleStack
+	if len(s.cfg.ServiceIPs) > 1 {
+		policy = corev1.IPFamilyPolicyRequireDualStack
+	}
+	port := intstr.FromInt32(int32(s.cfg.Listen[0].Port()))
 	return &corev1.Service{
 		ObjectMeta: metav1.ObjectMeta{
 			Name:      serviceName,
@@ -87,22 +110,29 @@ func (s *server) service() *corev1.Service {
 			},
 		},
 		Spec: corev1.ServiceSpec{
-			ClusterIP: s.cfg.ServiceIP.String(),
+			ClusterIP:      s.cfg.ServiceIPs[0].String(),
+			ClusterIPs:     s.clusterIPs(),
+			IPFamilyPolicy: &policy,
 			Ports: []corev1.ServicePort{
-				{Name: "dns", Protocol: corev1.ProtocolUDP, Port: 53, TargetPort: intstr.FromInt32(int32(s.cfg.Listen.Port()))},
-				{Name: "dns-tcp", Protocol: corev1.ProtocolTCP, Port: 53, TargetPort: intstr.FromInt32(int32(s.cfg.Listen.Port()))},
+				{Name: "dns", Protocol: corev1.ProtocolUDP, Port: 53, TargetPort: port},
+				{Name: "dns-tcp", Protocol: corev1.ProtocolTCP, Port: 53, TargetPort: port},
 				{Name: "metrics", Protocol: corev1.ProtocolTCP, Port: metricsPort, TargetPort: intstr.FromInt32(metricsPort)},
 			},
 		},
 	}
 }
 
-func (s *server) slice(svc *corev1.Service) *discoveryv1.EndpointSlice {
-	port := int32(s.cfg.Listen.Port())
+// slice is the Service's EndpointSlice of one family.
+func (s *server) slice(svc *corev1.Service, listen netip.AddrPort) *discoveryv1.EndpointSlice {
+	port := int32(listen.Port())
 	yes, no := true, false
+	name, family := serviceName, discoveryv1.AddressTypeIPv4
+	if listen.Addr().Is6() {
+		name, family = serviceName+"-ipv6", discoveryv1.AddressTypeIPv6
+	}
 	return &discoveryv1.EndpointSlice{
 		ObjectMeta: metav1.ObjectMeta{
-			Name:      serviceName,
+			Name:      name,
 			Namespace: namespace,
 			Labels: map[string]string{
 				discoveryv1.LabelServiceName: serviceName,
@@ -111,9 +141,9 @@ func (s *server) slice(svc *corev1.Service) *discoveryv1.EndpointSlice {
 			},
 			OwnerReferences: []metav1.OwnerReference{{APIVersion: "v1", Kind: "Service", Name: svc.Name, UID: svc.UID}},
 		},
-		AddressType: discoveryv1.AddressTypeIPv4,
+		AddressType: family,
 		Endpoints: []discoveryv1.Endpoint{{
-			Addresses:  []string{s.cfg.Listen.Addr().String()},
+			Addresses:  []string{listen.Addr().String()},
 			Conditions: discoveryv1.EndpointConditions{Ready: &yes, Serving: &yes, Terminating: &no},
 		}},
 		Ports: []discoveryv1.EndpointPort{

@@ -62,7 +62,7 @@ func main() {
 	flag.StringVar(&f.etcdKey, "etcd-keyfile", "", "PEM file")
 	flag.StringVar(&f.auditPolicy, "audit-policy-file", "", "audit.k8s.io/v1 Policy; the log is audit.log in -dir")
 	flag.StringVar(&f.nodeIP, "node-ip", "192.0.2.10", "address in the endpoints of default/kubernetes; must not be loopback, nobody dials it")
-	flag.StringVar(&f.serviceCIDR, "service-cidr", "10.96.0.0/16", "service range; nothing routes it")
+	flag.StringVar(&f.serviceCIDR, "service-cidr", "10.96.0.0/16", "service range, or two, comma separated; nothing routes them")
 	flag.IntVar(&f.verbosity, "v", 0, "klog verbosity")
 	flag.Var(&f.gates, "feature-gates", "Name=true,Other=false")
 	flag.Var(&f.runtime, "runtime-config", "api/alpha=true,group/version=false")

@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
@@ -20,6 +21,7 @@ const (
 // certificates makes the cluster's files in dir and beside it an admin
 // kubeconfig, whose path it returns.
 func certificates(dir string, address *net.TCPAddr, nodeIP, serviceCIDR string) (string, error) {
+	serviceCIDR, _, _ = strings.Cut(serviceCIDR, ",") // the second is of the other family
 	first, _, err := net.ParseCIDR(serviceCIDR)
 	if err != nil {
 		return "", fmt.Errorf("service range: %w", err)

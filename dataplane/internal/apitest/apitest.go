@@ -18,10 +18,11 @@ type Server struct {
 	Client kubernetes.Interface
 }
 
-// Start starts an API server that goes with the test.
-func Start(t testing.TB) *Server {
+// Start starts an API server that goes with the test; args are further flags
+// of test/apiserver.
+func Start(t testing.TB, args ...string) *Server {
 	t.Helper()
-	config := apiservertest.Start(t).Config()
+	config := apiservertest.Start(t, args...).Config()
 	client, err := kubernetes.NewForConfig(config)
 	if err != nil {
 		t.Fatal(err)
