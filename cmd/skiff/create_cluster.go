@@ -21,7 +21,7 @@ import (
 
 type createOptions struct {
 	name, config, image, kubeconfig string
-	retain                          bool
+	retain, hostDNS                 bool
 	wait                            time.Duration
 }
 
@@ -54,6 +54,7 @@ and 4 for debugging. "skiff logs" and "skiff export logs" show it.`,
 	f.StringVar(&o.config, "config", "", "a config file, or - for stdin")
 	f.StringVar(&o.image, "image", "", "accepted for kind's scripts: kindest/node:v"+v1alpha1.KubernetesMinor+".x, as nodes have no image")
 	f.BoolVar(&o.retain, "retain", false, "keep what was made when the command fails, for looking at it")
+	f.BoolVar(&o.hostDNS, "host-dns", false, "make the cluster's names (*.svc.cluster.local) resolve on this host until it is deleted")
 	f.DurationVar(&o.wait, "wait", defaultWait, "how long to wait until all nodes take Pods; 0s does not wait")
 	kubeconfigFlag(cmd, &o.kubeconfig)
 	return cmd
@@ -226,6 +227,9 @@ func (a *app) complete(c *v1alpha1.Cluster, o createOptions) error {
 		for i := range c.Nodes {
 			c.Nodes[i].Image = o.image
 		}
+	}
+	if o.hostDNS {
+		c.Networking.HostDNS = true
 	}
 	dir, err := a.workDir()
 	if err != nil {

@@ -66,6 +66,9 @@ func Create(ctx context.Context, opts CreateOptions) (info *Info, err error) {
 
 	end := begin(progress, StepCheck)
 	err = p.preflight(c)
+	if err == nil {
+		err = p.checkHostDNS(ctx, c)
+	}
 	if err == nil && p.traces(c.Name) {
 		// Of a create or delete that was killed.
 		err = p.remove(ctx, c.Name)
@@ -102,6 +105,12 @@ func Create(ctx context.Context, opts CreateOptions) (info *Info, err error) {
 	end = begin(progress, StepServer)
 	if err := end(p.waitReady(ctx, rec)); err != nil {
 		return nil, p.blame(err, c.Name)
+	}
+	if rec.Cluster.Networking.HostDNS {
+		end = begin(progress, StepHostDNS)
+		if err := end(p.startHostDNS(ctx, rec)); err != nil {
+			return nil, err
+		}
 	}
 	return p.describe(rec), nil
 }
@@ -168,6 +177,9 @@ func (p Paths) reserve(ctx context.Context, c *cluster.Cluster) (*record, map[st
 	}
 	defer unlock()
 	if err := p.chooseRanges(c); err != nil {
+		return nil, nil, err
+	}
+	if err := p.oneHostDNS(c); err != nil {
 		return nil, nil, err
 	}
 	rec, err := newRecord(c, time.Now())

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/skiff-k8s/skiff/hostnode/hostdns"
 	"github.com/skiff-k8s/skiff/hostnode/namespaces"
 )
 
@@ -48,14 +49,15 @@ func (p Paths) traces(name string) bool {
 	return slices.ContainsFunc(paths, func(path string) bool {
 		_, err := os.Lstat(path)
 		return err == nil
-	})
+	}) || hostdns.Has(p.hostDNSFiles(), name)
 }
 
 // remove finds everything of a cluster by its name. It succeeds when there is
 // nothing.
 //
 //	published → taken back → supervisor dead (nobody restarts anything) →
-//	processes dead and network gone → run directory gone → cluster directory gone
+//	processes dead, host's resolv.conf as before and network gone →
+//	run directory gone → cluster directory gone
 func (p Paths) remove(ctx context.Context, name string) error {
 	if err := p.takeBack(name); err != nil {
 		return err
@@ -72,7 +74,13 @@ func (p Paths) remove(ctx context.Context, name string) error {
 	// and the host's unreachable routes are the last to go.
 	g, both := errgroup.WithContext(ctx)
 	g.Go(func() error { return layout.Remove(both, cgroup(name)) })
-	g.Go(func() error { return p.removeNetwork(both, name) })
+	g.Go(func() error {
+		// Before the network: no question goes where nobody is.
+		if err := p.removeHostDNS(both, name); err != nil {
+			return err
+		}
+		return p.removeNetwork(both, name)
+	})
 	if err := g.Wait(); err != nil {
 		return err
 	}

@@ -12,6 +12,7 @@ const (
 	StepNetwork  Step = "network"  // the switch and the cables
 	StepMachines Step = "machines" // namespaces, cgroups, process 1
 	StepServer   Step = "server"   // until the API server is ready
+	StepHostDNS  Step = "host-dns" // the cluster's names on the host, if wished for
 )
 
 // Event is progress of a create.

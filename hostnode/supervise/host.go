@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/skiff-k8s/skiff/hostnode/hostdns"
 	"github.com/skiff-k8s/skiff/hostnode/namespaces"
 )
 
@@ -33,7 +34,7 @@ func readHost(p Paths) (host, error) {
 			h.dirs = append(h.dirs, dir)
 		}
 	}
-	h.resolvers = readResolvers("/etc/resolv.conf", "/run/systemd/resolve/resolv.conf")
+	h.resolvers = readResolvers(p.hostDNSFiles().ResolvConf(), "/run/systemd/resolve/resolv.conf")
 	return h, nil
 }
 
@@ -45,7 +46,7 @@ func readResolvers(files ...string) []string {
 		if err != nil {
 			continue
 		}
-		if found := parseResolvers(string(data)); len(found) > 0 {
+		if found := parseResolvers(string(hostdns.Without(data))); len(found) > 0 {
 			return found
 		}
 	}

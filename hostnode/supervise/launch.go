@@ -28,6 +28,7 @@ func (p Paths) environment() []string {
 	return []string{
 		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root",
 		EnvStateDir + "=" + p.StateDir, EnvRunDir + "=" + p.RunDir, EnvLibexec + "=" + p.Libexec,
+		EnvEtcDir + "=" + p.EtcDir,
 	}
 }
 

@@ -11,6 +11,7 @@ const (
 	EnvStateDir = "SKIFF_STATE_DIR"
 	EnvRunDir   = "SKIFF_RUN_DIR"
 	EnvLibexec  = "SKIFF_LIBEXEC"
+	EnvEtcDir   = "SKIFF_ETC_DIR"
 )
 
 // Paths says where everything on the host is.
@@ -23,17 +24,22 @@ type Paths struct {
 	RunDir string
 	// Libexec holds skiff-machine, skiff-init, skiff-shim, skiff-pause, runc.
 	Libexec string
+	// EtcDir holds the host's resolv.conf and nsswitch.conf. Default /etc.
+	EtcDir string
 }
 
 // DefaultPaths reads the environment; libexec is looked for beside the
 // running program.
 func DefaultPaths() (Paths, error) {
-	p := Paths{StateDir: os.Getenv(EnvStateDir), RunDir: os.Getenv(EnvRunDir), Libexec: os.Getenv(EnvLibexec)}
+	p := Paths{StateDir: os.Getenv(EnvStateDir), RunDir: os.Getenv(EnvRunDir), Libexec: os.Getenv(EnvLibexec), EtcDir: os.Getenv(EnvEtcDir)}
 	if p.StateDir == "" {
 		p.StateDir = "/var/lib/skiff"
 	}
 	if p.RunDir == "" {
 		p.RunDir = "/run/skiff"
+	}
+	if p.EtcDir == "" {
+		p.EtcDir = "/etc"
 	}
 	if p.Libexec != "" {
 		return p, p.absolute()
@@ -62,7 +68,7 @@ const (
 )
 
 func (p *Paths) absolute() error {
-	for _, dir := range []*string{&p.StateDir, &p.RunDir, &p.Libexec} {
+	for _, dir := range []*string{&p.StateDir, &p.RunDir, &p.Libexec, &p.EtcDir} {
 		abs, err := filepath.Abs(*dir)
 		if err != nil {
 			return err

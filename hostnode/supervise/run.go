@@ -31,6 +31,9 @@ type room struct {
 	log      *slog.Logger
 	machines []*roomMachine
 	events   *eventWriter
+	// again says that no create waits: the cluster is there, and so should be
+	// all that a create does after the machines run.
+	again bool
 }
 
 // Run is the supervisor of a published cluster. It blocks until ctx ends and
@@ -96,7 +99,8 @@ func (r *room) init(name string) error {
 	if r.fabric, err = r.paths.newFabric(r.rec); err != nil {
 		return err
 	}
-	if r.events.to == nil { // not a cluster that is just being created
+	r.again = r.events.to == nil
+	if r.again {
 		if err := ensureCredentials(r.paths.Cluster(name), r.rec); err != nil {
 			return fmt.Errorf("renew certificates: %w", err)
 		}
@@ -175,6 +179,11 @@ func (r *room) runMachines(ctx context.Context, g *errgroup.Group) error {
 	r.log.Info("machines run", "after", time.Since(start))
 	r.events.send(Event{Step: StepMachines, Done: true, Took: time.Since(start)})
 	r.events.close()
+	if r.again && r.rec.Cluster.Networking.HostDNS {
+		if err := r.paths.ensureHostDNS(ctx, r.rec); err != nil {
+			r.log.Warn("the cluster's names do not resolve on the host", "error", err)
+		}
+	}
 	if err := settle.Memory(); err != nil {
 		r.log.Warn("memory of the start kept", "error", err)
 	}

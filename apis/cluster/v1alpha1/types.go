@@ -147,6 +147,11 @@ type Networking struct {
 	NodeSubnet string `json:"nodeSubnet,omitempty" skiff:"only"`
 	// LoadBalancerSubnet: default 172.31.0.0/24 or the next free one. skiff only.
 	LoadBalancerSubnet string `json:"loadBalancerSubnet,omitempty" skiff:"only"`
+	// HostDNS makes the cluster's names, *.svc.cluster.local, resolve on the
+	// host as long as the cluster lives: through systemd-resolved, or as the
+	// first nameserver of /etc/resolv.conf. One cluster of a host can have it.
+	// skiff only.
+	HostDNS bool `json:"hostDNS,omitempty" skiff:"only"`
 	// DNSSearch are the search domains of the nodes' resolv.conf.
 	DNSSearch *[]string `json:"dnsSearch,omitempty"`
 	// DisableDefaultCNI leaves the pod network to the user; true is refused by
