@@ -4,13 +4,17 @@ import (
 	"bytes"
 	"fmt"
 	"net/netip"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"unicode"
 
 	"github.com/coredns/caddy/caddyfile"
+	"github.com/miekg/dns"
 )
+
+const forwardPlugin = "forward"
 
 // defaultCorefile is what a new cluster's ConfigMap holds: kubeadm's, with the
 // given upstreams in place of the pod's /etc/resolv.conf, and none without
@@ -93,17 +97,19 @@ func hosted(path, corefile string, listen []netip.AddrPort) (*hostedCorefile, er
 		if _, ok := block.Tokens["bind"]; !ok {
 			fmt.Fprintf(&out, "bind%s\n", addresses(listen))
 		}
+		forwards := false
 		for _, name := range directives(block) {
 			for _, tokens := range each(block.Tokens[name]) {
 				if tokens, err = h.host(name, tokens, listen); err != nil {
 					return nil, err
 				}
+				forwards = forwards || name == forwardPlugin && len(tokens) > 0
 				if err := write(&out, tokens); err != nil {
 					return nil, err
 				}
 			}
 		}
-		if _, ok := block.Tokens["forward"]; !ok {
+		if !forwards {
 			fmt.Fprintln(&out, outsidePlugin)
 		}
 		out.WriteString("}\n")
@@ -132,6 +138,8 @@ func (h *hostedCorefile) host(name string, tokens []caddyfile.Token, listen []ne
 		if name == "health" {
 			return tokens[:2], nil
 		}
+	case forwardPlugin:
+		return withUpstreams(tokens), nil
 	case kubernetesPlugin:
 		return renamed(hostedKubernetesPlugin), nil
 	case metricsPlugin:
@@ -153,6 +161,30 @@ func (h *hostedCorefile) host(name string, tokens []caddyfile.Token, listen []ne
 		return nil, fmt.Errorf("plugin %s is not in this CoreDNS: %s", name, reason)
 	}
 	return tokens, nil
+}
+
+// withUpstreams leaves out files like kubeadm's /etc/resolv.conf that name no
+// nameserver, and the whole directive if it has no other upstream: upstream
+// would refuse the Corefile on a host without a resolver.
+func withUpstreams(tokens []caddyfile.Token) []caddyfile.Token {
+	var kept []caddyfile.Token
+	to := 0
+	for i, t := range tokens {
+		argument := i >= 2 && t.Line == tokens[0].Line && t.Text != "{"
+		if argument && filepath.IsAbs(t.Text) {
+			if conf, err := dns.ClientConfigFromFile(t.Text); err == nil && len(conf.Servers) == 0 {
+				continue
+			}
+		}
+		if argument {
+			to++
+		}
+		kept = append(kept, t)
+	}
+	if to == 0 && len(kept) < len(tokens) {
+		return nil
+	}
+	return kept
 }
 
 func addresses(listen []netip.AddrPort) string {

@@ -2,7 +2,10 @@ package dns
 
 import (
 	"bytes"
+	"errors"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -131,6 +134,30 @@ tls /etc/coredns/web.yaml
 				t.Error(err)
 			}
 		})
+	}
+}
+
+// TestHostedWithoutResolvers reads kubeadm's Corefile on a host that has none.
+func TestHostedWithoutResolvers(t *testing.T) {
+	dir := t.TempDir()
+	none, some := filepath.Join(dir, "none"), filepath.Join(dir, "some")
+	if err := errors.Join(os.WriteFile(none, []byte("search a\n"), 0o644), os.WriteFile(some, []byte("nameserver 192.0.2.1\n"), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ name, forward, want string }{
+		{"a file without nameservers", "forward . " + none + " {\nmax_concurrent 1000\n}\n", "skiff_outside\n"},
+		{"a file with one", "forward . " + some + "\n", "forward . " + some + "\n"},
+		{"a file that is not there is an error of upstream's", "forward . /no/such\n", "forward . /no/such\n"},
+		{"one of several", "forward . " + none + " 192.0.2.1 {\nprefer_udp\n}\n", "forward . 192.0.2.1 {\nprefer_udp\n}\n"},
+		{"one of several directives", "forward a.example.org 192.0.2.2\nforward . " + none + "\n", "forward a.example.org 192.0.2.2\n"},
+		{"nothing to forward to is an error of upstream's", "forward .\n", "forward .\n"},
+	} {
+		got, err := hosted("Corefile", ".:53 {\n"+c.forward+"}\n", both)
+		if err != nil {
+			t.Errorf("%s: %v", c.name, err)
+		} else if want := ".:53 {\nbind 172.30.0.10 fd00::10\n" + c.want + "}\n"; string(got.text) != want {
+			t.Errorf("%s: got\n%s\nwant\n%s", c.name, got.text, want)
+		}
 	}
 }
 

@@ -19,8 +19,9 @@
 //   - every key of the ConfigMap is a file in /etc/coredns, as if all of them
 //     were mounted: `import`, `hosts` and `file` find them there;
 //   - two of upstream's plugins are left out (see leftOut);
-//   - without `forward`, names outside the cluster do not exist (NXDOMAIN)
-//     instead of SERVFAIL and a line in the log for each;
+//   - without `forward`, or with one to a resolv.conf that names nobody, names
+//     outside the cluster do not exist (NXDOMAIN) instead of SERVFAIL and a
+//     line in the log for each;
 //   - the zone has no NS record: upstream asks its own listen addresses for it;
 //   - `loop` is left out: its answer to a loop is to end the process.
 package dns
