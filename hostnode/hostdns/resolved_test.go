@@ -133,6 +133,13 @@ func (b *bus) answer(m *dbus.Message) any {
 	return nil
 }
 
+// called are the calls to systemd-resolved so far.
+func (b *bus) called() []string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.calls)
+}
+
 func TestResolvedIsTold(t *testing.T) {
 	b := startBus(t, &bus{})
 	dir := etc(t, "nameserver 127.0.0.53\n")
@@ -141,8 +148,8 @@ func TestResolvedIsTold(t *testing.T) {
 	if err := Check(background(), cfg); err != nil {
 		t.Fatal(err)
 	}
-	if len(b.calls) != 0 {
-		t.Errorf("Check called %q", b.calls)
+	if calls := b.called(); len(calls) != 0 {
+		t.Errorf("Check called %q", calls)
 	}
 	if err := Ensure(background(), cfg); err != nil {
 		t.Fatal(err)
@@ -159,8 +166,8 @@ func TestResolvedIsTold(t *testing.T) {
 		fmt.Sprintf("%sSetLinkDomains ia(sb) [%d [[cluster.local true]]]", at, lo.Index),
 		fmt.Sprintf("%sSetLinkDNS ia(iay) [%d [[2 [10 96 0 10]]]]", at, lo.Index),
 	}
-	if !slices.Equal(b.calls, want) {
-		t.Errorf("called\n%s\nwant\n%s", strings.Join(b.calls, "\n"), strings.Join(want, "\n"))
+	if calls := b.called(); !slices.Equal(calls, want) {
+		t.Errorf("called\n%s\nwant\n%s", strings.Join(calls, "\n"), strings.Join(want, "\n"))
 	}
 	if err := Remove(cfg.Files, "dev"); err != nil {
 		t.Error(err)

@@ -149,8 +149,8 @@ spec: {selector: {app: db}, ports: [{port: 80, targetPort: 8080}]}
 			ip address add 198.18.9.1/24 dev world; ip link set world up
 			nsenter --net --target $world sh -c 'ip address add 198.18.9.2/24 dev host; ip link set host up'
 			echo >$0/wired
-			$2/bin/skiff create cluster --name names --host-dns --wait 0s -q
 			trap "$2/bin/skiff delete cluster --name names -q; kill $world" EXIT
+			$2/bin/skiff create cluster --name names --host-dns --wait 0s -q
 			mount --bind $0/resolv.conf /etc/resolv.conf
 			mount --bind $0/nsswitch.conf /etc/nsswitch.conf
 			getent ahostsv4 outside.example.org
