@@ -20,6 +20,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 
 	machinev1alpha1 "github.com/skiff-k8s/skiff/apis/machine/v1alpha1"
+	"github.com/skiff-k8s/skiff/controllers/loadbalancer"
 	"github.com/skiff-k8s/skiff/controllers/shared"
 )
 
@@ -71,10 +72,15 @@ func New(cfg Config) (*Manager, error) {
 		cfg.Log = slog.Default()
 	}
 	_, _, known := split(cfg.Upstream)
+	_, loadBalancers := loadbalancer.ParseRanges(cfg.ControlPlane.LoadBalancerSubnet)
+	if loadBalancers != nil {
+		loadBalancers = fmt.Errorf("load balancer subnet: %w", loadBalancers)
+	}
 	if err := errors.Join(
 		known,
 		validateSubnets("pod subnet", cfg.ControlPlane.PodSubnet),
 		validateSubnets("service subnet", cfg.ControlPlane.ServiceSubnet),
+		loadBalancers,
 	); err != nil {
 		return nil, fmt.Errorf("controllers: %w", err)
 	}

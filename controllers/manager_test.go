@@ -122,7 +122,10 @@ func TestNewRefuses(t *testing.T) {
 		"no client":                  func(c *controllers.Config) { c.RESTConfig = nil },
 		"a pod subnet of no meaning": func(c *controllers.Config) { c.ControlPlane.PodSubnet = "10.244.0.0" },
 		"no service subnet":          func(c *controllers.Config) { c.ControlPlane.ServiceSubnet = "" },
-		"an unknown controller":      func(c *controllers.Config) { c.Upstream = []string{"none"} },
+		"a load balancer subnet of no meaning": func(c *controllers.Config) {
+			c.ControlPlane.LoadBalancerSubnet = "172.31.0.0/24,172.31.1.0"
+		},
+		"an unknown controller": func(c *controllers.Config) { c.Upstream = []string{"none"} },
 	} {
 		t.Run(name, func(t *testing.T) {
 			cfg := good

@@ -19,6 +19,7 @@ import (
 	"github.com/skiff-k8s/skiff/controllers/deployment"
 	"github.com/skiff-k8s/skiff/controllers/endpointslice"
 	"github.com/skiff-k8s/skiff/controllers/hostpath"
+	"github.com/skiff-k8s/skiff/controllers/loadbalancer"
 	"github.com/skiff-k8s/skiff/controllers/namespace"
 	"github.com/skiff-k8s/skiff/controllers/nodelabels"
 	"github.com/skiff-k8s/skiff/controllers/nodelifecycle"
@@ -89,6 +90,15 @@ var ours = map[string]func(context.Context, *parts) error{
 	},
 	nodelabels.Name: func(_ context.Context, s *parts) error {
 		return nodelabels.New(s.cfg.NodeLabels).SetupWithManager(s.mgr)
+	},
+	loadbalancer.Name: func(_ context.Context, s *parts) error {
+		ranges, err := loadbalancer.ParseRanges(s.cfg.ControlPlane.LoadBalancerSubnet)
+		if err != nil {
+			return err
+		}
+		return loadbalancer.New(loadbalancer.Config{
+			Ranges: ranges, Informers: s.informers, Recorder: s.recorder("service-controller"),
+		}).SetupWithManager(s.mgr)
 	},
 	hostpath.Name: func(_ context.Context, s *parts) error {
 		return hostpath.New(hostpath.Config{VolumesDir: s.cfg.VolumesDir, Recorder: s.recorder(hostpath.Provisioner)}).SetupWithManager(s.mgr)

@@ -6,7 +6,6 @@ import (
 	"testing"
 	"time"
 
-	machinev1alpha1 "github.com/skiff-k8s/skiff/apis/machine/v1alpha1"
 	"github.com/skiff-k8s/skiff/controllers"
 )
 
@@ -24,7 +23,7 @@ func RunWith(t testing.TB, cfg controllers.Config) {
 	t.Helper()
 	api := Server(t)
 	cfg.RESTConfig, cfg.PKIDir = api.Config, api.PKIDir
-	cfg.ControlPlane = machinev1alpha1.ControlPlaneConfiguration{PodSubnet: PodSubnet, ServiceSubnet: ServiceSubnet}
+	cfg.ControlPlane.PodSubnet, cfg.ControlPlane.ServiceSubnet = PodSubnet, ServiceSubnet
 	if cfg.VolumesDir == "" {
 		cfg.VolumesDir = t.TempDir()
 	}

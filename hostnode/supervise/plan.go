@@ -161,7 +161,8 @@ func planControlPlane(rec *record, i int, resolvers []string) (*machine.ControlP
 	cfg := &machine.ControlPlaneConfiguration{
 		ClusterName: c.Name, NodeName: m.Name, NodeIP: m.IP.String(),
 		PodSubnet: c.Networking.PodSubnet, ServiceSubnet: c.Networking.ServiceSubnet,
-		DNSServiceIP: dns.String(), DNSDomain: dnsDomain, UpstreamResolvers: resolvers,
+		LoadBalancerSubnet: c.Networking.LoadBalancerSubnet,
+		DNSServiceIP:       dns.String(), DNSDomain: dnsDomain, UpstreamResolvers: resolvers,
 		EtcdServers: c.EtcdServers, Durable: c.Durability == cluster.Durable,
 		FeatureGates: c.FeatureGates, RuntimeConfig: c.RuntimeConfig,
 		TaintControlPlane: hasWorkers(c), NodeLabels: map[string]map[string]string{}, Verbosity: rec.Verbosity,

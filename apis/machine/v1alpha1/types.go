@@ -12,6 +12,9 @@ type ControlPlaneConfiguration struct {
 	// PodSubnet and ServiceSubnet are CIDRs, comma separated when dual stack.
 	PodSubnet     string `json:"podSubnet"`
 	ServiceSubnet string `json:"serviceSubnet"`
+	// LoadBalancerSubnet are the CIDRs from which Services of type
+	// LoadBalancer get addresses, comma separated when dual stack.
+	LoadBalancerSubnet string `json:"loadBalancerSubnet"`
 	// DNSServiceIP is the ClusterIP of kube-system/kube-dns (the tenth
 	// address of ServiceSubnet).
 	DNSServiceIP string `json:"dnsServiceIP"`
