@@ -169,7 +169,7 @@ func (o *openAPI) serveV3(w http.ResponseWriter, r *http.Request) {
 	}
 	if answer.Code != http.StatusOK {
 		w.WriteHeader(answer.Code)
-		w.Write(answer.Body.Bytes())
+		_, _ = w.Write(answer.Body.Bytes()) // the client may have gone
 		return
 	}
 	w.Header().Set("Etag", strconv.Quote(doc.etag))

@@ -214,8 +214,10 @@ func TestKilledWhileItUnpacks(t *testing.T) {
 				break // it was faster
 			}
 		}
-		cmd.Process.Kill()
-		cmd.Wait()
+		if err := cmd.Process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		_ = cmd.Wait() // killed
 		dir := d.start()
 		if got, err := os.ReadFile(filepath.Join(dir, "libexec/skiff/skiff-machine")); err != nil || !bytes.Equal(got, content) {
 			t.Fatalf("%d bytes, %v", len(got), err)

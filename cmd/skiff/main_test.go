@@ -279,7 +279,8 @@ func TestTheToolsLastWordIsTheError(t *testing.T) {
 	if err := toolError(word, nil, "a.tar"); err.Error() != "cut short" || log != "time=x level=warning msg=\"Error: no\"\n" {
 		t.Errorf("have %q, log %q", err, log)
 	}
-	if log, word := splitError("Error: x\n  Mend: y\n"); log != "" || toolError(word, nil, "").(mender).Mend() != "y" {
+	log, word = splitError("Error: x\n  Mend: y\n")
+	if m, ok := errors.AsType[mender](toolError(word, nil, "")); log != "" || !ok || m.Mend() != "y" {
 		t.Errorf("have %q, log %q", word, log)
 	}
 }

@@ -72,7 +72,7 @@ func main() {
 	defer stop()
 	if f.stdin {
 		go func() {
-			io.Copy(io.Discard, os.Stdin)
+			_, _ = io.Copy(io.Discard, os.Stdin) // its end is what matters
 			stop()
 		}()
 	}
@@ -87,7 +87,9 @@ func run(ctx context.Context, f flags) error {
 		return errors.New("-dir is required")
 	}
 	release := server.HoldGC()
-	logging(f.verbosity)
+	if err := logging(f.verbosity); err != nil {
+		return err
+	}
 
 	var listeners []net.Listener
 	for _, address := range []string{f.listen, f.also} {
@@ -183,17 +185,15 @@ func run(ctx context.Context, f flags) error {
 	return group.Wait()
 }
 
-func logging(verbosity int) {
+func logging(verbosity int) error {
 	fs := flag.NewFlagSet("klog", flag.ContinueOnError)
 	klog.InitFlags(fs)
-	fs.Set("v", fmt.Sprint(verbosity))
-	// Upstream's own start-up chatter is Info; a test wants what is wrong.
-	if verbosity == 0 {
-		fs.Set("stderrthreshold", "ERROR")
-		fs.Set("logtostderr", "false")
-		fs.Set("alsologtostderr", "false")
-		klog.SetOutput(io.Discard)
+	if verbosity > 0 {
+		return fs.Set("v", fmt.Sprint(verbosity))
 	}
+	// Upstream's own start-up chatter is Info; a test wants what is wrong.
+	klog.SetOutput(io.Discard)
+	return errors.Join(fs.Set("stderrthreshold", "ERROR"), fs.Set("logtostderr", "false"), fs.Set("alsologtostderr", "false"))
 }
 
 func cpu() time.Duration {

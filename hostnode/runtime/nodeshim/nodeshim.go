@@ -161,7 +161,7 @@ func (s *Shim) supervise(process *pidfd.Process) {
 	s.process = process
 	s.watch.Go(func() {
 		const backOff = 100 * time.Millisecond // a shim that cannot start must not spin
-		process.Wait(context.Background())
+		_, _ = process.Wait(context.Background()) // however it ended, there is none
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.process = nil

@@ -55,7 +55,7 @@ func newNamespace(t *testing.T) *namespace {
 	if n.ns, err = netns.New(); err != nil {
 		t.Fatal(err)
 	}
-	defer netns.Set(n.home)
+	defer goHome(n.home)
 	t.Cleanup(func() {
 		n.ns.Close()
 		n.home.Close()
@@ -77,6 +77,13 @@ func newNamespace(t *testing.T) *namespace {
 	return n
 }
 
+// goHome takes the thread back; one that cannot may not run anything else.
+func goHome(home netns.NsHandle) {
+	if err := netns.Set(home); err != nil {
+		panic(err)
+	}
+}
+
 // do runs f on a thread inside the namespace.
 func (n *namespace) do(f func()) {
 	runtime.LockOSThread()
@@ -84,7 +91,7 @@ func (n *namespace) do(f func()) {
 	if err := netns.Set(n.ns); err != nil {
 		panic(err)
 	}
-	defer netns.Set(n.home)
+	defer goHome(n.home)
 	f()
 }
 
@@ -124,7 +131,7 @@ func newRemote(t *testing.T, n *namespace, frontProxyCA, name string) remote {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /apis/remote.skiff.test/v1", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
-		json.NewEncoder(w).Encode(metav1.APIResourceList{
+		_ = json.NewEncoder(w).Encode(metav1.APIResourceList{
 			TypeMeta:     metav1.TypeMeta{APIVersion: "v1", Kind: "APIResourceList"},
 			GroupVersion: "remote.skiff.test/v1",
 			APIResources: []metav1.APIResource{{Name: "harbours", Kind: "Harbour", Verbs: []string{"get", "list"}}},
@@ -132,7 +139,7 @@ func newRemote(t *testing.T, n *namespace, frontProxyCA, name string) remote {
 	})
 	mux.HandleFunc("GET /apis/remote.skiff.test/v1/harbours/{name}", func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
-		json.NewEncoder(w).Encode(map[string]any{"apiVersion": "remote.skiff.test/v1", "kind": "Harbour",
+		_ = json.NewEncoder(w).Encode(map[string]any{"apiVersion": "remote.skiff.test/v1", "kind": "Harbour",
 			"metadata": map[string]any{"name": r.PathValue("name")},
 			"user":     r.Header.Get("X-Remote-User"), "groups": r.Header["X-Remote-Group"],
 			"proxy": r.TLS.PeerCertificates[0].Subject.CommonName})
@@ -144,7 +151,7 @@ func newRemote(t *testing.T, n *namespace, frontProxyCA, name string) remote {
 	server := &http.Server{Handler: mux, TLSConfig: &tls.Config{
 		Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}},
 		ClientAuth:   tls.RequireAndVerifyClientCert, ClientCAs: clients}}
-	go server.ServeTLS(listener, "", "")
+	go func() { _ = server.ServeTLS(listener, "", "") }() // until it is closed
 	t.Cleanup(func() { server.Close() })
 	return remote{listener.Addr().String(), string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))}
 }

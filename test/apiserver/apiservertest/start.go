@@ -199,15 +199,15 @@ func (s *Server) Stop() error {
 // PID is the server's process id.
 func (s *Server) PID() int { return s.cmd.Process.Pid }
 
-// Signal sends sig to the server.
-func (s *Server) Signal(sig syscall.Signal) { s.cmd.Process.Signal(sig) }
+// Signal sends sig to the server, unless it has ended.
+func (s *Server) Signal(sig syscall.Signal) { _ = s.cmd.Process.Signal(sig) }
 
 // Exited is closed when the server has ended.
 func (s *Server) Exited() <-chan struct{} { return s.exited }
 
 // Kill ends the server without warning and waits for its end.
 func (s *Server) Kill() {
-	s.cmd.Process.Kill()
+	_ = s.cmd.Process.Kill() // it may have ended
 	<-s.exited
 }
 

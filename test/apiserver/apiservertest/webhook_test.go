@@ -62,7 +62,7 @@ func review(w http.ResponseWriter, r *http.Request) {
 	}
 	in.Response, in.Request = out, nil
 	w.Header().Set("Content-Type", "application/json")
-	json.NewEncoder(w).Encode(in)
+	_ = json.NewEncoder(w).Encode(in)
 }
 
 // hooked limits a webhook to config maps labelled hook=<name>.

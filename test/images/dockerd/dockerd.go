@@ -31,7 +31,7 @@ func Serve(ctx context.Context, path string, images ...string) (host string, err
 	}
 	server := &http.Server{Handler: api(have)}
 	context.AfterFunc(ctx, func() { server.Close() })
-	go server.Serve(l)
+	go func() { _ = server.Serve(l) }() // until ctx ends
 	return "unix://" + path, nil
 }
 

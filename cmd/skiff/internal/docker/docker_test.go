@@ -4,10 +4,10 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -94,11 +94,11 @@ func TestADaemonThatFails(t *testing.T) {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /images/full/json", func(w http.ResponseWriter, _ *http.Request) {
 		w.WriteHeader(http.StatusInternalServerError)
-		io.WriteString(w, `{"message":"no space left on device"}`)
+		fmt.Fprint(w, `{"message":"no space left on device"}`)
 	})
 	mux.HandleFunc("GET /images/short/json", func(http.ResponseWriter, *http.Request) {})
 	mux.HandleFunc("GET /images/get", func(w http.ResponseWriter, _ *http.Request) {
-		io.WriteString(w, "half")
+		fmt.Fprint(w, "half")
 		w.(http.Flusher).Flush()
 		panic(http.ErrAbortHandler)
 	})
@@ -110,7 +110,12 @@ func TestADaemonThatFails(t *testing.T) {
 	server := &http.Server{Handler: mux}
 	ended := make(chan error, 1)
 	go func() { ended <- server.Serve(l) }()
-	t.Cleanup(func() { server.Close(); <-ended; os.Remove(path) })
+	t.Cleanup(func() {
+		if err := server.Close(); err != nil {
+			t.Error(err)
+		}
+		<-ended
+	})
 	if _, err := save(t, "unix://"+path, "full"); err == nil || !strings.Contains(err.Error(), "no space left on device") {
 		t.Errorf("%v", err)
 	}

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strconv"
+	"strings"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -89,8 +91,10 @@ func inotifyError(need, free int, err error) error {
 	if !errors.Is(err, unix.EMFILE) || readErr != nil {
 		return fmt.Errorf("inotify instances: %w", err)
 	}
-	have := 0
-	fmt.Sscan(string(limit), &have)
+	have, convErr := strconv.Atoi(strings.TrimSpace(string(limit)))
+	if convErr != nil {
+		return fmt.Errorf("inotify instances: %w", errors.Join(err, convErr))
+	}
 	// Twice what is missing now: this is rarely the last cluster.
 	return &Error{fmt.Sprintf("inotify instances: %d of %d are free, need %d", free, have, need),
 		fmt.Sprintf("sysctl -w fs.inotify.max_user_instances=%d", max(512, have+2*(need-free)))}

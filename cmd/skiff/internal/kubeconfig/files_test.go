@@ -136,7 +136,9 @@ func TestRemoveLeavesFilesAloneThatDoNotKnowTheCluster(t *testing.T) {
 	dir := t.TempDir()
 	mine := filepath.Join(dir, "mine")
 	write(t, mine, others)
-	os.Chmod(mine, 0o640)
+	if err := os.Chmod(mine, 0o640); err != nil {
+		t.Fatal(err)
+	}
 	f := Files{List: mine + ":" + filepath.Join(dir, "absent", "config")}
 	if err := f.Remove(t.Context(), "skiff-dev"); err != nil {
 		t.Fatal(err)
