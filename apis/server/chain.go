@@ -41,6 +41,9 @@ type chain struct {
 	// enabled says whether a built-in resource is served.
 	enabled func(schema.GroupVersionResource) bool
 
+	// shared has the caches behind every resource.
+	shared *storage.Shared
+
 	// life is the informers'; stop ends it.
 	life context.Context
 	stop context.CancelFunc
@@ -85,7 +88,7 @@ func newChain(opts options.CompletedOptions, lb *loopback.Transport, shared *sto
 	generic.DisabledPostStartHooks.Insert(rbacrest.PostStartHookName, schedulingrest.PostStartHookName, serviceCIDRHook)
 	generic.SkipOpenAPIInstallation = true
 
-	c := &chain{informers: base.informers, enabled: generic.MergedResourceConfig.ResourceEnabled}
+	c := &chain{shared: shared, informers: base.informers, enabled: generic.MergedResourceConfig.ResourceEnabled}
 	c.life, c.stop = context.WithCancel(context.Background())
 	if err := started(); err != nil {
 		return nil, err
@@ -115,8 +118,11 @@ func newChain(opts options.CompletedOptions, lb *loopback.Transport, shared *sto
 
 // start starts the informers of all servers, which otherwise their hooks do.
 // Many hooks look whether an informer has synced, and if not only again after
-// 100 ms; so it pays to be early.
+// 100 ms; so it pays to be early, but not earlier than the caches of etcd.
 func (c *chain) start() {
+	if err := c.shared.WaitForCaches(c.life); err != nil {
+		return // the server ends, or the hooks go on as upstream's do
+	}
 	stop := c.life.Done()
 	c.informers.Start(stop)
 	c.crds.Informers.Start(stop)

@@ -33,6 +33,13 @@ type Shared struct {
 	client    *kubernetes.Client
 	compactor etcd3.Compactor
 	prompter  prompter
+
+	// mu guards the fields below.
+	mu sync.Mutex
+	// first are the caches that were made before somebody waited for them,
+	// which is once.
+	first  []*cacherstorage.Cacher
+	waited bool
 }
 
 // Share returns at once; its registries work after Start.
@@ -152,12 +159,38 @@ func (s *Shared) cached(config *storagebackend.ConfigForResource, resourcePrefix
 		destroyRaw()
 		return nil, nil, fmt.Errorf("make cache of %s: %w", config.GroupResource, err)
 	}
+	s.remember(cacher)
 	delegator := cacherstorage.NewCacheDelegator(cacher, raw)
 	return delegator, sync.OnceFunc(func() {
 		delegator.Stop()
 		cacher.Stop()
 		destroyRaw()
 	}), nil
+}
+
+func (s *Shared) remember(c *cacherstorage.Cacher) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.waited {
+		s.first = append(s.first, c)
+	}
+}
+
+// WaitForCaches returns when the caches made so far hold what etcd does, or
+// with ctx. Who asks a cache before is told to come back in a second, and so
+// is an informer: a start may take a second longer for a cache that was a
+// hundredth of one late.
+func (s *Shared) WaitForCaches(ctx context.Context) error {
+	s.mu.Lock()
+	caches := s.first
+	s.first, s.waited = nil, true
+	s.mu.Unlock()
+	for _, c := range caches {
+		if err := c.Wait(ctx); err != nil {
+			return fmt.Errorf("wait for the caches of etcd: %w", err)
+		}
+	}
+	return nil
 }
 
 // Check returns a health check with upstream's key, timeout and pace: at most
