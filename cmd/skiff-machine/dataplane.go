@@ -62,7 +62,7 @@ func serviceLoader(node *machinev1alpha1.NodeConfiguration, ip netip.Addr) (*lb.
 		return nil, fmt.Errorf("dataplane client: %w", err)
 	}
 	cfg := lb.Config{
-		NodeName: node.NodeName, NodeIP: ip, Client: client,
+		NodeName: node.NodeName, NodeIPs: []netip.Addr{ip}, Client: client,
 		PinDir: machinev1alpha1.BPFDir + "/services", Log: slog.Default(),
 	}
 	if node.ControlPlane {

@@ -4,11 +4,13 @@
  * (lb_sock.c), the packet programs (lb_nat.c) and the writer in
  * dataplane/lb/table share. lb_pick.h has the one way to look a service up.
  *
- * Names ending in _be are in network byte order.
+ * Names ending in _be are in network byte order. Addresses are 16 bytes; IPv4
+ * is written ::ffff:a.b.c.d, as on an IPv6 socket, so that one set of maps and
+ * programs serves both families.
  *
- * How a writer changes a service while readers run: the slots of a new set
- * first, then the one service entry that names the set, then the old set's
- * slots go. A reader that falls between finds no slot and looks again.
+ * How a writer changes a service while readers run: the chunks of a new
+ * set first, then the service entries that name the set, then the old set's
+ * chunks go. A reader that falls between finds no chunk and looks again.
  * Elements of these hashes are reused at once for other keys, so every value
  * begins with its own identity, which the reader compares after it has copied
  * the rest: a value that was overwritten meanwhile begins with another one.
@@ -21,21 +23,29 @@
 
 #define LB_TCP 6
 #define LB_UDP 17
+#define LB_SCTP 132
+
+struct lb_addr {
+	__be32 w[4]; /* in network order */
+};
+_Static_assert(sizeof(struct lb_addr) == 16, "lb_addr");
 
 enum lb_scope {
 	LB_SCOPE_ALL = 0,
 	/* Seen by the node's own sockets only; asked for when the entry of
-	 * LB_SCOPE_ALL has LB_NODE_OWN. */
+	 * LB_SCOPE_ANY has LB_NODE_OWN. */
 	LB_SCOPE_NODE = 1,
+	/* Any address in lb_nodes; addr is the unspecified one of its family. */
+	LB_SCOPE_ANY = 2,
 } __attribute__((packed));
 
 struct lb_key {
-	__be32 addr_be; /* 0: any address in lb_nodes */
+	struct lb_addr addr;
 	__be16 port_be;
 	__u8 proto;
 	enum lb_scope scope;
 };
-_Static_assert(sizeof(struct lb_key) == 8, "lb_key");
+_Static_assert(sizeof(struct lb_key) == 20, "lb_key");
 
 enum lb_flags {
 	/* Only sockets in the node's own network namespace see the entry. */
@@ -43,59 +53,81 @@ enum lb_flags {
 	/* externalTrafficPolicy Local: a socket of the node itself that calls
 	 * another node's port sees that node's own endpoints. */
 	LB_NODE_OWN = 1 << 1,
-	/* lb_members lists the backends: affinity and UDP ask it. */
-	LB_MEMBERS = 1 << 2,
+	/* Only clients in the list sources of lb_sources may call. */
+	LB_SOURCES = 1 << 2,
 };
 
 struct lb_service {
 	struct lb_key self;
+	/* The backends. Backends and order of a set never change: who finds
+	 * the set it was given a backend from may keep that backend. */
 	__u32 set;
-	__u32 count; /* 0: refuse */
+	/* The first count backends of the set get new connections (0: refuse),
+	 * those from there to total keep the UDP flows they have. Both parts
+	 * are sorted. */
+	__u32 count;
+	__u32 total;
 	__u32 affinity_s; /* 0: none */
+	__u32 group; /* names the service port, whatever address is called */
+	__u32 sources;
 	enum lb_flags flags;
 };
-_Static_assert(sizeof(struct lb_service) == 24, "lb_service");
-
-struct lb_slot_key {
-	__u32 set;
-	__u32 index;
-};
-_Static_assert(sizeof(struct lb_slot_key) == 8, "lb_slot_key");
+_Static_assert(sizeof(struct lb_service) == 48, "lb_service");
 
 struct lb_backend {
-	__be32 addr_be;
+	struct lb_addr addr;
 	__be16 port_be;
 	__u16 pad;
 };
-_Static_assert(sizeof(struct lb_backend) == 8, "lb_backend");
+_Static_assert(sizeof(struct lb_backend) == 20, "lb_backend");
 
-struct lb_slot {
-	struct lb_slot_key self;
-	struct lb_backend backend;
-};
-_Static_assert(sizeof(struct lb_slot) == 16, "lb_slot");
+/* Backends are stored by the chunk: few elements for large sets, and an
+ * element is just below 512 bytes, which is what the kernel takes for it. */
+#define LB_CHUNK 21
 
-struct lb_member {
-	struct lb_key service;
-	struct lb_backend backend;
+struct lb_chunk_key {
+	__u32 set;
+	__u32 index;
 };
-_Static_assert(sizeof(struct lb_member) == 16, "lb_member");
+_Static_assert(sizeof(struct lb_chunk_key) == 8, "lb_chunk_key");
+
+struct lb_chunk {
+	struct lb_chunk_key self;
+	struct lb_backend backends[LB_CHUNK];
+};
+_Static_assert(sizeof(struct lb_chunk) == 428, "lb_chunk");
 
 struct lb_client {
-	__u64 who; /* network namespace cookie, or the client's address */
-	struct lb_key service;
+	struct lb_addr who; /* an address, or a network namespace's cookie */
+	__u32 group;
 };
-_Static_assert(sizeof(struct lb_client) == 16, "lb_client");
+_Static_assert(sizeof(struct lb_client) == 20, "lb_client");
 
 struct lb_affinity {
 	__u64 seen_ns;
 	struct lb_backend backend;
+	__u32 pad;
 };
-_Static_assert(sizeof(struct lb_affinity) == 16, "lb_affinity");
+_Static_assert(sizeof(struct lb_affinity) == 32, "lb_affinity");
+
+/* A prefix of list: bits is 32 + those of addr. */
+struct lb_source {
+	__u32 bits;
+	__u32 list;
+	struct lb_addr addr;
+};
+_Static_assert(sizeof(struct lb_source) == 24, "lb_source");
+
+/* The addresses that a network namespace sends from. */
+struct lb_identity {
+	struct lb_addr v4;
+	struct lb_addr v6;
+};
+_Static_assert(sizeof(struct lb_identity) == 32, "lb_identity");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 16384);
+	__uint(max_entries, 65536);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct lb_key);
 	__type(value, struct lb_service);
@@ -105,17 +137,9 @@ struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 65536);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, struct lb_slot_key);
-	__type(value, struct lb_slot);
-} lb_slots SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 16384);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, struct lb_member);
-	__type(value, __u8);
-} lb_members SEC(".maps");
+	__type(key, struct lb_chunk_key);
+	__type(value, struct lb_chunk);
+} lb_chunks SEC(".maps");
 
 enum lb_node_kind {
 	LB_NODE_OTHER = 0,
@@ -127,9 +151,26 @@ struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 4096);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, __be32);
+	__type(key, struct lb_addr);
 	__type(value, enum lb_node_kind);
 } lb_nodes SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct lb_source);
+	__type(value, __u8);
+} lb_sources SEC(".maps");
+
+/* By network namespace cookie; sockets have no address yet when they connect. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4096);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u64);
+	__type(value, struct lb_identity);
+} lb_identities SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
@@ -137,3 +178,21 @@ struct {
 	__type(key, struct lb_client);
 	__type(value, struct lb_affinity);
 } lb_affinities SEC(".maps");
+
+/* What the programs count, each CPU for itself. */
+enum lb_counter {
+	LB_REFUSED_NO_ENDPOINT,
+	LB_REFUSED_SOURCE,
+	LB_REFUSED_BUSY, /* the entry changed whenever we looked, or no memory */
+	LB_NAT_OPENED,
+	LB_NAT_CLOSED,
+	LB_NAT_NO_PORT,
+	LB_COUNTERS,
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, LB_COUNTERS);
+	__type(key, enum lb_counter);
+	__type(value, __u64);
+} lb_counters SEC(".maps");

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/skiff-k8s/skiff/dataplane/lb/table"
@@ -15,10 +16,8 @@ import (
 type wanted struct {
 	service   *service // nil: gone
 	frontends []table.Frontend
-	// healthPort is the health check node port or 0, localReady how many
-	// ready endpoints it reports.
-	healthPort uint16
-	localReady int
+	// checks are the health check node ports on the node.
+	checks map[corev1.IPFamily]check
 }
 
 // apply plans what changed and writes it. It returns the Services that could
@@ -108,7 +107,9 @@ func (l *Loader) nodeAddresses(t *target) map[netip.Addr]bool {
 	}
 	if t.node != "" {
 		// Known before the Node object is.
-		out[l.cfg.NodeIP] = true
+		for _, a := range l.cfg.NodeIPs {
+			out[a] = true
+		}
 	}
 	return out
 }
@@ -156,8 +157,8 @@ func (f *feed) plan(names []types.NamespacedName, node string) map[types.Namespa
 			continue
 		}
 		w := wanted{service: s, frontends: plan(s, f.slices[name], v)}
-		if w.healthPort = healthPortOf(s); w.healthPort != 0 {
-			w.localReady = localReady(f.slices[name], node)
+		if node != "" {
+			w.checks = checksOf(s, f.slices[name], node)
 		}
 		out[name] = w
 	}

@@ -26,6 +26,9 @@ type sockets struct {
 	links []link.Link
 }
 
+// origins are the maps in which sockets keep what they were translated to.
+var origins = []string{sockMapLbPeers, sockMapLbRings}
+
 // hook is one program and where it goes.
 type hook struct {
 	name   string
@@ -44,16 +47,13 @@ func (s *sockets) hooks() []hook {
 		{sockProgLbConnect4, ebpf.AttachCGroupInet4Connect, o.LbConnect4},
 		{sockProgLbConnect6, ebpf.AttachCGroupInet6Connect, o.LbConnect6},
 		{sockProgLbSendmsg4, ebpf.AttachCGroupUDP4Sendmsg, o.LbSendmsg4},
+		{sockProgLbSendmsg6, ebpf.AttachCGroupUDP6Sendmsg, o.LbSendmsg6},
 	}
 }
 
-// loadSockets loads the programs over the table's maps. The caller's network
-// namespace is the node's.
-func loadSockets(t *table.Table, cgroup, pins string) (*sockets, error) {
-	netns, err := netnsCookie()
-	if err != nil {
-		return nil, err
-	}
+// loadSockets loads the programs over the table's maps. netns is the cookie
+// of the node's network namespace.
+func loadSockets(t *table.Table, netns uint64, cgroup, pins string) (*sockets, error) {
 	spec, err := loadSock()
 	if err != nil {
 		return nil, fmt.Errorf("read socket programs: %w", err)
@@ -64,14 +64,18 @@ func loadSockets(t *table.Table, cgroup, pins string) (*sockets, error) {
 	opts := ebpf.CollectionOptions{MapReplacements: t.Maps()}
 	if pins != "" {
 		// Sockets that live on are known by what is stored with them.
-		spec.Maps[sockMapLbOrigins].Pinning = ebpf.PinByName
+		for _, name := range origins {
+			spec.Maps[name].Pinning = ebpf.PinByName
+		}
 		opts.Maps.PinPath = pins
 	}
 	s := &sockets{cgroup: cgroup, pins: pins}
 	err = spec.LoadAndAssign(&s.objects, &opts)
 	if errors.Is(err, ebpf.ErrMapIncompatible) && pins != "" {
-		if err := removePin(filepath.Join(pins, sockMapLbOrigins)); err != nil {
-			return nil, err
+		for _, name := range origins {
+			if err := removePin(filepath.Join(pins, name)); err != nil {
+				return nil, err
+			}
 		}
 		err = spec.LoadAndAssign(&s.objects, &opts)
 	}
@@ -147,7 +151,10 @@ func (s *sockets) close() error {
 // system goes with them.
 func Unpin(dir string) error {
 	s := sockets{pins: dir}
-	errs := []error{table.Unpin(dir), removePin(filepath.Join(dir, sockMapLbOrigins))}
+	errs := []error{table.Unpin(dir)}
+	for _, name := range origins {
+		errs = append(errs, removePin(filepath.Join(dir, name)))
+	}
 	for _, h := range s.hooks() {
 		errs = append(errs, removePin(s.pin(h.name)))
 	}

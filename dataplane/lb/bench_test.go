@@ -29,7 +29,7 @@ func BenchmarkLoad(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		s, err := loadSockets(tab, sandbox.Cgroup(), "")
+		s, err := loadSockets(tab, mustCookie(b), sandbox.Cgroup(), "")
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -115,7 +115,7 @@ func BenchmarkConnect(b *testing.B) {
 	if err := tab.Replace(all); err != nil {
 		b.Fatal(err)
 	}
-	s, err := loadSockets(tab, sandbox.Cgroup(), "")
+	s, err := loadSockets(tab, mustCookie(b), sandbox.Cgroup(), "")
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"slices"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/kubernetes/pkg/proxy"
 )
@@ -29,12 +30,15 @@ func (e *portEndpoint) IsTerminating() bool         { return e.terminating }
 func (e *portEndpoint) ZoneHints() sets.Set[string] { return e.zoneHints }
 func (e *portEndpoint) NodeHints() sets.Set[string] { return e.nodeHints }
 
-// endpointsOf collects the endpoints of one service port from its slices. An
+// endpointsOf collects one family's endpoints of a service port from its slices. An
 // address may be in two slices while it moves, or belong to two pods while
 // one of them terminates: the one that is not terminating counts.
-func endpointsOf(name proxy.ServicePortName, all map[string]*slice) []*portEndpoint {
+func endpointsOf(family corev1.IPFamily, name proxy.ServicePortName, all map[string]*slice) []*portEndpoint {
 	found := map[netip.AddrPort]*portEndpoint{}
 	for _, s := range all {
+		if s.family != family {
+			continue
+		}
 		for _, p := range s.ports {
 			if p.name != name.Port || p.proto != name.Protocol {
 				continue
@@ -57,17 +61,17 @@ func endpointsOf(name proxy.ServicePortName, all map[string]*slice) []*portEndpo
 
 // categorize asks upstream which endpoints traffic may use that starts on a
 // node: under the Cluster policy and under the Local policy.
-func categorize(eps []*portEndpoint, port proxy.ServicePort, node, zone string) (cluster, local []netip.AddrPort) {
-	seen := make([]proxy.Endpoint, len(eps))
-	for i, e := range eps {
+func (p portPlan) categorize(node, zone string) (cluster, local []netip.AddrPort) {
+	seen := make([]proxy.Endpoint, len(p.endpoints))
+	for i, e := range p.endpoints {
 		e.at = node
 		seen[i] = e
 	}
 	labels := map[string]string{}
 	if zone != "" {
-		labels["topology.kubernetes.io/zone"] = zone
+		labels[corev1.LabelTopologyZone] = zone
 	}
-	c, l, _, _ := proxy.CategorizeEndpoints(seen, port, node, labels)
+	c, l, _, _ := proxy.CategorizeEndpoints(seen, p.port, node, labels)
 	return addrPorts(c), addrPorts(l)
 }
 

@@ -24,6 +24,10 @@ import (
 // needs, as the API server last told. No whole object is kept.
 type feed struct {
 	client kubernetes.Interface
+	// nodeName is the node whose Node is kept for self.
+	nodeName string
+	// sctp says that this kernel has the protocol.
+	sctp bool
 	// wake gets a token when there is something to plan.
 	wake chan struct{}
 
@@ -34,6 +38,8 @@ type feed struct {
 	// sliceOf is the service that each slice belonged to when last seen.
 	sliceOf map[types.NamespacedName]types.NamespacedName
 	nodes   map[string]node
+	// self is what Node answers.
+	self *corev1.Node
 	// dirty are the services that changed since the last take.
 	dirty map[types.NamespacedName]struct{}
 	// allDirty: the nodes changed, which every service may depend on.
@@ -42,9 +48,11 @@ type feed struct {
 	missing int
 }
 
-func newFeed(client kubernetes.Interface) *feed {
+func newFeed(client kubernetes.Interface, nodeName string) *feed {
 	return &feed{
 		client:   client,
+		nodeName: nodeName,
+		sctp:     haveSCTP(),
 		wake:     make(chan struct{}, 1),
 		services: map[types.NamespacedName]*service{},
 		slices:   map[types.NamespacedName]map[string]*slice{},
@@ -220,7 +228,7 @@ func nameOf(obj any) types.NamespacedName {
 func (f *feed) putService(obj any) {
 	svc := obj.(*corev1.Service)
 	name := nameOf(svc)
-	s := newService(svc)
+	s := newService(svc, f.sctp)
 	if s == nil {
 		f.dropService(name)
 		return
@@ -280,6 +288,13 @@ func (f *feed) knownSlices() []types.NamespacedName {
 func (f *feed) putNode(obj any) {
 	n := newNode(obj.(*corev1.Node))
 	name := obj.(*corev1.Node).Name
+	if name == f.nodeName {
+		full := obj.(*corev1.Node)
+		f.self = &corev1.Node{
+			ObjectMeta: metav1.ObjectMeta{Name: name, DeletionTimestamp: full.DeletionTimestamp},
+			Spec:       corev1.NodeSpec{Taints: full.Spec.Taints},
+		}
+	}
 	if have, ok := f.nodes[name]; ok && have.zone == n.zone && slices.Equal(have.addrs, n.addrs) {
 		return
 	}
@@ -290,11 +305,22 @@ func (f *feed) putNode(obj any) {
 }
 
 func (f *feed) dropNode(name types.NamespacedName) {
+	if name.Name == f.nodeName {
+		f.self = nil
+	}
 	if _, ok := f.nodes[name.Name]; ok {
 		f.nodes = maps.Clone(f.nodes)
 		delete(f.nodes, name.Name)
 		f.allDirty = true
 	}
+}
+
+// Node is this node's own Node, as far as load balancers ask about it; nil
+// when there is none.
+func (f *feed) Node() *corev1.Node {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.self
 }
 
 func (f *feed) knownNodes() []types.NamespacedName {

@@ -1,6 +1,7 @@
 package lb
 
 import (
+	"errors"
 	"maps"
 	"net/netip"
 
@@ -12,65 +13,97 @@ import (
 
 // health answers on the health check node ports of Services with
 // externalTrafficPolicy Local: a load balancer asks them whether this node
-// has endpoints. The server is upstream's.
+// has endpoints. The servers are upstream's, one for each of the node's
+// address families.
 type health struct {
-	server healthcheck.ServiceHealthServer
-	ports  map[types.NamespacedName]uint16
-	local  map[types.NamespacedName]int
+	servers map[corev1.IPFamily]healthcheck.ServiceHealthServer
+	checks  map[types.NamespacedName]map[corev1.IPFamily]check
 }
 
-func newHealth(node string) *health {
-	return &health{
-		server: healthcheck.NewServiceHealthServer(node, nil, proxyutil.NewNodePortAddresses(corev1.IPv4Protocol, nil), serving{}, corev1.IPv4Protocol),
-		ports:  map[types.NamespacedName]uint16{},
-		local:  map[types.NamespacedName]int{},
+// check is a health check node port and how many ready endpoints it reports.
+type check struct {
+	port  uint16
+	local int
+}
+
+func newHealth(node string, addrs []netip.Addr, proxy *healthcheck.ProxyHealthServer) *health {
+	h := &health{
+		servers: map[corev1.IPFamily]healthcheck.ServiceHealthServer{},
+		checks:  map[types.NamespacedName]map[corev1.IPFamily]check{},
 	}
+	for _, a := range addrs {
+		f := familyOf(a)
+		if h.servers[f] == nil {
+			h.servers[f] = healthcheck.NewServiceHealthServer(node, nil, proxyutil.NewNodePortAddresses(f, nil), proxy, f)
+		}
+	}
+	return h
 }
-
-// serving is the health of the proxy itself: while the process is there to be
-// asked, its maps are in force.
-type serving struct{}
-
-// Health is what the server asks for.
-func (serving) Health() healthcheck.ProxyHealth { return healthcheck.ProxyHealth{Healthy: true} }
 
 // update brings the ports in line with the plans for some Services.
 func (h *health) update(plans map[types.NamespacedName]wanted) error {
-	ports, local := maps.Clone(h.ports), maps.Clone(h.local)
+	changed := false
 	for name, w := range plans {
-		delete(ports, name)
-		delete(local, name)
-		if w.healthPort != 0 {
-			ports[name], local[name] = w.healthPort, w.localReady
+		if maps.Equal(h.checks[name], w.checks) {
+			continue
+		}
+		changed = true
+		if len(w.checks) == 0 {
+			delete(h.checks, name)
+		} else {
+			h.checks[name] = w.checks
 		}
 	}
-	if maps.Equal(ports, h.ports) && maps.Equal(local, h.local) {
+	if !changed {
 		return nil
 	}
-	h.ports, h.local = ports, local
-	if err := h.server.SyncServices(ports); err != nil {
-		return err
+	var errs []error
+	for family, server := range h.servers {
+		ports, local := map[types.NamespacedName]uint16{}, map[types.NamespacedName]int{}
+		for name, checks := range h.checks {
+			if c, ok := checks[family]; ok {
+				ports[name], local[name] = c.port, c.local
+			}
+		}
+		errs = append(errs, server.SyncServices(ports), server.SyncEndpoints(local))
 	}
-	return h.server.SyncEndpoints(local)
+	return errors.Join(errs...)
 }
 
 // close closes all ports.
-func (h *health) close() error { return h.server.SyncServices(nil) }
-
-// healthPortOf is a Service's health check node port, or 0.
-func healthPortOf(s *service) uint16 {
-	for _, p := range s.ports {
-		if n := p.HealthCheckNodePort(); n != 0 {
-			return uint16(n)
-		}
+func (h *health) close() error {
+	var errs []error
+	for _, server := range h.servers {
+		errs = append(errs, server.SyncServices(nil))
 	}
-	return 0
+	return errors.Join(errs...)
 }
 
-// localReady counts the ready endpoints of a Service on a node, by address.
-func localReady(all map[string]*slice, node string) int {
+// checksOf are a Service's health check node ports on a node; nil for none.
+func checksOf(s *service, all map[string]*slice, node string) map[corev1.IPFamily]check {
+	var out map[corev1.IPFamily]check
+	for family, ports := range s.ports {
+		for _, p := range ports {
+			if n := p.HealthCheckNodePort(); n != 0 {
+				if out == nil {
+					out = map[corev1.IPFamily]check{}
+				}
+				out[family] = check{port: uint16(n), local: localReady(all, family, node)}
+				break
+			}
+		}
+	}
+	return out
+}
+
+// localReady counts one family's ready endpoints of a Service on a node, by
+// address.
+func localReady(all map[string]*slice, family corev1.IPFamily, node string) int {
 	addrs := map[netip.Addr]struct{}{}
 	for _, s := range all {
+		if s.family != family {
+			continue
+		}
 		for _, e := range s.endpoints {
 			if e.ready && e.node == node {
 				addrs[e.addr] = struct{}{}

@@ -17,10 +17,10 @@ import (
 
 // HostPort is a port of the node that leads to a pod on it.
 type HostPort struct {
-	// Protocol is "tcp" or "udp".
+	// Protocol is "tcp", "udp" or "sctp".
 	Protocol string
-	// HostIP is the one address that has the port; the unspecified address
-	// means all of the node's.
+	// HostIP is the one address that has the port; an unspecified address
+	// means all of the node's of PodIP's family.
 	HostIP netip.Addr
 	Port   uint16
 	PodIP  netip.Addr
@@ -82,17 +82,29 @@ func (l *Loader) HostPorts(ports []HostPort, added bool) error {
 func (l *Loader) frontendsOf(p HostPort) []table.Frontend {
 	f := table.Frontend{Backends: []netip.AddrPort{netip.AddrPortFrom(p.PodIP, p.PodPort)}}
 	f.Key = table.Key{Addr: p.HostIP, Port: p.Port, Proto: table.TCP}
-	if p.Protocol == "udp" {
+	switch p.Protocol {
+	case "udp":
 		f.Proto = table.UDP
+	case "sctp":
+		f.Proto = table.SCTP
 	}
+	family := familyOf(p.PodIP)
 	if p.HostIP.IsValid() && !p.HostIP.IsUnspecified() {
+		if familyOf(p.HostIP) != family {
+			return nil
+		}
 		f.NodeOnly = p.HostIP.IsLoopback()
 		return []table.Frontend{f}
 	}
-	local := f
-	f.Addr, local.Addr = l.cfg.NodeIP, loopback
-	local.NodeOnly = true
-	return []table.Frontend{f, local}
+	var out []table.Frontend
+	for _, a := range l.cfg.NodeIPs {
+		if familyOf(a) == family {
+			f.Addr = a
+			out = append(out, f)
+		}
+	}
+	f.Addr, f.NodeOnly = loopbackOf(family), true
+	return append(out, f)
 }
 
 // deviceOf is the name of the device that has an address; empty if none has.

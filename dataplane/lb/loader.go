@@ -12,15 +12,17 @@ import (
 
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/kubernetes/pkg/proxy/healthcheck"
 
 	"github.com/skiff-k8s/skiff/dataplane/lb/table"
 )
 
 // Config is what a Loader needs.
 type Config struct {
-	// NodeName is this node's name, NodeIP its address on the fabric.
+	// NodeName is this node's name, NodeIPs its addresses on the fabric, the
+	// primary one first. A family without an address has no node ports here.
 	NodeName string
-	NodeIP   netip.Addr
+	NodeIPs  []netip.Addr
 	// CgroupPath is the cgroup2 directory whose sockets are translated.
 	// Default: the root of this cgroup namespace.
 	CgroupPath string
@@ -28,7 +30,7 @@ type Config struct {
 	// made. With an empty PinDir programs and maps go with the process.
 	PinDir string
 	// Uplink is the node's device that leads to the switch, in this network
-	// namespace, for host ports. Default: the device that has NodeIP; without
+	// namespace, for host ports. Default: the device that has NodeIPs[0]; without
 	// one host ports answer to sockets of the node and its pods only.
 	Uplink string
 	// SwitchPinDir is where switchnat.Load pinned the maps of the cluster's
@@ -46,6 +48,10 @@ type Config struct {
 // full map has room again when something else has gone.
 const retryAfter = time.Second
 
+// healthTimeout is how late a change may be in the maps before /healthz says
+// so: twice upstream's sync period, as there.
+const healthTimeout = time.Minute
+
 // Loader keeps the service maps of one node, and those of the cluster's
 // switch if it is the node that writes them.
 type Loader struct {
@@ -55,6 +61,8 @@ type Loader struct {
 	feed    *feed
 	report  *reporter
 	health  *health
+	// proxyHealth says whether changes reach the maps.
+	proxyHealth *healthcheck.ProxyHealthServer
 
 	// mu guards the targets' tables and claims, and hostPorts.
 	mu sync.Mutex
@@ -81,8 +89,8 @@ type target struct {
 // attaches them. The caller is in the node's network namespace. Run keeps the
 // maps; Close lets go.
 func New(cfg Config) (_ *Loader, err error) {
-	if cfg.NodeName == "" || !cfg.NodeIP.Is4() || cfg.Client == nil {
-		return nil, fmt.Errorf("dataplane loader: node name, IPv4 node address and client are required")
+	if cfg.NodeName == "" || len(cfg.NodeIPs) == 0 || cfg.Client == nil {
+		return nil, fmt.Errorf("dataplane loader: node name, node addresses and client are required")
 	}
 	if cfg.CgroupPath == "" {
 		if cfg.CgroupPath, err = CgroupRoot(); err != nil {
@@ -90,7 +98,7 @@ func New(cfg Config) (_ *Loader, err error) {
 		}
 	}
 	if cfg.Uplink == "" {
-		if cfg.Uplink, err = deviceOf(cfg.NodeIP); err != nil {
+		if cfg.Uplink, err = deviceOf(cfg.NodeIPs[0]); err != nil {
 			return nil, err
 		}
 	}
@@ -102,9 +110,10 @@ func New(cfg Config) (_ *Loader, err error) {
 			return nil, fmt.Errorf("make pin directory: %w", err)
 		}
 	}
-	l := &Loader{cfg: cfg, log: cfg.Log, feed: newFeed(cfg.Client), synced: make(chan struct{})}
+	l := &Loader{cfg: cfg, log: cfg.Log, feed: newFeed(cfg.Client, cfg.NodeName), synced: make(chan struct{})}
 	l.hostPorts.frontends = map[table.Key]table.Frontend{}
-	l.health = newHealth(cfg.NodeName)
+	l.proxyHealth = healthcheck.NewProxyHealthServer("", healthTimeout, l.feed)
+	l.health = newHealth(cfg.NodeName, cfg.NodeIPs, l.proxyHealth)
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, l.Close())
@@ -115,7 +124,14 @@ func New(cfg Config) (_ *Loader, err error) {
 		return nil, err
 	}
 	l.targets = append(l.targets, &target{name: "node", node: cfg.NodeName, table: nodeTable, claims: newClaims()})
-	if l.sockets, err = loadSockets(nodeTable, cfg.CgroupPath, cfg.PinDir); err != nil {
+	netns, err := netnsCookie()
+	if err != nil {
+		return nil, err
+	}
+	if err := nodeTable.SetIdentity(netns, identityOf(cfg.NodeIPs)); err != nil {
+		return nil, err
+	}
+	if l.sockets, err = loadSockets(nodeTable, netns, cfg.CgroupPath, cfg.PinDir); err != nil {
 		return nil, err
 	}
 	// Programs of another layout go on with their own maps until these ones

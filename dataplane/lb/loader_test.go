@@ -69,7 +69,7 @@ func (c *cluster) run() (_ *Loader, stop func()) {
 	c.Helper()
 	begin := time.Now()
 	l, err := New(Config{
-		NodeName: "node-1", NodeIP: nodeAddr, CgroupPath: sandbox.Cgroup(),
+		NodeName: "node-1", NodeIPs: []netip.Addr{nodeAddr}, CgroupPath: sandbox.Cgroup(),
 		PinDir: c.pins, SwitchPinDir: c.switchPins, Client: c.proxy,
 	})
 	if err != nil {

@@ -1,9 +1,9 @@
 package lb
 
 import (
-	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -11,12 +11,34 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/kubernetes/pkg/proxy"
-
-	"github.com/skiff-k8s/skiff/dataplane/lb/table"
+	proxyutil "k8s.io/kubernetes/pkg/proxy/util"
 )
 
-// loopback is where a node's own sockets may call node ports as well.
-var loopback = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+// families are what a Service may have addresses of.
+var families = []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol}
+
+// loopbackOf is where a node's own sockets may call node ports as well.
+func loopbackOf(family corev1.IPFamily) netip.Addr {
+	if family == corev1.IPv6Protocol {
+		return netip.IPv6Loopback()
+	}
+	return netip.AddrFrom4([4]byte{127, 0, 0, 1})
+}
+
+// anyOf is the address of frontends that all node addresses of a family have.
+func anyOf(family corev1.IPFamily) netip.Addr {
+	if family == corev1.IPv6Protocol {
+		return netip.IPv6Unspecified()
+	}
+	return netip.IPv4Unspecified()
+}
+
+func familyOf(a netip.Addr) corev1.IPFamily {
+	if a.Is4() {
+		return corev1.IPv4Protocol
+	}
+	return corev1.IPv6Protocol
+}
 
 // view is from where services are seen.
 type view struct {
@@ -29,7 +51,7 @@ type view struct {
 
 // node is what planning needs of a Node.
 type node struct {
-	addrs []netip.Addr // IPv4, sorted
+	addrs []netip.Addr // of both families, sorted
 	zone  string
 }
 
@@ -38,7 +60,7 @@ type service struct {
 	name    types.NamespacedName
 	uid     types.UID
 	created time.Time
-	ports   proxy.ServicePortMap
+	ports   map[corev1.IPFamily]proxy.ServicePortMap
 	// problems are the things that it asks for and does not get.
 	problems []problem
 }
@@ -48,6 +70,7 @@ type problem struct{ reason, message string }
 
 // slice is what planning needs of an EndpointSlice.
 type slice struct {
+	family    corev1.IPFamily
 	ports     []slicePort
 	endpoints []*endpoint
 }
@@ -70,47 +93,38 @@ type endpoint struct {
 }
 
 // newService reads a Service; nil for what has no address of its own
-// (headless, ExternalName).
-func newService(svc *corev1.Service) *service {
-	// Upstream's reading of the object; the tracker is the only door to it.
-	tracker := proxy.NewServiceChangeTracker(corev1.IPv4Protocol, nil, nil)
-	tracker.Update(nil, svc)
-	ports := proxy.ServicePortMap{}
-	ports.Update(tracker)
-
+// (headless, ExternalName). sctp says whether this kernel has that protocol.
+func newService(svc *corev1.Service, sctp bool) *service {
+	if proxyutil.ShouldSkipService(svc) {
+		return nil
+	}
 	s := &service{
 		name:    types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name},
 		uid:     svc.UID,
 		created: svc.CreationTimestamp.Time,
-		ports:   ports,
+		ports:   map[corev1.IPFamily]proxy.ServicePortMap{},
 	}
-	if len(ports) == 0 {
-		if headless := svc.Spec.ClusterIP == corev1.ClusterIPNone || svc.Spec.ClusterIP == ""; headless || svc.Spec.Type == corev1.ServiceTypeExternalName {
-			return nil
+	missing := map[string]struct{}{}
+	for _, family := range families {
+		// Upstream's reading of the object; the tracker is the only door to it.
+		tracker := proxy.NewServiceChangeTracker(family, nil, nil)
+		tracker.Update(nil, svc)
+		ports := proxy.ServicePortMap{}
+		ports.Update(tracker)
+		for name := range ports {
+			if name.Protocol == corev1.ProtocolSCTP && !sctp {
+				missing[portLabel(name)] = struct{}{}
+				delete(ports, name)
+			}
 		}
-		s.problems = append(s.problems, problem{"IPFamilyNotServed", "the Service has no IPv4 address; this cluster serves IPv4 only"})
-	}
-	for name := range ports {
-		if name.Protocol != corev1.ProtocolTCP && name.Protocol != corev1.ProtocolUDP {
-			s.problems = append(s.problems, problem{"ProtocolNotServed", "port " + portLabel(name) + " is not served: only TCP and UDP are"})
-			delete(ports, name)
-		}
-	}
-	if len(svc.Spec.ClusterIPs) > 1 {
-		s.problems = append(s.problems, problem{"IPFamilyNotServed", "only the Service's IPv4 address is served"})
-	}
-	for _, p := range ports {
-		if len(p.LoadBalancerSourceRanges()) > 0 && len(p.LoadBalancerVIPs()) > 0 {
-			s.problems = append(s.problems, problem{"SourceRangesNotServed", "spec.loadBalancerSourceRanges is not supported: the Service's LoadBalancer addresses stay closed to everybody"})
-			break
+		if len(ports) > 0 {
+			s.ports[family] = ports
 		}
 	}
-	slices.SortFunc(s.problems, func(a, b problem) int {
-		if a.message < b.message {
-			return -1
-		}
-		return 1
-	})
+	for label := range missing {
+		s.problems = append(s.problems, problem{"ProtocolNotServed", "port " + label + " is not served: this kernel has no SCTP"})
+	}
+	slices.SortFunc(s.problems, func(a, b problem) int { return strings.Compare(a.message, b.message) })
 	return s
 }
 
@@ -121,12 +135,17 @@ func portLabel(n proxy.ServicePortName) string {
 	return n.Port + "/" + string(n.Protocol)
 }
 
-// newSlice reads an EndpointSlice; nil for families other than IPv4.
+// newSlice reads an EndpointSlice; nil for one of names.
 func newSlice(es *discoveryv1.EndpointSlice) *slice {
-	if es.AddressType != discoveryv1.AddressTypeIPv4 {
+	s := &slice{}
+	switch es.AddressType {
+	case discoveryv1.AddressTypeIPv4:
+		s.family = corev1.IPv4Protocol
+	case discoveryv1.AddressTypeIPv6:
+		s.family = corev1.IPv6Protocol
+	default:
 		return nil
 	}
-	s := &slice{}
 	for _, p := range es.Ports {
 		if p.Name == nil || p.Port == nil || p.Protocol == nil || *p.Port == 0 {
 			continue
@@ -139,7 +158,7 @@ func newSlice(es *discoveryv1.EndpointSlice) *slice {
 			continue
 		}
 		addr, err := netip.ParseAddr(e.Addresses[0])
-		if err != nil || !addr.Is4() {
+		if err != nil || familyOf(addr) != s.family {
 			continue
 		}
 		ep := &endpoint{
@@ -178,140 +197,11 @@ func newNode(n *corev1.Node) node {
 		if a.Type != corev1.NodeInternalIP && a.Type != corev1.NodeExternalIP {
 			continue
 		}
-		if addr, err := netip.ParseAddr(a.Address); err == nil && addr.Is4() {
-			out.addrs = append(out.addrs, addr)
+		if addr, err := netip.ParseAddr(a.Address); err == nil {
+			out.addrs = append(out.addrs, addr.Unmap())
 		}
 	}
 	slices.SortFunc(out.addrs, netip.Addr.Compare)
 	out.addrs = slices.Compact(out.addrs)
 	return out
-}
-
-// plan says what the kernel should hold for one service, seen from v. The
-// slices are all of the service's, in any order.
-func plan(s *service, all map[string]*slice, v view) []table.Frontend {
-	var out []table.Frontend
-	for name, port := range s.ports {
-		if v.node == "" {
-			out = append(out, planOutside(name, port, endpointsOf(name, all), v)...)
-		} else {
-			out = append(out, planNode(name, port, endpointsOf(name, all), v)...)
-		}
-	}
-	return out
-}
-
-// planNode is one port as the sockets of a node and of its pods see it.
-// Local clients of external addresses get endpoints of the whole cluster
-// whatever externalTrafficPolicy says, as upstream short-circuits them.
-func planNode(name proxy.ServicePortName, port proxy.ServicePort, eps []*portEndpoint, v view) []table.Frontend {
-	cluster, local := categorize(eps, port, v.node, v.nodes[v.node].zone)
-	internal := cluster
-	if port.InternalPolicyLocal() {
-		internal = local
-	}
-	proto := protocolOf(name)
-	f := frontend(port, internal)
-	f.Key = table.Key{Addr: toAddr(port.ClusterIP()), Port: uint16(port.Port()), Proto: proto}
-	out := []table.Frontend{f}
-
-	if p := uint16(port.NodePort()); p != 0 {
-		f := frontend(port, cluster)
-		f.Key = table.Key{Port: p, Proto: proto}
-		f.NodeOwn = port.ExternalPolicyLocal()
-		out = append(out, f)
-		if f.NodeOwn {
-			out = append(out, planNodes(name, port, eps, v, table.Key{Port: p, Proto: proto, FromNode: true})...)
-		}
-		f = frontend(port, cluster)
-		f.Key = table.Key{Addr: loopback, Port: p, Proto: proto}
-		f.NodeOnly = true
-		out = append(out, f)
-	}
-	return append(out, planAddresses(name, port, cluster)...)
-}
-
-// planOutside is one port as packets in the switch see it. The outside is no
-// node: a port for one node's own endpoints shows it each node's.
-func planOutside(name proxy.ServicePortName, port proxy.ServicePort, eps []*portEndpoint, v view) []table.Frontend {
-	cluster, local := categorize(eps, port, "", "")
-	internal := cluster
-	if port.InternalPolicyLocal() {
-		internal = local
-	}
-	proto := protocolOf(name)
-	f := frontend(port, internal)
-	f.Key = table.Key{Addr: toAddr(port.ClusterIP()), Port: uint16(port.Port()), Proto: proto}
-	out := []table.Frontend{f}
-
-	if p := uint16(port.NodePort()); p != 0 {
-		if port.ExternalPolicyLocal() {
-			out = append(out, planNodes(name, port, eps, v, table.Key{Port: p, Proto: proto})...)
-		} else {
-			f := frontend(port, cluster)
-			f.Key = table.Key{Port: p, Proto: proto}
-			out = append(out, f)
-		}
-	}
-	return append(out, planAddresses(name, port, cluster)...)
-}
-
-// planNodes gives every other node's address the endpoints on that node.
-func planNodes(name proxy.ServicePortName, port proxy.ServicePort, eps []*portEndpoint, v view, key table.Key) []table.Frontend {
-	var out []table.Frontend
-	for other, n := range v.nodes {
-		if other == v.node {
-			continue
-		}
-		_, local := categorize(eps, port, other, n.zone)
-		for _, a := range n.addrs {
-			f := frontend(port, local)
-			f.Key = key
-			f.Addr = a
-			out = append(out, f)
-		}
-	}
-	return out
-}
-
-// planAddresses gives the addresses of load balancers and spec.externalIPs
-// the endpoints.
-func planAddresses(name proxy.ServicePortName, port proxy.ServicePort, eps []netip.AddrPort) []table.Frontend {
-	var addrs []netip.Addr
-	if len(port.LoadBalancerSourceRanges()) == 0 {
-		for _, ip := range port.LoadBalancerVIPs() {
-			addrs = append(addrs, toAddr(ip))
-		}
-	}
-	for _, ip := range port.ExternalIPs() {
-		addrs = append(addrs, toAddr(ip))
-	}
-	slices.SortFunc(addrs, netip.Addr.Compare)
-	var out []table.Frontend
-	for _, a := range slices.Compact(addrs) {
-		f := frontend(port, eps)
-		f.Key = table.Key{Addr: a, Port: uint16(port.Port()), Proto: protocolOf(name)}
-		out = append(out, f)
-	}
-	return out
-}
-
-func frontend(port proxy.ServicePort, eps []netip.AddrPort) table.Frontend {
-	f := table.Frontend{Backends: eps}
-	if port.SessionAffinityType() == corev1.ServiceAffinityClientIP {
-		f.Affinity = time.Duration(port.StickyMaxAgeSeconds()) * time.Second
-	}
-	return f
-}
-
-func protocolOf(name proxy.ServicePortName) table.Protocol {
-	if name.Protocol == corev1.ProtocolUDP {
-		return table.UDP
-	}
-	return table.TCP
-}
-
-func toAddr(ip net.IP) netip.Addr {
-	a, _ := netip.AddrFromSlice(ip)
-	return a.Unmap()
 }

@@ -1,6 +1,7 @@
 package lb
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -39,12 +40,16 @@ func nodePort(policy corev1.ServiceExternalTrafficPolicy) func(*corev1.Service) 
 }
 
 // ep is an endpoint "address@node", with marks: "!" not ready, "~" serving
-// while it terminates, "#zone" a hint.
+// while it terminates, "#zone" a hint, "%node" one of the node.
 func ep(text string) discoveryv1.Endpoint {
 	var e discoveryv1.Endpoint
 	text, zone, hinted := strings.Cut(text, "#")
 	if hinted {
 		e.Hints = &discoveryv1.EndpointHints{ForZones: []discoveryv1.ForZone{{Name: zone}}}
+	}
+	text, only, near := strings.Cut(text, "%")
+	if near {
+		e.Hints = &discoveryv1.EndpointHints{ForNodes: []discoveryv1.ForNode{{Name: only}}}
 	}
 	text, down := strings.CutSuffix(text, "!")
 	text, leaving := strings.CutSuffix(text, "~")
@@ -63,8 +68,17 @@ func sliceOf(eps ...string) *discoveryv1.EndpointSlice {
 		Ports:       []discoveryv1.EndpointPort{{Name: ptr.To("http"), Protocol: ptr.To(corev1.ProtocolTCP), Port: ptr.To(int32(8080))}},
 	}
 	for _, e := range eps {
+		if strings.Contains(e, ":") {
+			es.AddressType = discoveryv1.AddressTypeIPv6
+		}
 		es.Endpoints = append(es.Endpoints, ep(e))
 	}
+	return es
+}
+
+func udpSlice(eps ...string) *discoveryv1.EndpointSlice {
+	es := sliceOf(eps...)
+	es.Ports[0].Protocol = ptr.To(corev1.ProtocolUDP)
 	return es
 }
 
@@ -80,20 +94,59 @@ func text(f table.Frontend) string {
 	if f.Affinity > 0 {
 		b.WriteString(" [affinity " + f.Affinity.String() + "]")
 	}
+	if f.Sources != nil {
+		fmt.Fprintf(&b, " [from %v]", f.Sources)
+	}
 	b.WriteString(" ->")
 	back := slices.Clone(f.Backends)
 	slices.SortFunc(back, netip.AddrPort.Compare)
 	for _, a := range back {
 		b.WriteString(" " + a.String())
 	}
+	if len(f.Keep) > 0 {
+		fmt.Fprintf(&b, " keeping %v", f.Keep)
+	}
 	return b.String()
+}
+
+// six makes a Service of the test IPv6 only, both gives it a second family.
+func six(s *corev1.Service) {
+	s.Spec.ClusterIP, s.Spec.ClusterIPs = "fd00:96::7", []string{"fd00:96::7"}
+	s.Spec.IPFamilies, s.Spec.IPFamilyPolicy = []corev1.IPFamily{corev1.IPv6Protocol}, ptr.To(corev1.IPFamilyPolicySingleStack)
+}
+
+func both(s *corev1.Service) {
+	s.Spec.ClusterIPs = []string{"10.96.7.7", "fd00:96::7"}
+	s.Spec.IPFamilies = []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol}
+	s.Spec.IPFamilyPolicy = ptr.To(corev1.IPFamilyPolicyPreferDualStack)
+}
+
+// balanced is a load balancer at the given address.
+func balanced(ip string, mode corev1.LoadBalancerIPMode, ranges ...string) func(*corev1.Service) {
+	return func(s *corev1.Service) {
+		s.Spec.Type = corev1.ServiceTypeLoadBalancer
+		s.Spec.LoadBalancerSourceRanges = ranges
+		s.Status.LoadBalancer.Ingress = append(s.Status.LoadBalancer.Ingress, corev1.LoadBalancerIngress{IP: ip, IPMode: &mode})
+	}
+}
+
+// udp makes the port one of UDP.
+func udp(s *corev1.Service) { s.Spec.Ports[0].Protocol = corev1.ProtocolUDP }
+
+// all applies several changes.
+func all(changes ...func(*corev1.Service)) func(*corev1.Service) {
+	return func(s *corev1.Service) {
+		for _, c := range changes {
+			c(s)
+		}
+	}
 }
 
 func TestPlan(t *testing.T) {
 	addr := netip.MustParseAddr
 	nodes := map[string]node{
-		"n1": {addrs: []netip.Addr{addr("172.30.0.11")}, zone: "a"},
-		"n2": {addrs: []netip.Addr{addr("172.30.0.12")}, zone: "b"},
+		"n1": {addrs: []netip.Addr{addr("172.30.0.11"), addr("fd00:30::11")}, zone: "a"},
+		"n2": {addrs: []netip.Addr{addr("172.30.0.12"), addr("fd00:30::12")}, zone: "b"},
 	}
 	two := []*discoveryv1.EndpointSlice{sliceOf("10.244.1.1@n1"), sliceOf("10.244.2.1@n2")}
 	for _, c := range []struct {
@@ -134,18 +187,18 @@ func TestPlan(t *testing.T) {
 		{"node port from a node", web(nodePort(corev1.ServiceExternalTrafficPolicyCluster)), two, "n1", []string{
 			"10.96.7.7:80/TCP -> 10.244.1.1:8080 10.244.2.1:8080",
 			"127.0.0.1:30080/TCP [node only] -> 10.244.1.1:8080 10.244.2.1:8080",
-			"node:30080/TCP -> 10.244.1.1:8080 10.244.2.1:8080",
+			"node(IPv4):30080/TCP -> 10.244.1.1:8080 10.244.2.1:8080",
 		}},
 		{"node port from outside", web(nodePort(corev1.ServiceExternalTrafficPolicyCluster)), two, "", []string{
 			"10.96.7.7:80/TCP -> 10.244.1.1:8080 10.244.2.1:8080",
-			"node:30080/TCP -> 10.244.1.1:8080 10.244.2.1:8080",
+			"node(IPv4):30080/TCP -> 10.244.1.1:8080 10.244.2.1:8080",
 		}},
 		{"externalTrafficPolicy Local from a node: all for itself and its pods, the other's own at the other", web(nodePort(corev1.ServiceExternalTrafficPolicyLocal)),
 			[]*discoveryv1.EndpointSlice{sliceOf("10.244.1.1@n1")}, "n1", []string{
 				"10.96.7.7:80/TCP -> 10.244.1.1:8080",
 				"127.0.0.1:30080/TCP [node only] -> 10.244.1.1:8080",
 				"172.30.0.12:30080/TCP (from the node) ->",
-				"node:30080/TCP [node's own] -> 10.244.1.1:8080",
+				"node(IPv4):30080/TCP [node's own] -> 10.244.1.1:8080",
 			}},
 		{"externalTrafficPolicy Local from outside", web(nodePort(corev1.ServiceExternalTrafficPolicyLocal)),
 			[]*discoveryv1.EndpointSlice{sliceOf("10.244.1.1@n1", "10.244.1.2@n1~")}, "", []string{
@@ -162,23 +215,86 @@ func TestPlan(t *testing.T) {
 			"172.31.0.5:80/TCP -> 10.244.1.1:8080 10.244.2.1:8080",
 			"198.51.100.7:80/TCP -> 10.244.1.1:8080 10.244.2.1:8080",
 		}},
-		{"source ranges close the load balancer's addresses", web(func(s *corev1.Service) {
-			s.Spec.Type = corev1.ServiceTypeLoadBalancer
-			s.Spec.LoadBalancerSourceRanges = []string{"192.0.2.0/24"}
-			s.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "172.31.0.5", IPMode: ptr.To(corev1.LoadBalancerIPModeVIP)}}
-		}), two, "", []string{"10.96.7.7:80/TCP -> 10.244.1.1:8080 10.244.2.1:8080"}},
+		{"source ranges are for the load balancer's addresses", web(all(nodePort(corev1.ServiceExternalTrafficPolicyCluster), balanced("172.31.0.5", corev1.LoadBalancerIPModeVIP, "192.0.2.0/24", " 198.51.100.7/32"), func(s *corev1.Service) {
+			s.Spec.ExternalIPs = []string{"198.51.100.9"}
+		})), two[:1], "", []string{
+			"10.96.7.7:80/TCP -> 10.244.1.1:8080",
+			"172.31.0.5:80/TCP [from [192.0.2.0/24 198.51.100.7/32]] -> 10.244.1.1:8080",
+			"198.51.100.9:80/TCP -> 10.244.1.1:8080",
+			"node(IPv4):30080/TCP -> 10.244.1.1:8080",
+		}},
+		{"an address that is both is the load balancer's", web(all(balanced("172.31.0.5", corev1.LoadBalancerIPModeVIP, "192.0.2.0/24"), func(s *corev1.Service) {
+			s.Spec.ExternalIPs = []string{"172.31.0.5"}
+		})), nil, "n1", []string{
+			"10.96.7.7:80/TCP ->",
+			"172.31.0.5:80/TCP [from [192.0.2.0/24]] ->",
+		}},
+		{"a range of everything is none", web(balanced("172.31.0.5", corev1.LoadBalancerIPModeVIP, "192.0.2.0/24", "0.0.0.0/0")), nil, "n1", []string{
+			"10.96.7.7:80/TCP ->",
+			"172.31.0.5:80/TCP ->",
+		}},
+		{"ranges of another family are none, as upstream", web(balanced("172.31.0.5", corev1.LoadBalancerIPModeVIP, "2001:db8::/32")), nil, "n1", []string{
+			"10.96.7.7:80/TCP ->",
+			"172.31.0.5:80/TCP ->",
+		}},
+		{"a load balancer of mode Proxy is not short-cut", web(balanced("172.31.0.5", corev1.LoadBalancerIPModeProxy)), nil, "n1", []string{
+			"10.96.7.7:80/TCP ->",
+		}},
+		{"a load balancer with externalTrafficPolicy Local has every endpoint, from outside and from nodes", web(all(balanced("172.31.0.5", corev1.LoadBalancerIPModeVIP), func(s *corev1.Service) {
+			s.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal
+			s.Spec.HealthCheckNodePort = 30999
+		})), two, "", []string{
+			"10.96.7.7:80/TCP -> 10.244.1.1:8080 10.244.2.1:8080",
+			"172.31.0.5:80/TCP -> 10.244.1.1:8080 10.244.2.1:8080",
+		}},
+		{"node hints keep traffic on the node", web(nil), []*discoveryv1.EndpointSlice{sliceOf("10.244.1.1@n1%n1", "10.244.2.1@n2%n2")}, "n2", []string{
+			"10.96.7.7:80/TCP -> 10.244.2.1:8080",
+		}},
+		{"node hints of others only are ignored", web(nil), []*discoveryv1.EndpointSlice{sliceOf("10.244.1.1@n1%n1")}, "n2", []string{
+			"10.96.7.7:80/TCP -> 10.244.1.1:8080",
+		}},
+		{"zone hints that one endpoint lacks are ignored", web(nil), []*discoveryv1.EndpointSlice{sliceOf("10.244.1.1@n1#a", "10.244.2.1@n2")}, "n2", []string{
+			"10.96.7.7:80/TCP -> 10.244.1.1:8080 10.244.2.1:8080",
+		}},
+		{"publishNotReadyAddresses is the slice's conditions: ready counts, also while terminating", web(func(s *corev1.Service) { s.Spec.PublishNotReadyAddresses = true }), []*discoveryv1.EndpointSlice{{
+			AddressType: discoveryv1.AddressTypeIPv4,
+			Ports:       sliceOf().Ports,
+			Endpoints:   []discoveryv1.Endpoint{{Addresses: []string{"10.244.1.1"}, Conditions: discoveryv1.EndpointConditions{Ready: ptr.To(true), Serving: ptr.To(false), Terminating: ptr.To(true)}}},
+		}}, "n1", []string{"10.96.7.7:80/TCP -> 10.244.1.1:8080"}},
+		{"internalTrafficPolicy Local without an endpoint on the node refuses", web(func(s *corev1.Service) {
+			s.Spec.InternalTrafficPolicy = ptr.To(corev1.ServiceInternalTrafficPolicyLocal)
+		}), two[:1], "n2", []string{"10.96.7.7:80/TCP ->"}},
+		{"a UDP flow stays while its endpoint serves", web(udp), []*discoveryv1.EndpointSlice{udpSlice("10.244.1.1@n1", "10.244.1.2@n1~", "10.244.1.3@n1!")}, "n1", []string{
+			"10.96.7.7:80/UDP -> 10.244.1.1:8080 keeping [10.244.1.2:8080]",
+		}},
+		{"IPv6 alone", web(all(six, nodePort(corev1.ServiceExternalTrafficPolicyLocal))), []*discoveryv1.EndpointSlice{sliceOf("fd00:244::1@n1"), sliceOf("10.244.2.1@n2")}, "n1", []string{
+			"[::1]:30080/TCP [node only] -> [fd00:244::1]:8080",
+			"[fd00:30::12]:30080/TCP (from the node) ->",
+			"[fd00:96::7]:80/TCP -> [fd00:244::1]:8080",
+			"node(IPv6):30080/TCP [node's own] -> [fd00:244::1]:8080",
+		}},
+		{"dual stack: each family its own endpoints, load balancers and external addresses", web(all(both, balanced("172.31.0.5", corev1.LoadBalancerIPModeVIP), balanced("fd00:31::5", corev1.LoadBalancerIPModeVIP, "192.0.2.0/24", "2001:db8::/32"), func(s *corev1.Service) {
+			s.Spec.ExternalIPs = []string{"198.51.100.7", "2001:db8::7"}
+		})), []*discoveryv1.EndpointSlice{sliceOf("10.244.1.1@n1"), sliceOf("fd00:244::1@n1", "fd00:244::2@n2")}, "", []string{
+			"10.96.7.7:80/TCP -> 10.244.1.1:8080",
+			"172.31.0.5:80/TCP [from [192.0.2.0/24]] -> 10.244.1.1:8080",
+			"198.51.100.7:80/TCP -> 10.244.1.1:8080",
+			"[2001:db8::7]:80/TCP -> [fd00:244::1]:8080 [fd00:244::2]:8080",
+			"[fd00:31::5]:80/TCP [from [2001:db8::/32]] -> [fd00:244::1]:8080 [fd00:244::2]:8080",
+			"[fd00:96::7]:80/TCP -> [fd00:244::1]:8080 [fd00:244::2]:8080",
+		}},
 		{"ports of other protocols are left out", web(func(s *corev1.Service) {
 			s.Spec.Ports = append(s.Spec.Ports, corev1.ServicePort{Name: "sip", Port: 5060, Protocol: corev1.ProtocolSCTP})
 		}), two, "n1", []string{"10.96.7.7:80/TCP -> 10.244.1.1:8080 10.244.2.1:8080"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var got []string
-			if s := newService(c.service); s != nil {
-				all := map[string]*slice{}
+			if s := newService(c.service, false); s != nil {
+				found := map[string]*slice{}
 				for i, es := range c.slices {
-					all[string(rune('a'+i))] = newSlice(es)
+					found[string(rune('a'+i))] = newSlice(es)
 				}
-				for _, f := range plan(s, all, view{node: c.node, nodes: nodes}) {
+				for _, f := range plan(s, found, view{node: c.node, nodes: nodes}) {
 					got = append(got, text(f))
 				}
 			}
@@ -198,18 +314,13 @@ func TestProblems(t *testing.T) {
 	}{
 		{"nothing", web(nodePort(corev1.ServiceExternalTrafficPolicyLocal)), nil},
 		{"SCTP", web(func(s *corev1.Service) { s.Spec.Ports[0].Protocol = corev1.ProtocolSCTP }), []string{"ProtocolNotServed"}},
-		{"IPv6", web(func(s *corev1.Service) {
-			s.Spec.ClusterIP, s.Spec.ClusterIPs = "fd00::1", []string{"fd00::1"}
-			s.Spec.IPFamilies = []corev1.IPFamily{corev1.IPv6Protocol}
-		}), []string{"IPFamilyNotServed"}},
-		{"dual stack", web(func(s *corev1.Service) {
-			s.Spec.ClusterIPs = []string{"10.96.7.7", "fd00::1"}
-			s.Spec.IPFamilies = []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol}
-		}), []string{"IPFamilyNotServed"}},
+		{"IPv6", web(six), nil},
+		{"dual stack", web(both), nil},
+		{"source ranges", web(balanced("172.31.0.5", corev1.LoadBalancerIPModeVIP, "192.0.2.0/24")), nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var got []string
-			for _, p := range newService(c.service).problems {
+			for _, p := range newService(c.service, false).problems {
 				got = append(got, p.reason)
 			}
 			if !slices.Equal(got, c.want) {

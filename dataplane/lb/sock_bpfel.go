@@ -17,11 +17,14 @@ import (
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	sockMapLbAffinities    = "lb_affinities"
-	sockMapLbMembers       = "lb_members"
+	sockMapLbChunks        = "lb_chunks"
+	sockMapLbCounters      = "lb_counters"
+	sockMapLbIdentities    = "lb_identities"
 	sockMapLbNodes         = "lb_nodes"
-	sockMapLbOrigins       = "lb_origins"
+	sockMapLbPeers         = "lb_peers"
+	sockMapLbRings         = "lb_rings"
 	sockMapLbServices      = "lb_services"
-	sockMapLbSlots         = "lb_slots"
+	sockMapLbSources       = "lb_sources"
 	sockProgLbConnect4     = "lb_connect4"
 	sockProgLbConnect6     = "lb_connect6"
 	sockProgLbGetpeername4 = "lb_getpeername4"
@@ -29,6 +32,7 @@ const (
 	sockProgLbRecvmsg4     = "lb_recvmsg4"
 	sockProgLbRecvmsg6     = "lb_recvmsg6"
 	sockProgLbSendmsg4     = "lb_sendmsg4"
+	sockProgLbSendmsg6     = "lb_sendmsg6"
 	sockVarLbNodeNetns     = "lb_node_netns"
 )
 
@@ -81,6 +85,7 @@ type sockProgramSpecs struct {
 	LbRecvmsg4     *ebpf.ProgramSpec `ebpf:"lb_recvmsg4"`
 	LbRecvmsg6     *ebpf.ProgramSpec `ebpf:"lb_recvmsg6"`
 	LbSendmsg4     *ebpf.ProgramSpec `ebpf:"lb_sendmsg4"`
+	LbSendmsg6     *ebpf.ProgramSpec `ebpf:"lb_sendmsg6"`
 }
 
 // sockMapSpecs contains maps before they are loaded into the kernel.
@@ -88,11 +93,14 @@ type sockProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type sockMapSpecs struct {
 	LbAffinities *ebpf.MapSpec `ebpf:"lb_affinities"`
-	LbMembers    *ebpf.MapSpec `ebpf:"lb_members"`
+	LbChunks     *ebpf.MapSpec `ebpf:"lb_chunks"`
+	LbCounters   *ebpf.MapSpec `ebpf:"lb_counters"`
+	LbIdentities *ebpf.MapSpec `ebpf:"lb_identities"`
 	LbNodes      *ebpf.MapSpec `ebpf:"lb_nodes"`
-	LbOrigins    *ebpf.MapSpec `ebpf:"lb_origins"`
+	LbPeers      *ebpf.MapSpec `ebpf:"lb_peers"`
+	LbRings      *ebpf.MapSpec `ebpf:"lb_rings"`
 	LbServices   *ebpf.MapSpec `ebpf:"lb_services"`
-	LbSlots      *ebpf.MapSpec `ebpf:"lb_slots"`
+	LbSources    *ebpf.MapSpec `ebpf:"lb_sources"`
 }
 
 // sockVariableSpecs contains global variables before they are loaded into the kernel.
@@ -123,21 +131,27 @@ func (o *sockObjects) Close() error {
 // It can be passed to loadSockObjects or ebpf.CollectionSpec.LoadAndAssign.
 type sockMaps struct {
 	LbAffinities *ebpf.Map `ebpf:"lb_affinities"`
-	LbMembers    *ebpf.Map `ebpf:"lb_members"`
+	LbChunks     *ebpf.Map `ebpf:"lb_chunks"`
+	LbCounters   *ebpf.Map `ebpf:"lb_counters"`
+	LbIdentities *ebpf.Map `ebpf:"lb_identities"`
 	LbNodes      *ebpf.Map `ebpf:"lb_nodes"`
-	LbOrigins    *ebpf.Map `ebpf:"lb_origins"`
+	LbPeers      *ebpf.Map `ebpf:"lb_peers"`
+	LbRings      *ebpf.Map `ebpf:"lb_rings"`
 	LbServices   *ebpf.Map `ebpf:"lb_services"`
-	LbSlots      *ebpf.Map `ebpf:"lb_slots"`
+	LbSources    *ebpf.Map `ebpf:"lb_sources"`
 }
 
 func (m *sockMaps) Close() error {
 	return _SockClose(
 		m.LbAffinities,
-		m.LbMembers,
+		m.LbChunks,
+		m.LbCounters,
+		m.LbIdentities,
 		m.LbNodes,
-		m.LbOrigins,
+		m.LbPeers,
+		m.LbRings,
 		m.LbServices,
-		m.LbSlots,
+		m.LbSources,
 	)
 }
 
@@ -159,6 +173,7 @@ type sockPrograms struct {
 	LbRecvmsg4     *ebpf.Program `ebpf:"lb_recvmsg4"`
 	LbRecvmsg6     *ebpf.Program `ebpf:"lb_recvmsg6"`
 	LbSendmsg4     *ebpf.Program `ebpf:"lb_sendmsg4"`
+	LbSendmsg6     *ebpf.Program `ebpf:"lb_sendmsg6"`
 }
 
 func (p *sockPrograms) Close() error {
@@ -170,6 +185,7 @@ func (p *sockPrograms) Close() error {
 		p.LbRecvmsg4,
 		p.LbRecvmsg6,
 		p.LbSendmsg4,
+		p.LbSendmsg6,
 	)
 }
 

@@ -21,6 +21,7 @@ var (
 	vip      = netip.MustParseAddr("10.96.0.20")
 	nodeAddr = netip.MustParseAddr("172.30.0.11")
 	other    = netip.MustParseAddr("172.30.0.12")
+	loopback = netip.MustParseAddr("127.0.0.1")
 )
 
 // world is one set of programs at the test's cgroup, and servers on loopback.
@@ -35,7 +36,7 @@ func newWorld(t *testing.T) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := loadSockets(tab, sandbox.Cgroup(), "")
+	s, err := loadSockets(tab, mustCookie(t), sandbox.Cgroup(), "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -48,6 +49,16 @@ func newWorld(t *testing.T) *world {
 		}
 	})
 	return &world{T: t, table: tab}
+}
+
+// mustCookie is the cookie of the tests' own network namespace.
+func mustCookie(t testing.TB) uint64 {
+	t.Helper()
+	cookie, err := netnsCookie()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cookie
 }
 
 func (w *world) set(f table.Frontend) {
@@ -277,8 +288,8 @@ func TestNodePortAnswersOnNodeAddressesAndOnTheNodesLoopback(t *testing.T) {
 	w := newWorld(t)
 	a := w.tcpServer("127.0.0.2:0")
 	b := w.tcpServer("127.0.0.3:0")
-	w.set(table.Frontend{Key: table.Key{Port: 30080, Proto: table.TCP}, Backends: []netip.AddrPort{a, b}, NodeOwn: true})
-	w.set(table.Frontend{Key: table.Key{Addr: other, Port: 30080, Proto: table.TCP, FromNode: true}, Backends: []netip.AddrPort{b}})
+	w.set(table.Frontend{Key: table.Key{Addr: netip.IPv4Unspecified(), Port: 30080, Proto: table.TCP, Scope: table.AnyNode}, Backends: []netip.AddrPort{a, b}, NodeOwn: true})
+	w.set(table.Frontend{Key: table.Key{Addr: other, Port: 30080, Proto: table.TCP, Scope: table.FromNode}, Backends: []netip.AddrPort{b}})
 	w.set(table.Frontend{Key: key(loopback, 30080, table.TCP), Backends: []netip.AddrPort{a}, NodeOnly: true})
 	if err := w.table.SetNodes(map[netip.Addr]bool{nodeAddr: true, other: false}); err != nil {
 		t.Fatal(err)

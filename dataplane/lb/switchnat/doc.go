@@ -9,4 +9,4 @@
 // with their pins, whatever happens to either process.
 package switchnat
 
-//go:generate ../../../hack/generate-bpf.sh nat lb_nat.c -no-global-types
+//go:generate ../../../hack/generate-bpf.sh nat lb_nat.c -type nat_flow -type nat_tuple -type nat_reply -no-global-types

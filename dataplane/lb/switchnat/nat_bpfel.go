@@ -8,19 +8,80 @@ import (
 	_ "embed"
 	"fmt"
 	"io"
+	"structs"
 
 	"github.com/cilium/ebpf"
 )
+
+type natNatFlow struct {
+	_       structs.HostLayout
+	SeenNs  uint64
+	Service struct {
+		_    structs.HostLayout
+		Addr struct {
+			_ structs.HostLayout
+			W [4]uint32
+		}
+		PortBe uint16
+		Proto  uint8
+		Scope  uint8
+	}
+	Backend struct {
+		_    structs.HostLayout
+		Addr struct {
+			_ structs.HostLayout
+			W [4]uint32
+		}
+		PortBe uint16
+		Pad    uint16
+	}
+	Group  uint32
+	Set    uint32
+	Isn    uint32
+	FinEnd uint32
+	PortBe uint16
+	State  uint8
+	Pad    uint8
+	Pad2   uint32
+}
+
+type natNatReply struct {
+	_       structs.HostLayout
+	Service struct {
+		_ structs.HostLayout
+		W [4]uint32
+	}
+	ServicePortBe uint16
+	ClientPortBe  uint16
+}
+
+type natNatTuple struct {
+	_   structs.HostLayout
+	Src struct {
+		_ structs.HostLayout
+		W [4]uint32
+	}
+	Dst struct {
+		_ structs.HostLayout
+		W [4]uint32
+	}
+	SportBe uint16
+	DportBe uint16
+	Proto   uint8
+	Pad     [3]uint8
+}
 
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	natMapLbAffinities = "lb_affinities"
-	natMapLbMembers    = "lb_members"
+	natMapLbChunks     = "lb_chunks"
+	natMapLbCounters   = "lb_counters"
+	natMapLbIdentities = "lb_identities"
 	natMapLbNodes      = "lb_nodes"
 	natMapLbServices   = "lb_services"
-	natMapLbSlots      = "lb_slots"
+	natMapLbSources    = "lb_sources"
 	natMapNatFlows     = "nat_flows"
 	natMapNatFragments = "nat_fragments"
 	natMapNatReplies   = "nat_replies"
@@ -79,10 +140,12 @@ type natProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type natMapSpecs struct {
 	LbAffinities *ebpf.MapSpec `ebpf:"lb_affinities"`
-	LbMembers    *ebpf.MapSpec `ebpf:"lb_members"`
+	LbChunks     *ebpf.MapSpec `ebpf:"lb_chunks"`
+	LbCounters   *ebpf.MapSpec `ebpf:"lb_counters"`
+	LbIdentities *ebpf.MapSpec `ebpf:"lb_identities"`
 	LbNodes      *ebpf.MapSpec `ebpf:"lb_nodes"`
 	LbServices   *ebpf.MapSpec `ebpf:"lb_services"`
-	LbSlots      *ebpf.MapSpec `ebpf:"lb_slots"`
+	LbSources    *ebpf.MapSpec `ebpf:"lb_sources"`
 	NatFlows     *ebpf.MapSpec `ebpf:"nat_flows"`
 	NatFragments *ebpf.MapSpec `ebpf:"nat_fragments"`
 	NatReplies   *ebpf.MapSpec `ebpf:"nat_replies"`
@@ -115,10 +178,12 @@ func (o *natObjects) Close() error {
 // It can be passed to loadNatObjects or ebpf.CollectionSpec.LoadAndAssign.
 type natMaps struct {
 	LbAffinities *ebpf.Map `ebpf:"lb_affinities"`
-	LbMembers    *ebpf.Map `ebpf:"lb_members"`
+	LbChunks     *ebpf.Map `ebpf:"lb_chunks"`
+	LbCounters   *ebpf.Map `ebpf:"lb_counters"`
+	LbIdentities *ebpf.Map `ebpf:"lb_identities"`
 	LbNodes      *ebpf.Map `ebpf:"lb_nodes"`
 	LbServices   *ebpf.Map `ebpf:"lb_services"`
-	LbSlots      *ebpf.Map `ebpf:"lb_slots"`
+	LbSources    *ebpf.Map `ebpf:"lb_sources"`
 	NatFlows     *ebpf.Map `ebpf:"nat_flows"`
 	NatFragments *ebpf.Map `ebpf:"nat_fragments"`
 	NatReplies   *ebpf.Map `ebpf:"nat_replies"`
@@ -127,10 +192,12 @@ type natMaps struct {
 func (m *natMaps) Close() error {
 	return _NatClose(
 		m.LbAffinities,
-		m.LbMembers,
+		m.LbChunks,
+		m.LbCounters,
+		m.LbIdentities,
 		m.LbNodes,
 		m.LbServices,
-		m.LbSlots,
+		m.LbSources,
 		m.NatFlows,
 		m.NatFragments,
 		m.NatReplies,

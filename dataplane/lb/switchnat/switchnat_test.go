@@ -90,9 +90,9 @@ func newFabric(t *testing.T) *fabric {
 
 func (f *fabric) set(addr string, port uint16, proto table.Protocol, backends ...string) {
 	f.Helper()
-	fe := table.Frontend{Key: table.Key{Port: port, Proto: proto}}
+	fe := table.Frontend{Key: table.Key{Addr: netip.IPv4Unspecified(), Scope: table.AnyNode, Port: port, Proto: proto}}
 	if addr != "" {
-		fe.Addr = netip.MustParseAddr(addr)
+		fe.Addr, fe.Scope = netip.MustParseAddr(addr), table.All
 	}
 	for _, b := range backends {
 		fe.Backends = append(fe.Backends, netip.MustParseAddrPort(b))

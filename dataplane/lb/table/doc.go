@@ -8,4 +8,4 @@
 // that the supervisor can load the switch's program (package switchnat).
 package table
 
-//go:generate ../../../hack/generate-bpf.sh tables lb_tables.c -type lb_backend -type lb_flags -type lb_scope
+//go:generate ../../../hack/generate-bpf.sh tables lb_tables.c -type lb_backend -type lb_flags -type lb_scope -type lb_counter

@@ -4,9 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/cilium/ebpf"
 )
@@ -18,12 +18,15 @@ type Table struct {
 	maps tablesMaps
 	// mirror is what the maps hold, by key.
 	mirror map[tablesLbKey]entry
-	// sets are the numbers of the sets in use.
-	sets    map[uint32]struct{}
-	lastSet uint32
-	nodes   map[uint32]tablesLbNodeKind
+	sets   *sets
+	// sources are the lists of prefixes in use, by number.
+	sources     map[uint32]*sources
+	lastSources uint32
+	nodes       map[tablesLbAddr]tablesLbNodeKind
 	// reused says that the maps existed.
 	reused bool
+	// departed are the backends that left since the last Departed.
+	departed map[Departure]struct{}
 }
 
 // Create opens the maps pinned in dir, a directory of a bpf file system, or
@@ -101,17 +104,19 @@ func (t *Table) Reused() bool { return t.reused }
 func (t *Table) Maps() map[string]*ebpf.Map {
 	return map[string]*ebpf.Map{
 		tablesMapLbAffinities: t.maps.LbAffinities,
-		tablesMapLbMembers:    t.maps.LbMembers,
+		tablesMapLbChunks:     t.maps.LbChunks,
+		tablesMapLbCounters:   t.maps.LbCounters,
+		tablesMapLbIdentities: t.maps.LbIdentities,
 		tablesMapLbNodes:      t.maps.LbNodes,
 		tablesMapLbServices:   t.maps.LbServices,
-		tablesMapLbSlots:      t.maps.LbSlots,
+		tablesMapLbSources:    t.maps.LbSources,
 	}
 }
 
 // Close lets go of the maps; pins stay.
 func (t *Table) Close() error { return t.maps.Close() }
 
-// Frontends is what the table holds, in no order.
+// Frontends is what the maps hold, in no order.
 func (t *Table) Frontends() []Frontend {
 	out := make([]Frontend, 0, len(t.mirror))
 	for k, e := range t.mirror {
@@ -120,50 +125,73 @@ func (t *Table) Frontends() []Frontend {
 	return out
 }
 
+// sameAs says whether a frontend is in the maps already.
+func (t *Table) sameAs(have entry, c compiled) bool {
+	if have.broken || have.affinityS != c.entry.affinityS || have.group != c.entry.group || have.flags != c.entry.flags {
+		return false
+	}
+	var content content
+	if have.set != nil {
+		if have.set.broken {
+			return false
+		}
+		content = have.set.content
+	}
+	var list []tablesLbSource
+	if have.sources != nil {
+		list = have.sources.list
+	}
+	return content.equal(c.content) && slices.Equal(list, c.sources)
+}
+
 // Set brings one frontend to the wanted state. It says whether anything had
 // to be written.
 func (t *Table) Set(f Frontend) (bool, error) {
-	key, want, err := compile(f)
+	c, err := compile(f)
 	if err != nil {
 		return false, err
 	}
-	have, exists := t.mirror[key]
-	if exists && have.sameAs(want) {
+	have, exists := t.mirror[c.key]
+	if exists && t.sameAs(have, c) {
 		return false, nil
 	}
-	want.set = t.newSet()
-	if err := t.writeSlots(want); err != nil {
-		return true, errors.Join(fmt.Errorf("write backends of %s: %w", f.Key, err), t.dropSet(want.set, want.slots))
+	want := c.entry
+	set, fresh := t.sets.take(c.content)
+	want.set = set
+	if fresh {
+		err = t.sets.write(set)
 	}
-	if err := t.addMembers(key, want, have); err != nil {
-		return true, errors.Join(fmt.Errorf("write members of %s: %w", f.Key, err), t.dropSet(want.set, want.slots))
+	if err == nil && len(c.sources) > 0 {
+		want.sources, err = t.takeSources(c.sources)
 	}
-	value := serviceValue(key, want)
-	if err := t.maps.LbServices.Update(&key, &value, ebpf.UpdateAny); err != nil {
-		return true, errors.Join(fmt.Errorf("write service %s: %w", f.Key, err), t.dropSet(want.set, want.slots))
+	if err == nil {
+		value := serviceValue(c.key, want)
+		err = t.maps.LbServices.Update(&c.key, &value, ebpf.UpdateAny)
 	}
-	t.mirror[key] = want
+	if err != nil {
+		return true, errors.Join(fmt.Errorf("write service %s: %w", f.Key, err), t.sets.drop(set), t.dropSources(want.sources))
+	}
+	t.mirror[c.key] = want
 	if !exists {
 		return true, nil
 	}
-	return true, errors.Join(t.dropSet(have.set, have.slots), t.dropMembers(key, have, want))
+	t.depart(c.key, have, c.content)
+	return true, errors.Join(t.sets.drop(have.set), t.dropSources(have.sources))
 }
 
 // Delete removes one frontend; it succeeds when there is none.
-func (t *Table) Delete(k Key) error {
-	key, err := rawKey(k)
-	if err != nil {
-		return err
-	}
+func (t *Table) Delete(k Key) error { return t.delete(rawKey(k)) }
+
+func (t *Table) delete(key tablesLbKey) error {
 	have, ok := t.mirror[key]
 	if !ok {
 		return nil
 	}
 	if err := t.maps.LbServices.Delete(&key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-		return fmt.Errorf("delete service %s: %w", k, err)
+		return fmt.Errorf("delete service %s: %w", keyFrom(key), err)
 	}
 	delete(t.mirror, key)
-	return errors.Join(t.dropSet(have.set, have.slots), t.dropMembers(key, have, entry{}))
+	return errors.Join(t.sets.drop(have.set), t.dropSources(have.sources))
 }
 
 // Replace makes the frontends all that the table holds, and returns the keys
@@ -175,20 +203,17 @@ func (t *Table) Replace(all []Frontend) map[Key]error {
 	failed := map[Key]error{}
 	wanted := make(map[tablesLbKey]struct{}, len(all))
 	for _, f := range all {
-		if key, err := rawKey(f.Key); err == nil {
-			wanted[key] = struct{}{}
-		}
+		wanted[rawKey(f.Key)] = struct{}{}
 		if _, err := t.Set(f); err != nil {
 			failed[f.Key] = err
 		}
 	}
-	for raw := range t.mirror {
-		if _, ok := wanted[raw]; ok {
+	for key := range t.mirror {
+		if _, ok := wanted[key]; ok {
 			continue
 		}
-		key := keyFrom(raw)
-		if err := t.Delete(key); err != nil {
-			failed[key] = err
+		if err := t.delete(key); err != nil {
+			failed[keyFrom(key)] = err
 		}
 	}
 	return failed
@@ -197,52 +222,48 @@ func (t *Table) Replace(all []Frontend) map[Key]error {
 // fill writes an empty table. If it cannot, it leaves the table empty again.
 func (t *Table) fill(all []Frontend) (err error) {
 	var (
-		keys     = make([]tablesLbKey, 0, len(all))
-		values   = make([]tablesLbService, 0, len(all))
-		slotKeys []tablesLbSlotKey
-		slots    []tablesLbSlot
-		listed   []tablesLbMember
+		keys      = make([]tablesLbKey, 0, len(all))
+		values    = make([]tablesLbService, 0, len(all))
+		chunkKeys []tablesLbChunkKey
+		chunks    []tablesLbChunk
+		mirror    = make(map[tablesLbKey]entry, len(all))
 	)
-	mirror := make(map[tablesLbKey]entry, len(all))
-	for _, f := range all {
-		key, e, err := compile(f)
-		if err != nil {
-			return err
-		}
-		e.set = t.newSet()
-		mirror[key] = e
-		keys = append(keys, key)
-		values = append(values, serviceValue(key, e))
-		for i, b := range e.backends {
-			k := tablesLbSlotKey{Set: e.set, Index: uint32(i)}
-			slotKeys = append(slotKeys, k)
-			slots = append(slots, tablesLbSlot{Self: k, Backend: b})
-			if e.flags&tablesLbFlagsLB_MEMBERS != 0 {
-				listed = append(listed, tablesLbMember{Service: key, Backend: b})
-			}
-		}
-	}
 	defer func() {
 		if err == nil {
 			t.mirror = mirror
 			return
 		}
-		for i := range keys {
-			_ = t.maps.LbServices.Delete(&keys[i])
+		for key, e := range mirror {
+			_ = t.maps.LbServices.Delete(&key)
+			_ = t.sets.drop(e.set)
+			_ = t.dropSources(e.sources)
 		}
-		for i := range slotKeys {
-			_ = t.maps.LbSlots.Delete(&slotKeys[i])
-		}
-		for i := range listed {
-			_ = t.maps.LbMembers.Delete(&listed[i])
-		}
-		clear(t.sets)
 	}()
-	if err := batch(t.maps.LbSlots, slotKeys, slots); err != nil {
-		return fmt.Errorf("fill backends: %w", err)
+	for _, f := range all {
+		c, err := compile(f)
+		if err != nil {
+			return err
+		}
+		e := c.entry
+		set, fresh := t.sets.take(c.content)
+		e.set = set
+		if len(c.sources) > 0 {
+			if e.sources, err = t.takeSources(c.sources); err != nil {
+				return errors.Join(err, t.sets.drop(set))
+			}
+		}
+		mirror[c.key] = e
+		keys = append(keys, c.key)
+		values = append(values, serviceValue(c.key, e))
+		for i := range chunksOf(len(c.content.backends)) {
+			if fresh {
+				k, v := set.chunk(i)
+				chunkKeys, chunks = append(chunkKeys, k), append(chunks, v)
+			}
+		}
 	}
-	if err := batch(t.maps.LbMembers, listed, make([]uint8, len(listed))); err != nil {
-		return fmt.Errorf("fill members: %w", err)
+	if err := batch(t.maps.LbChunks, chunkKeys, chunks); err != nil {
+		return fmt.Errorf("fill backends: %w", err)
 	}
 	if err := batch(t.maps.LbServices, keys, values); err != nil {
 		return fmt.Errorf("fill services: %w", err)
@@ -259,119 +280,12 @@ func batch[K, V any](m *ebpf.Map, keys []K, values []V) error {
 }
 
 func serviceValue(key tablesLbKey, e entry) tablesLbService {
-	return tablesLbService{Self: key, Set: e.set, Count: uint32(len(e.backends)), AffinityS: e.affinityS, Flags: e.flags}
-}
-
-// newSet is the number of a set that no reader can still have in hand.
-func (t *Table) newSet() uint32 {
-	for {
-		t.lastSet++
-		if _, used := t.sets[t.lastSet]; !used {
-			t.sets[t.lastSet] = struct{}{}
-			return t.lastSet
-		}
+	v := tablesLbService{Self: key, AffinityS: e.affinityS, Group: e.group, Flags: e.flags}
+	if e.set != nil {
+		v.Set, v.Count, v.Total = e.set.id, uint32(e.set.count), uint32(len(e.set.backends))
 	}
-}
-
-func (t *Table) writeSlots(e entry) error {
-	for i, b := range e.backends {
-		k := tablesLbSlotKey{Set: e.set, Index: uint32(i)}
-		v := tablesLbSlot{Self: k, Backend: b}
-		if err := t.maps.LbSlots.Update(&k, &v, ebpf.UpdateAny); err != nil {
-			return err
-		}
+	if e.sources != nil {
+		v.Sources = e.sources.id
 	}
-	return nil
-}
-
-func (t *Table) dropSet(set uint32, count int) error {
-	var errs []error
-	for i := range count {
-		k := tablesLbSlotKey{Set: set, Index: uint32(i)}
-		if err := t.maps.LbSlots.Delete(&k); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-			errs = append(errs, fmt.Errorf("delete backend %d of set %d: %w", i, set, err))
-		}
-	}
-	delete(t.sets, set)
-	return errors.Join(errs...)
-}
-
-// members are the backends of an entry that lb_members lists.
-func members(e entry) map[tablesLbBackend]struct{} {
-	if e.flags&tablesLbFlagsLB_MEMBERS == 0 {
-		return nil
-	}
-	out := make(map[tablesLbBackend]struct{}, len(e.backends))
-	for _, b := range e.backends {
-		out[b] = struct{}{}
-	}
-	return out
-}
-
-func (t *Table) addMembers(key tablesLbKey, want, have entry) error {
-	had := members(have)
-	for b := range members(want) {
-		if _, ok := had[b]; ok && !have.broken {
-			continue
-		}
-		m := tablesLbMember{Service: key, Backend: b}
-		var present uint8
-		if err := t.maps.LbMembers.Update(&m, &present, ebpf.UpdateAny); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (t *Table) dropMembers(key tablesLbKey, have, want entry) error {
-	keep := members(want)
-	var errs []error
-	for b := range members(have) {
-		if _, ok := keep[b]; ok {
-			continue
-		}
-		m := tablesLbMember{Service: key, Backend: b}
-		if err := t.maps.LbMembers.Delete(&m); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-			errs = append(errs, fmt.Errorf("delete member of %s: %w", keyFrom(key), err))
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// SetNodes names the addresses that frontends of the zero Addr answer on;
-// the value says whether it is this node's own.
-func (t *Table) SetNodes(nodes map[netip.Addr]bool) error {
-	wanted := make(map[uint32]tablesLbNodeKind, len(nodes))
-	for a, self := range nodes {
-		if !a.Is4() {
-			continue
-		}
-		kind := tablesLbNodeKindLB_NODE_OTHER
-		if self {
-			kind = tablesLbNodeKindLB_NODE_SELF
-		}
-		wanted[addrBE(a)] = kind
-	}
-	var errs []error
-	for a, kind := range wanted {
-		if have, ok := t.nodes[a]; ok && have == kind {
-			continue
-		}
-		if err := t.maps.LbNodes.Update(&a, &kind, ebpf.UpdateAny); err != nil {
-			errs = append(errs, fmt.Errorf("write node address %s: %w", addrFrom(a), err))
-			continue
-		}
-		t.nodes[a] = kind
-	}
-	for a := range t.nodes {
-		if _, ok := wanted[a]; ok {
-			continue
-		}
-		if err := t.maps.LbNodes.Delete(&a); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-			errs = append(errs, fmt.Errorf("delete node address %s: %w", addrFrom(a), err))
-			continue
-		}
-		delete(t.nodes, a)
-	}
-	return errors.Join(errs...)
+	return v
 }

@@ -23,8 +23,21 @@ func normal(f Frontend) Frontend {
 	f.Backends = slices.Clone(f.Backends)
 	slices.SortFunc(f.Backends, netip.AddrPort.Compare)
 	f.Backends = slices.Compact(f.Backends)
+	var keep []netip.AddrPort
+	for _, b := range f.Keep {
+		if !slices.Contains(f.Backends, b) {
+			keep = append(keep, b)
+		}
+	}
+	slices.SortFunc(keep, netip.AddrPort.Compare)
+	f.Keep = slices.Compact(keep)
 	if len(f.Backends) == 0 {
 		f.Backends = nil
+	}
+	if f.Sources != nil {
+		f.Sources = append([]netip.Prefix{}, f.Sources...)
+		slices.SortFunc(f.Sources, netip.Prefix.Compare)
+		f.Sources = slices.Compact(f.Sources)
 	}
 	return f
 }
@@ -39,15 +52,43 @@ func sorted(all []Frontend) []Frontend {
 }
 
 func randomFrontend(r *rand.Rand) Frontend {
-	f := Frontend{Key: Key{Port: uint16(1 + r.IntN(4)), Proto: []Protocol{TCP, UDP}[r.IntN(2)]}}
-	if r.IntN(5) > 0 {
-		f.Addr = netip.AddrFrom4([4]byte{10, 96, 0, byte(r.IntN(8))})
+	six := r.IntN(2) == 0
+	addr := func(kind, n int) netip.Addr {
+		if six {
+			return netip.AddrFrom16([16]byte{0: 0xfd, 2: byte(kind), 15: byte(n)})
+		}
+		return netip.AddrFrom4([4]byte{10, byte(kind), 0, byte(n)})
 	}
-	f.FromNode = r.IntN(6) == 0
-	for range r.IntN(6) {
-		f.Backends = append(f.Backends, netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 244, 0, byte(r.IntN(5))}), uint16(80+r.IntN(2))))
+	f := Frontend{Key: Key{Addr: addr(96, r.IntN(8)), Port: uint16(1 + r.IntN(4)), Proto: []Protocol{TCP, UDP}[r.IntN(2)]}}
+	switch r.IntN(6) {
+	case 0:
+		f.Scope = FromNode
+	case 1:
+		f.Scope, f.Addr = AnyNode, netip.IPv4Unspecified()
+		if six {
+			f.Addr = netip.IPv6Unspecified()
+		}
+	}
+	most := 6
+	if r.IntN(10) == 0 {
+		most = 60 // several chunks
+	}
+	backend := func() netip.AddrPort { return netip.AddrPortFrom(addr(244, r.IntN(most)), uint16(80+r.IntN(2))) }
+	for range r.IntN(most) {
+		f.Backends = append(f.Backends, backend())
+	}
+	for range r.IntN(3) {
+		f.Keep = append(f.Keep, backend())
+	}
+	if r.IntN(4) == 0 {
+		f.Sources = []netip.Prefix{}
+		for range r.IntN(3) {
+			bits := 8 + r.IntN(24)
+			f.Sources = append(f.Sources, netip.PrefixFrom(addr(r.IntN(3), 0), bits).Masked())
+		}
 	}
 	f.Affinity = time.Duration(r.IntN(3)) * time.Hour
+	f.Group = uint32(r.IntN(3))
 	f.NodeOnly, f.NodeOwn = r.IntN(4) == 0, r.IntN(4) == 0
 	return f
 }
@@ -116,21 +157,30 @@ func TestKernelHoldsWhatWasAsked(t *testing.T) {
 					}
 				}
 				var wantAll []Frontend
-				slots, members := 0, 0
+				var contents []content
+				ranges := map[string]int{}
 				for _, f := range want {
 					wantAll = append(wantAll, f)
-					n := len(normal(f).Backends)
-					slots += n
-					if f.Affinity > 0 || f.Proto == UDP {
-						members += n
+					n := normal(f)
+					c := contentOf(n.Backends, n.Keep)
+					if len(c.backends) > 0 && !slices.ContainsFunc(contents, c.equal) {
+						contents = append(contents, c)
 					}
+					ranges[fmt.Sprint(n.Sources)] = len(n.Sources)
+				}
+				chunks, prefixes := 0, 0
+				for _, c := range contents {
+					chunks += chunksOf(len(c.backends))
+				}
+				for _, n := range ranges {
+					prefixes += n
 				}
 				// Nothing but this, before anybody tidies up.
-				if n := count(t, tab.maps.LbSlots); n != slots {
-					t.Fatalf("%d backends in the kernel, want %d", n, slots)
+				if n := count(t, tab.maps.LbChunks); n != chunks {
+					t.Fatalf("%d chunks of backends in the kernel, want %d", n, chunks)
 				}
-				if n := count(t, tab.maps.LbMembers); n != members {
-					t.Fatalf("%d members in the kernel, want %d", n, members)
+				if n := count(t, tab.maps.LbSources); n != prefixes {
+					t.Fatalf("%d source ranges in the kernel, want %d", n, prefixes)
 				}
 				other, err := Open(dir)
 				if err != nil {
@@ -156,21 +206,14 @@ func TestTakeOverMendsWhatADeadWriterLeft(t *testing.T) {
 	}
 	for name, damage := range map[string]func(*Table) error{
 		"a new set without its service": func(t *Table) error {
-			return t.writeSlots(entry{set: 77, backends: []tablesLbBackend{{AddrBe: 1}}})
+			return t.sets.write(&set{id: 77, content: contentOf([]netip.AddrPort{netip.MustParseAddrPort("10.244.0.9:53")}, nil)})
 		},
 		"an old set that was being removed": func(t *Table) error {
-			return t.maps.LbSlots.Delete(&tablesLbSlotKey{Set: t.lastSet, Index: 0})
+			return t.maps.LbChunks.Delete(&tablesLbChunkKey{Set: t.sets.last, Index: 0})
 		},
-		"a member too many": func(t *Table) error {
+		"source ranges without a service": func(t *Table) error {
 			var present uint8
-			return t.maps.LbMembers.Update(&tablesLbMember{Backend: tablesLbBackend{AddrBe: 1}}, &present, ebpf.UpdateAny)
-		},
-		"a member too few": func(t *Table) error {
-			key, e, err := compile(f)
-			if err != nil {
-				return err
-			}
-			return t.maps.LbMembers.Delete(&tablesLbMember{Service: key, Backend: e.backends[0]})
+			return t.maps.LbSources.Update(&tablesLbSource{Bits: 32 + 104, List: 9, Addr: rawAddr(netip.MustParseAddr("10.0.0.0"))}, &present, ebpf.UpdateAny)
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -193,8 +236,11 @@ func TestTakeOverMendsWhatADeadWriterLeft(t *testing.T) {
 			if _, err := next.Set(f); err != nil {
 				t.Fatal(err)
 			}
-			if slots, members := count(t, next.maps.LbSlots), count(t, next.maps.LbMembers); slots != 2 || members != 2 {
-				t.Errorf("%d backends and %d members, want 2 and 2", slots, members)
+			if chunks, ranges := count(t, next.maps.LbChunks), count(t, next.maps.LbSources); chunks != 1 || ranges != 0 {
+				t.Errorf("%d chunks and %d source ranges, want 1 and 0", chunks, ranges)
+			}
+			if got := sorted(next.Frontends()); !reflect.DeepEqual(got, sorted([]Frontend{f})) {
+				t.Errorf("kernel has %v, want %v", got, f)
 			}
 			if err := next.Delete(f.Key); err != nil {
 				t.Fatal(err)
@@ -210,12 +256,12 @@ func TestNodeAddresses(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer tab.Close()
-	a, b, c := netip.MustParseAddr("172.30.0.10"), netip.MustParseAddr("172.30.0.11"), netip.MustParseAddr("172.30.0.12")
+	a, b, c := netip.MustParseAddr("172.30.0.10"), netip.MustParseAddr("172.30.0.11"), netip.MustParseAddr("fd00::12")
 	for _, want := range []map[netip.Addr]bool{{a: true, b: false}, {a: true, b: false, c: false}, {b: true}, {}} {
 		if err := tab.SetNodes(want); err != nil {
 			t.Fatal(err)
 		}
-		raw, err := dump[uint32, tablesLbNodeKind](tab.maps.LbNodes)
+		raw, err := dump[tablesLbAddr, tablesLbNodeKind](tab.maps.LbNodes)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -237,17 +283,17 @@ func TestFullMapsAreReportedAndLeaveTheRestInForce(t *testing.T) {
 	}
 	defer tab.Close()
 	var all []Frontend
-	for i := range 17000 {
+	for i := range 66000 {
 		all = append(all, Frontend{
-			Key:      Key{Addr: netip.AddrFrom4([4]byte{10, 96, byte(i >> 8), byte(i)}), Port: 80, Proto: TCP},
+			Key:      Key{Addr: netip.AddrFrom4([4]byte{10, byte(96 + i>>16), byte(i >> 8), byte(i)}), Port: 80, Proto: TCP},
 			Backends: []netip.AddrPort{netip.MustParseAddrPort("10.244.0.1:80")},
 		})
 	}
 	failed := tab.Replace(all)
-	if len(failed) == 0 || len(tab.Frontends()) < 16000 || len(failed)+len(tab.Frontends()) != len(all) {
+	if len(failed) == 0 || len(tab.Frontends()) < 65000 || len(failed)+len(tab.Frontends()) != len(all) {
 		t.Errorf("%d of %d in force, %d failed", len(tab.Frontends()), len(all), len(failed))
 	}
-	if n := count(t, tab.maps.LbSlots); n != len(tab.Frontends()) {
-		t.Errorf("%d backends for %d frontends", n, len(tab.Frontends()))
+	if n := count(t, tab.maps.LbChunks); n != 1 {
+		t.Errorf("%d chunks for one backend", n)
 	}
 }

@@ -13,45 +13,75 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type tablesLbAddr struct {
+	_ structs.HostLayout
+	W [4]uint32
+}
+
 type tablesLbAffinity struct {
 	_       structs.HostLayout
 	SeenNs  uint64
 	Backend tablesLbBackend
+	Pad     uint32
 }
 
 type tablesLbBackend struct {
 	_      structs.HostLayout
-	AddrBe uint32
+	Addr   tablesLbAddr
 	PortBe uint16
 	Pad    uint16
 }
 
-type tablesLbClient struct {
-	_       structs.HostLayout
-	Who     uint64
-	Service tablesLbKey
+type tablesLbChunk struct {
+	_        structs.HostLayout
+	Self     tablesLbChunkKey
+	Backends [21]tablesLbBackend
 }
+
+type tablesLbChunkKey struct {
+	_     structs.HostLayout
+	Set   uint32
+	Index uint32
+}
+
+type tablesLbClient struct {
+	_     structs.HostLayout
+	Who   tablesLbAddr
+	Group uint32
+}
+
+type tablesLbCounter uint32
+
+const (
+	tablesLbCounterLB_REFUSED_NO_ENDPOINT tablesLbCounter = 0
+	tablesLbCounterLB_REFUSED_SOURCE      tablesLbCounter = 1
+	tablesLbCounterLB_REFUSED_BUSY        tablesLbCounter = 2
+	tablesLbCounterLB_NAT_OPENED          tablesLbCounter = 3
+	tablesLbCounterLB_NAT_CLOSED          tablesLbCounter = 4
+	tablesLbCounterLB_NAT_NO_PORT         tablesLbCounter = 5
+	tablesLbCounterLB_COUNTERS            tablesLbCounter = 6
+)
 
 type tablesLbFlags uint32
 
 const (
 	tablesLbFlagsLB_NODE_ONLY tablesLbFlags = 1
 	tablesLbFlagsLB_NODE_OWN  tablesLbFlags = 2
-	tablesLbFlagsLB_MEMBERS   tablesLbFlags = 4
+	tablesLbFlagsLB_SOURCES   tablesLbFlags = 4
 )
+
+type tablesLbIdentity struct {
+	_  structs.HostLayout
+	V4 tablesLbAddr
+	V6 tablesLbAddr
+}
 
 type tablesLbKey struct {
 	_      structs.HostLayout
-	AddrBe uint32
+	Addr   tablesLbAddr
 	PortBe uint16
 	Proto  uint8
 	Scope  tablesLbScope
-}
-
-type tablesLbMember struct {
-	_       structs.HostLayout
-	Service tablesLbKey
-	Backend tablesLbBackend
 }
 
 type tablesLbNodeKind uint32
@@ -66,6 +96,7 @@ type tablesLbScope uint8
 const (
 	tablesLbScopeLB_SCOPE_ALL  tablesLbScope = 0
 	tablesLbScopeLB_SCOPE_NODE tablesLbScope = 1
+	tablesLbScopeLB_SCOPE_ANY  tablesLbScope = 2
 )
 
 type tablesLbService struct {
@@ -73,20 +104,18 @@ type tablesLbService struct {
 	Self      tablesLbKey
 	Set       uint32
 	Count     uint32
+	Total     uint32
 	AffinityS uint32
+	Group     uint32
+	Sources   uint32
 	Flags     tablesLbFlags
 }
 
-type tablesLbSlot struct {
-	_       structs.HostLayout
-	Self    tablesLbSlotKey
-	Backend tablesLbBackend
-}
-
-type tablesLbSlotKey struct {
-	_     structs.HostLayout
-	Set   uint32
-	Index uint32
+type tablesLbSource struct {
+	_    structs.HostLayout
+	Bits uint32
+	List uint32
+	Addr tablesLbAddr
 }
 
 // Names of all BPF objects in the ELF.
@@ -94,10 +123,12 @@ type tablesLbSlotKey struct {
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	tablesMapLbAffinities = "lb_affinities"
-	tablesMapLbMembers    = "lb_members"
+	tablesMapLbChunks     = "lb_chunks"
+	tablesMapLbCounters   = "lb_counters"
+	tablesMapLbIdentities = "lb_identities"
 	tablesMapLbNodes      = "lb_nodes"
 	tablesMapLbServices   = "lb_services"
-	tablesMapLbSlots      = "lb_slots"
+	tablesMapLbSources    = "lb_sources"
 )
 
 // loadTables returns the embedded CollectionSpec for tables.
@@ -149,10 +180,12 @@ type tablesProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type tablesMapSpecs struct {
 	LbAffinities *ebpf.MapSpec `ebpf:"lb_affinities"`
-	LbMembers    *ebpf.MapSpec `ebpf:"lb_members"`
+	LbChunks     *ebpf.MapSpec `ebpf:"lb_chunks"`
+	LbCounters   *ebpf.MapSpec `ebpf:"lb_counters"`
+	LbIdentities *ebpf.MapSpec `ebpf:"lb_identities"`
 	LbNodes      *ebpf.MapSpec `ebpf:"lb_nodes"`
 	LbServices   *ebpf.MapSpec `ebpf:"lb_services"`
-	LbSlots      *ebpf.MapSpec `ebpf:"lb_slots"`
+	LbSources    *ebpf.MapSpec `ebpf:"lb_sources"`
 }
 
 // tablesVariableSpecs contains global variables before they are loaded into the kernel.
@@ -182,19 +215,23 @@ func (o *tablesObjects) Close() error {
 // It can be passed to loadTablesObjects or ebpf.CollectionSpec.LoadAndAssign.
 type tablesMaps struct {
 	LbAffinities *ebpf.Map `ebpf:"lb_affinities"`
-	LbMembers    *ebpf.Map `ebpf:"lb_members"`
+	LbChunks     *ebpf.Map `ebpf:"lb_chunks"`
+	LbCounters   *ebpf.Map `ebpf:"lb_counters"`
+	LbIdentities *ebpf.Map `ebpf:"lb_identities"`
 	LbNodes      *ebpf.Map `ebpf:"lb_nodes"`
 	LbServices   *ebpf.Map `ebpf:"lb_services"`
-	LbSlots      *ebpf.Map `ebpf:"lb_slots"`
+	LbSources    *ebpf.Map `ebpf:"lb_sources"`
 }
 
 func (m *tablesMaps) Close() error {
 	return _TablesClose(
 		m.LbAffinities,
-		m.LbMembers,
+		m.LbChunks,
+		m.LbCounters,
+		m.LbIdentities,
 		m.LbNodes,
 		m.LbServices,
-		m.LbSlots,
+		m.LbSources,
 	)
 }
 

@@ -1,10 +1,8 @@
 package table
 
 import (
-	"encoding/binary"
 	"fmt"
 	"net/netip"
-	"slices"
 	"time"
 )
 
@@ -13,8 +11,9 @@ type Protocol uint8
 
 // The protocols that the programs serve.
 const (
-	TCP Protocol = 6
-	UDP Protocol = 17
+	TCP  Protocol = 6
+	UDP  Protocol = 17
+	SCTP Protocol = 132
 )
 
 // String is the name as Kubernetes writes it.
@@ -24,163 +23,149 @@ func (p Protocol) String() string {
 		return "TCP"
 	case UDP:
 		return "UDP"
+	case SCTP:
+		return "SCTP"
 	}
 	return fmt.Sprintf("protocol %d", uint8(p))
 }
 
+// Scope says who sees a key.
+type Scope uint8
+
+const (
+	// All: the key is Addr.
+	All = Scope(tablesLbScopeLB_SCOPE_ALL)
+	// FromNode keys are seen by the node's own sockets only, and only where
+	// the frontend of AnyNode has NodeOwn.
+	FromNode = Scope(tablesLbScopeLB_SCOPE_NODE)
+	// AnyNode: the key is every address of Addr's family that SetNodes named;
+	// Addr is the family's unspecified address.
+	AnyNode = Scope(tablesLbScopeLB_SCOPE_ANY)
+)
+
 // Key is what a client calls.
 type Key struct {
-	// Addr is an IPv4 address; the zero Addr means every address that
-	// SetNodes named.
 	Addr  netip.Addr
 	Port  uint16
 	Proto Protocol
-	// FromNode keys are seen by the node's own sockets only, and only where
-	// the frontend of the zero Addr has NodeOwn.
-	FromNode bool
+	Scope Scope
 }
 
-// String is "addr:port/proto", with "node" for the zero Addr.
+// String is "addr:port/proto", with "node" and the family for AnyNode.
 func (k Key) String() string {
-	addr := "node"
-	if k.Addr.IsValid() {
-		addr = k.Addr.String()
+	addr := netip.AddrPortFrom(k.Addr, k.Port).String()
+	if k.Scope == AnyNode {
+		family := "IPv6"
+		if k.Addr.Is4() {
+			family = "IPv4"
+		}
+		addr = fmt.Sprintf("node(%s):%d", family, k.Port)
 	}
 	suffix := ""
-	if k.FromNode {
+	if k.Scope == FromNode {
 		suffix = " (from the node)"
 	}
-	return fmt.Sprintf("%s:%d/%s%s", addr, k.Port, k.Proto, suffix)
+	return fmt.Sprintf("%s/%s%s", addr, k.Proto, suffix)
 }
 
-// Frontend is one key and where it leads.
+// Frontend is one key and where it leads. All its addresses are of the key's
+// family.
 type Frontend struct {
 	Key
-	// Backends are IPv4; none means that connections are refused. Their
-	// order is of no meaning.
+	// Backends get new connections; without one, connections are refused.
+	// Their order is of no meaning.
 	Backends []netip.AddrPort
+	// Keep are backends that get nothing new and keep the UDP flows that they
+	// have: what still serves while it terminates, or serves other nodes.
+	Keep []netip.AddrPort
 	// Affinity keeps a client with its backend until so long after its last
 	// connection; zero: no affinity. Whole seconds.
 	Affinity time.Duration
+	// Group names the service port: affinity is to it, whatever its address.
+	Group uint32
+	// Sources are the only ones who may call; nil: everybody.
+	Sources []netip.Prefix
 	// NodeOnly hides the frontend from all but the sockets of the node's own
 	// network namespace: what 127.0.0.1 is to a node is not what it is to
 	// a pod.
 	NodeOnly bool
-	// NodeOwn belongs to a frontend of the zero Addr: the node's own sockets
-	// that call another node see the FromNode key of that address instead.
+	// NodeOwn belongs to a frontend of AnyNode: the node's own sockets that
+	// call another node see the FromNode key of that address instead.
 	NodeOwn bool
 }
 
 // entry is a frontend as the kernel has it, without what follows from the key.
 type entry struct {
-	set       uint32
+	// set is nil without backends.
+	set       *set
 	affinityS uint32
-	flags     tablesLbFlags
-	backends  []tablesLbBackend // sorted, unique
-	// slots is how many slots the set has: len(backends), unless broken.
-	slots int
+	group     uint32
+	// sources is nil without Sources.
+	sources *sources
+	flags   tablesLbFlags
 	// broken: a writer died over it; it is equal to nothing.
 	broken bool
 }
 
-func (e entry) sameAs(o entry) bool {
-	return !e.broken && !o.broken && e.affinityS == o.affinityS && e.flags == o.flags && slices.Equal(e.backends, o.backends)
+// compiled is a frontend on its way into the maps.
+type compiled struct {
+	key     tablesLbKey
+	content content
+	sources []tablesLbSource
+	entry   entry // without set and sources
 }
 
-// addrBE is the address as C reads it: the bytes in network order.
-func addrBE(a netip.Addr) uint32 {
-	b := a.As4()
-	return binary.NativeEndian.Uint32(b[:])
-}
-
-func portBE(p uint16) uint16 {
-	var b [2]byte
-	binary.BigEndian.PutUint16(b[:], p)
-	return binary.NativeEndian.Uint16(b[:])
-}
-
-func addrFrom(be uint32) netip.Addr {
-	var b [4]byte
-	binary.NativeEndian.PutUint32(b[:], be)
-	return netip.AddrFrom4(b)
-}
-
-// rawKey turns a Key into the map's.
-func rawKey(k Key) (tablesLbKey, error) {
-	raw := tablesLbKey{PortBe: portBE(k.Port), Proto: uint8(k.Proto)}
-	if k.FromNode {
-		raw.Scope = tablesLbScopeLB_SCOPE_NODE
+// compile turns a frontend into what the maps hold of it.
+func compile(f Frontend) (compiled, error) {
+	var c compiled
+	if !f.Addr.IsValid() {
+		return c, fmt.Errorf("frontend %s: no address", f.Key)
 	}
-	if !k.Addr.IsValid() {
-		return raw, nil
-	}
-	if !k.Addr.Is4() {
-		return raw, fmt.Errorf("key %s: not an IPv4 address", k)
-	}
-	raw.AddrBe = addrBE(k.Addr)
-	return raw, nil
-}
-
-// keyFrom turns a map's key back.
-func keyFrom(raw tablesLbKey) Key {
-	k := Key{Port: portBE(raw.PortBe), Proto: Protocol(raw.Proto), FromNode: raw.Scope == tablesLbScopeLB_SCOPE_NODE}
-	if raw.AddrBe != 0 {
-		k.Addr = addrFrom(raw.AddrBe)
-	}
-	return k
-}
-
-// compile turns a frontend into its key and entry.
-func compile(f Frontend) (tablesLbKey, entry, error) {
-	key, err := rawKey(f.Key)
-	if err != nil {
-		return key, entry{}, err
-	}
-	e := entry{affinityS: uint32(f.Affinity / time.Second)}
+	c.key = rawKey(f.Key)
+	c.entry = entry{affinityS: uint32(f.Affinity / time.Second), group: f.Group}
 	if f.NodeOnly {
-		e.flags |= tablesLbFlagsLB_NODE_ONLY
+		c.entry.flags |= tablesLbFlagsLB_NODE_ONLY
 	}
 	if f.NodeOwn {
-		e.flags |= tablesLbFlagsLB_NODE_OWN
+		c.entry.flags |= tablesLbFlagsLB_NODE_OWN
 	}
-	// Who looks again whether a backend still is one: affinity, and UDP
-	// sockets that send without connecting.
-	if e.affinityS != 0 || f.Proto == UDP {
-		e.flags |= tablesLbFlagsLB_MEMBERS
+	if f.Sources != nil {
+		c.entry.flags |= tablesLbFlagsLB_SOURCES
 	}
-	e.backends = make([]tablesLbBackend, 0, len(f.Backends))
-	for _, b := range f.Backends {
-		if !b.Addr().Is4() {
-			return key, e, fmt.Errorf("backend %s of %s: not an IPv4 address", b, f.Key)
+	for _, list := range [][]netip.AddrPort{f.Backends, f.Keep} {
+		for _, b := range list {
+			if b.Addr().Is4() != f.Addr.Is4() {
+				return c, fmt.Errorf("backend %s of %s: another address family", b, f.Key)
+			}
 		}
-		e.backends = append(e.backends, tablesLbBackend{AddrBe: addrBE(b.Addr()), PortBe: portBE(b.Port())})
 	}
-	slices.SortFunc(e.backends, compareBackends)
-	e.backends = slices.Compact(e.backends)
-	e.slots = len(e.backends)
-	return key, e, nil
+	for _, p := range f.Sources {
+		if p.Addr().Is4() != f.Addr.Is4() {
+			return c, fmt.Errorf("source range %s of %s: another address family", p, f.Key)
+		}
+	}
+	c.content = contentOf(f.Backends, f.Keep)
+	c.sources = rawSources(f.Sources)
+	return c, nil
 }
 
-func compareBackends(a, b tablesLbBackend) int {
-	if a.AddrBe != b.AddrBe {
-		if a.AddrBe < b.AddrBe {
-			return -1
-		}
-		return 1
-	}
-	return int(a.PortBe) - int(b.PortBe)
-}
-
-// frontendFrom turns an entry back; for callers that compare.
+// frontendFrom turns an entry back.
 func frontendFrom(raw tablesLbKey, e entry) Frontend {
 	f := Frontend{
 		Key:      keyFrom(raw),
 		Affinity: time.Duration(e.affinityS) * time.Second,
+		Group:    e.group,
 		NodeOnly: e.flags&tablesLbFlagsLB_NODE_ONLY != 0,
 		NodeOwn:  e.flags&tablesLbFlagsLB_NODE_OWN != 0,
 	}
-	for _, b := range e.backends {
-		f.Backends = append(f.Backends, netip.AddrPortFrom(addrFrom(b.AddrBe), portBE(b.PortBe)))
+	if e.set != nil {
+		f.Backends, f.Keep = e.set.addrPorts()
+	}
+	if e.flags&tablesLbFlagsLB_SOURCES != 0 {
+		f.Sources = []netip.Prefix{}
+		if e.sources != nil {
+			f.Sources = e.sources.prefixes()
+		}
 	}
 	return f
 }
