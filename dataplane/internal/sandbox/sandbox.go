@@ -166,8 +166,16 @@ func NewNamespace(t testing.TB) *Namespace {
 			return err
 		}
 		// The namespace's own, as this thread is in it.
-		if err := os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0); err != nil {
-			return err
+		for _, s := range []struct{ name, value string }{
+			{"ipv4/ip_forward", "1"},
+			{"ipv6/conf/all/forwarding", "1"},
+			// Addresses are the test's own: nobody else can have them.
+			{"ipv6/conf/all/accept_dad", "0"},
+			{"ipv6/conf/default/accept_dad", "0"},
+		} {
+			if err := os.WriteFile("/proc/sys/net/"+s.name, []byte(s.value), 0); err != nil {
+				return err
+			}
 		}
 		return loopbackUp()
 	})

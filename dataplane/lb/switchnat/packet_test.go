@@ -13,25 +13,73 @@ import (
 	"github.com/skiff-k8s/skiff/dataplane/lb/table"
 )
 
-// packet is an Ethernet frame with an IPv4 packet in it.
+// packet is an Ethernet frame with an IPv4 or IPv6 packet in it.
 type packet []byte
 
 const ethernet = 14
 
-func (p packet) header() int         { return int(p[ethernet]&0xf) * 4 }
-func (p packet) l4() []byte          { return p[ethernet+p.header():] }
-func (p packet) proto() byte         { return p[ethernet+9] }
-func (p packet) src() netip.AddrPort { return p.end(12, 0) }
-func (p packet) dst() netip.AddrPort { return p.end(16, 2) }
+func (p packet) six() bool { return p[12] == 0x86 }
 
-func (p packet) end(addr, port int) netip.AddrPort {
-	return netip.AddrPortFrom(netip.AddrFrom4([4]byte(p[ethernet+addr:])), binary.BigEndian.Uint16(p.l4()[port:]))
+// header is the length of the network header with all that follows it before
+// the transport's.
+func (p packet) header() int {
+	if !p.six() {
+		return int(p[ethernet]&0xf) * 4
+	}
+	n, next := 40, p[ethernet+6]
+	for next == 0 || next == 60 || next == 44 {
+		at := ethernet + n
+		n += 8
+		if next != 44 {
+			n += int(p[at+1]) * 8
+		}
+		next = p[at]
+	}
+	return n
+}
+
+func (p packet) l4() []byte { return p[ethernet+p.header():] }
+
+func (p packet) proto() byte {
+	if !p.six() {
+		return p[ethernet+9]
+	}
+	next := p[ethernet+6]
+	for n := 40; next == 0 || next == 60 || next == 44; {
+		at := ethernet + n
+		n += 8
+		if next != 44 {
+			n += int(p[at+1]) * 8
+		}
+		next = p[at]
+	}
+	return next
+}
+
+// addrs are the bytes of both addresses.
+func (p packet) addrs() []byte {
+	if p.six() {
+		return p[ethernet+8 : ethernet+40]
+	}
+	return p[ethernet+12 : ethernet+20]
+}
+
+func (p packet) src() netip.AddrPort { return p.end(0) }
+func (p packet) dst() netip.AddrPort { return p.end(1) }
+
+func (p packet) end(i int) netip.AddrPort {
+	size := len(p.addrs()) / 2
+	a, _ := netip.AddrFromSlice(p.addrs()[i*size : (i+1)*size])
+	return netip.AddrPortFrom(a, binary.BigEndian.Uint16(p.l4()[2*i:]))
 }
 
 // checksumAt is the offset of the transport checksum in l4.
 func (p packet) checksumAt() int {
-	if p.proto() == 17 {
+	switch p.proto() {
+	case 17:
 		return 6
+	case 1, 58:
+		return 2
 	}
 	return 16
 }
@@ -51,22 +99,16 @@ func sum(b []byte, start uint32) uint32 {
 
 // transportSum is 0xffff when the checksum is right.
 func (p packet) transportSum() uint32 {
-	pseudo := sum(p[ethernet+12:ethernet+20], uint32(p.proto())+uint32(len(p.l4())))
+	pseudo := sum(p.addrs(), uint32(p.proto())+uint32(len(p.l4())))
+	if p.proto() == 1 {
+		pseudo = 0
+	}
 	return sum(p.l4(), pseudo)
 }
 
-// build makes a packet with IP options (words of them) and a payload.
+// build makes a packet with so many words of IP options, or extension headers
+// of IPv6, and a payload.
 func build(src, dst netip.AddrPort, proto byte, flags byte, options int, payload []byte) packet {
-	p := make(packet, ethernet+20+options*4)
-	binary.BigEndian.PutUint16(p[12:], 0x0800)
-	ip := p[ethernet:]
-	ip[0] = 0x40 | byte(5+options)
-	ip[8], ip[9] = 64, proto
-	copy(ip[12:], src.Addr().AsSlice())
-	copy(ip[16:], dst.Addr().AsSlice())
-	for i := 20; i < len(ip); i++ {
-		ip[i] = 1 // no operation
-	}
 	l4 := make([]byte, 8)
 	if proto == 6 {
 		l4 = make([]byte, 20)
@@ -78,14 +120,68 @@ func build(src, dst netip.AddrPort, proto byte, flags byte, options int, payload
 	if proto == 17 {
 		binary.BigEndian.PutUint16(l4[4:], uint16(8+len(payload)))
 	}
-	p = append(append(p, l4...), payload...)
-	binary.BigEndian.PutUint16(p[ethernet+2:], uint16(len(p)-ethernet))
-	binary.BigEndian.PutUint16(p[ethernet+10:], ^uint16(sum(p[ethernet:ethernet+20+options*4], 0)))
+	p := network(src.Addr(), dst.Addr(), proto, options, append(l4, payload...))
 	c := ^uint16(p.transportSum())
 	if c == 0 && proto == 17 {
 		c = 0xffff
 	}
 	binary.BigEndian.PutUint16(p.l4()[p.checksumAt():], c)
+	return p
+}
+
+// network puts the headers before what a transport protocol sends.
+func network(src, dst netip.Addr, proto byte, options int, l4 []byte) packet {
+	if src.Is4() {
+		p := make(packet, ethernet+20+options*4)
+		binary.BigEndian.PutUint16(p[12:], 0x0800)
+		ip := p[ethernet:]
+		ip[0] = 0x40 | byte(5+options)
+		ip[8], ip[9] = 64, proto
+		copy(ip[12:], src.AsSlice())
+		copy(ip[16:], dst.AsSlice())
+		for i := 20; i < len(ip); i++ {
+			ip[i] = 1 // no operation
+		}
+		p = append(p, l4...)
+		binary.BigEndian.PutUint16(p[ethernet+2:], uint16(len(p)-ethernet))
+		binary.BigEndian.PutUint16(p[ethernet+10:], ^uint16(sum(p[ethernet:ethernet+20+options*4], 0)))
+		return p
+	}
+	p := make(packet, ethernet+40)
+	binary.BigEndian.PutUint16(p[12:], 0x86dd)
+	ip := p[ethernet:]
+	ip[0], ip[6], ip[7] = 0x60, proto, 64
+	copy(ip[8:], src.AsSlice())
+	copy(ip[24:], dst.AsSlice())
+	// Hop-by-hop first, then destination options, each of padding.
+	last := ethernet + 6
+	for i := range min(options, 4) {
+		kind := byte(60)
+		if i == 0 {
+			kind = 0
+		}
+		p[last] = kind
+		last = len(p)
+		long := i % 2
+		h := make([]byte, 8*(1+long))
+		h[0], h[1], h[2], h[3] = proto, byte(long), 1, byte(len(h)-4)
+		p = append(p, h...)
+	}
+	p = append(p, l4...)
+	binary.BigEndian.PutUint16(p[ethernet+4:], uint16(len(p)-ethernet-40))
+	return p
+}
+
+// unreachable is an error of ICMP or ICMPv6 from a router about a packet.
+func unreachable(router, to netip.Addr, kind byte, about packet) packet {
+	proto := byte(1)
+	if router.Is6() {
+		proto = 58
+	}
+	quoted := about[ethernet:]
+	l4 := append([]byte{kind, 0, 0, 0, 0, 0, 5, 0}, quoted[:min(len(quoted), 128)]...)
+	p := network(router, to, proto, 0, l4)
+	binary.BigEndian.PutUint16(p.l4()[2:], ^uint16(p.transportSum()))
 	return p
 }
 
@@ -124,7 +220,7 @@ func check(t testing.TB, what string, in, out packet, src, dst netip.AddrPort) {
 	if out.src() != src || out.dst() != dst {
 		t.Fatalf("%s: %s -> %s, want %s -> %s", what, out.src(), out.dst(), src, dst)
 	}
-	if s := sum(out[ethernet:ethernet+out.header()], 0); s != 0xffff {
+	if s := sum(out[ethernet:ethernet+out.header()], 0); s != 0xffff && !out.six() {
 		t.Fatalf("%s: header checksum is off: %#x", what, s)
 	}
 	at := in.checksumAt()
@@ -137,7 +233,10 @@ func check(t testing.TB, what string, in, out packet, src, dst netip.AddrPort) {
 	}
 	plain := func(p packet) packet {
 		p = bytes.Clone(p)
-		clear(p[ethernet+10 : ethernet+20])
+		if !p.six() {
+			clear(p[ethernet+10 : ethernet+12])
+		}
+		clear(p.addrs())
 		clear(p.l4()[:4])
 		clear(p.l4()[at : at+2])
 		return p
@@ -147,27 +246,56 @@ func check(t testing.TB, what string, in, out packet, src, dst netip.AddrPort) {
 	}
 }
 
+// world is a service with one backend, and who calls it.
+type world struct {
+	name                     string
+	service, backend, client netip.AddrPort
+	router                   netip.Addr
+	tooBig                   byte // the type of the error
+}
+
+var worlds = []world{
+	{
+		"IPv4", netip.MustParseAddrPort("10.96.0.9:80"), netip.MustParseAddrPort("10.244.3.7:8080"),
+		netip.MustParseAddrPort("172.30.0.2:40000"), netip.MustParseAddr("192.0.2.1"), 3,
+	},
+	{
+		"IPv6", netip.MustParseAddrPort("[fd00:96::9]:80"), netip.MustParseAddrPort("[fd00:244:3::7]:8080"),
+		netip.MustParseAddrPort("[fd00:30::2]:40000"), netip.MustParseAddr("2001:db8::1"), 2,
+	},
+}
+
+// set gives a table the worlds' services.
+func set(t testing.TB, tab *table.Table) {
+	for _, w := range worlds {
+		for _, proto := range []table.Protocol{table.TCP, table.UDP} {
+			f := table.Frontend{Key: table.Key{Addr: w.service.Addr(), Port: w.service.Port(), Proto: proto}, Backends: []netip.AddrPort{w.backend}}
+			if _, err := tab.Set(f); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
 // TestPacketsThereAndBack sends random packets through both programs and
 // compares with what a translation is.
 func TestPacketsThereAndBack(t *testing.T) {
 	sandbox.Root(t)
 	objects, tab := programs(t)
-	service, backend := netip.MustParseAddrPort("10.96.0.9:80"), netip.MustParseAddrPort("10.244.3.7:8080")
-	for _, proto := range []table.Protocol{table.TCP, table.UDP} {
-		f := table.Frontend{Key: table.Key{Addr: service.Addr(), Port: service.Port(), Proto: proto}, Backends: []netip.AddrPort{backend}}
-		if _, err := tab.Set(f); err != nil {
-			t.Fatal(err)
-		}
-	}
+	set(t, tab)
 	r := rand.New(rand.NewPCG(1, 2))
-	for range 3000 {
-		client := netip.AddrPortFrom(netip.AddrFrom4([4]byte{172, 30, byte(r.IntN(256)), byte(r.IntN(256))}), uint16(1+r.IntN(65535)))
+	for range 6000 {
+		w := worlds[r.IntN(2)]
+		host := w.client.Addr().AsSlice()
+		host[len(host)-1], host[len(host)-2] = byte(r.IntN(256)), byte(r.IntN(256))
+		addr, _ := netip.AddrFromSlice(host)
+		client := netip.AddrPortFrom(addr, uint16(1+r.IntN(65535)))
 		proto := []byte{6, 17}[r.IntN(2)]
 		payload := make([]byte, r.IntN(1200))
 		for i := range payload {
 			payload[i] = byte(r.Uint32())
 		}
-		in := build(client, service, proto, 2, r.IntN(11), payload) // SYN
+		in := build(client, w.service, proto, 2, r.IntN(11), payload) // SYN
 		if proto == 17 && r.IntN(4) == 0 {
 			in.l4()[6], in.l4()[7] = 0, 0
 		}
@@ -176,24 +304,78 @@ func TestPacketsThereAndBack(t *testing.T) {
 		if port < 1024 || port > 32023 {
 			t.Fatalf("source port %d", port)
 		}
-		check(t, "there", in, out, netip.AddrPortFrom(client.Addr(), port), backend)
+		check(t, "there", in, out, netip.AddrPortFrom(client.Addr(), port), w.backend)
 		// The same again is the same flow.
 		if again := run(t, objects.NatIn, in); !bytes.Equal(again, out) {
 			t.Fatalf("the same packet became another one:\n%x\n%x", out, again)
 		}
-		reply := build(backend, out.src(), proto, 0x12, r.IntN(11), payload)
+		reply := build(w.backend, out.src(), proto, 0x12, r.IntN(11), payload)
 		back := run(t, objects.NatOut, reply)
-		check(t, "back", reply, back, service, client)
+		check(t, "back", reply, back, w.service, client)
 	}
 	// What is nobody's stays as it is.
-	for _, dst := range []string{"10.96.0.9:81", "10.96.0.10:80", "10.244.3.7:8080"} {
-		for _, proto := range []byte{6, 17} {
-			in := build(netip.MustParseAddrPort("172.30.0.2:40000"), netip.MustParseAddrPort(dst), proto, 2, 0, []byte("x"))
-			if out := run(t, objects.NatIn, in); !bytes.Equal(in, out) {
-				t.Errorf("to %s: changed", dst)
+	for _, w := range worlds {
+		for _, dst := range []netip.AddrPort{
+			netip.AddrPortFrom(w.service.Addr(), 81), netip.AddrPortFrom(w.service.Addr().Next(), 80), w.backend,
+		} {
+			for _, proto := range []byte{6, 17} {
+				in := build(w.client, dst, proto, 2, 0, []byte("x"))
+				if out := run(t, objects.NatIn, in); !bytes.Equal(in, out) {
+					t.Errorf("to %s: changed", dst)
+				}
+				if out := run(t, objects.NatOut, in); !bytes.Equal(in, out) {
+					t.Errorf("to %s: changed on the way out", dst)
+				}
 			}
-			if out := run(t, objects.NatOut, in); !bytes.Equal(in, out) {
-				t.Errorf("to %s: changed on the way out", dst)
+		}
+	}
+}
+
+// TestErrorsQuoteWhatTheirReceiverSent: too big and unreachable, about packets
+// of the client and of the backend, from routers and from the ends.
+func TestErrorsQuoteWhatTheirReceiverSent(t *testing.T) {
+	sandbox.Root(t)
+	objects, tab := programs(t)
+	set(t, tab)
+	for _, w := range worlds {
+		for _, proto := range []byte{6, 17} {
+			asked := build(w.client, w.service, proto, 2, 0, []byte("payload"))
+			sent := run(t, objects.NatIn, asked)
+			answer := build(w.backend, sent.src(), proto, 0x12, 0, []byte("payload"))
+			answered := run(t, objects.NatOut, answer)
+			for _, c := range []struct {
+				name     string
+				prog     *ebpf.Program
+				in       packet
+				src, dst netip.Addr
+				quoted   packet
+			}{
+				{"a router about the client's", objects.NatOut, unreachable(w.router, w.client.Addr(), w.tooBig, sent), w.router, w.client.Addr(), asked},
+				{"the backend about the client's", objects.NatOut, unreachable(w.backend.Addr(), w.client.Addr(), w.tooBig, sent), w.service.Addr(), w.client.Addr(), asked},
+				{"a router about the backend's", objects.NatIn, unreachable(w.router, w.service.Addr(), w.tooBig, answered), w.router, w.backend.Addr(), answer},
+				{"the client about the backend's", objects.NatIn, unreachable(w.client.Addr(), w.service.Addr(), w.tooBig, answered), w.client.Addr(), w.backend.Addr(), answer},
+			} {
+				out := run(t, c.prog, c.in)
+				if out.src().Addr() != c.src || out.dst().Addr() != c.dst {
+					t.Errorf("%s, protocol %d, %s: from %s to %s, want %s, %s", w.name, proto, c.name, out.src().Addr(), out.dst().Addr(), c.src, c.dst)
+				}
+				if s := out.transportSum(); s != 0xffff {
+					t.Errorf("%s, protocol %d, %s: checksum is off: %#x", w.name, proto, c.name, s)
+				}
+				if s := sum(out[ethernet:ethernet+out.header()], 0); !out.six() && s != 0xffff {
+					t.Errorf("%s, protocol %d, %s: header checksum is off: %#x", w.name, proto, c.name, s)
+				}
+				// The quoted packet as a frame: addresses and ports of old.
+				quoted := append(bytes.Clone(c.in[:ethernet]), out.l4()[8:]...)
+				got, want := packet(quoted), c.quoted
+				if got.src() != want.src() || got.dst() != want.dst() {
+					t.Errorf("%s, protocol %d, %s: quotes %s -> %s, want %s -> %s", w.name, proto, c.name, got.src(), got.dst(), want.src(), want.dst())
+				}
+			}
+			// What nobody sent is quoted as it is.
+			other := unreachable(w.router, w.client.Addr(), w.tooBig, build(w.client, w.backend, proto, 2, 0, nil))
+			if out := run(t, objects.NatOut, other); !bytes.Equal(out, other) {
+				t.Errorf("%s: an error about another packet changed", w.name)
 			}
 		}
 	}
@@ -204,18 +386,23 @@ func TestPacketsThereAndBack(t *testing.T) {
 func FuzzPackets(f *testing.F) {
 	sandbox.Root(f)
 	objects, tab := programs(f)
-	fe := table.Frontend{Key: table.Key{Addr: netip.MustParseAddr("10.96.0.9"), Port: 80, Proto: table.TCP}, Backends: []netip.AddrPort{netip.MustParseAddrPort("10.244.3.7:8080")}}
-	if _, err := tab.Set(fe); err != nil {
-		f.Fatal(err)
+	set(f, tab)
+	for _, w := range worlds {
+		whole := build(w.client, w.service, 6, 2, 2, []byte("payload"))
+		for n := 34; n <= len(whole); n += 3 {
+			f.Add([]byte(whole[:n]))
+		}
+		f.Add([]byte(unreachable(w.router, w.client.Addr(), w.tooBig, whole)))
 	}
-	client, service := netip.MustParseAddrPort("172.30.0.2:40000"), netip.MustParseAddrPort("10.96.0.9:80")
-	whole := build(client, service, 6, 2, 2, []byte("payload"))
-	for n := 34; n <= len(whole); n += 3 {
-		f.Add([]byte(whole[:n]))
+	// A first fragment, a later one, and one header more than is walked.
+	six := worlds[1]
+	for _, at := range []byte{1, 0x10} {
+		frame := network(six.client.Addr(), six.service.Addr(), 44, 0, append([]byte{17, 0, 0, at, 0, 0, 0, 9}, make([]byte, 16)...))
+		f.Add([]byte(frame))
 	}
-	f.Add([]byte(build(service, client, 1, 0, 0, whole[ethernet:])))
+	f.Add([]byte(network(six.client.Addr(), six.service.Addr(), 60, 4, bytes.Repeat([]byte{60, 0, 1, 4, 0, 0, 0, 0}, 9))))
 	f.Fuzz(func(t *testing.T, in []byte) {
-		if len(in) < ethernet+20 || len(in) > 2000 {
+		if len(in) < ethernet+20 || len(in) > 2000 || (in[12] == 0x86 && in[13] == 0xdd && len(in) < ethernet+40) {
 			return // the kernel's test run wants a whole header
 		}
 		for _, prog := range []*ebpf.Program{objects.NatIn, objects.NatOut} {

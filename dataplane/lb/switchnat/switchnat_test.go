@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -20,50 +21,83 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(sandbox.Main(m, "")) }
 
-const (
-	hostIP = "172.30.0.2"
-	vip1   = "10.96.0.20"
-	vip2   = "10.96.0.21"
-	lbIP   = "172.31.0.5"
-	node1  = "172.30.0.10" // the pods stand behind the nodes' addresses here
-	node2  = "172.30.0.11"
-	pod1   = "10.244.0.5"
-	pod2   = "10.244.1.5"
+// addresses are those of one family in a fabric.
+type addresses struct {
+	name, host, sw     string
+	vip1, vip2, lbIP   string
+	node1, node2       string // the pods stand behind the nodes' addresses here
+	pod1, pod2, nobody string
+	services           string
+	outside            []string // what the host leads to the switch
+	everything         string
+	bits               string
+}
+
+var (
+	v4 = addresses{
+		name: "IPv4", host: "172.30.0.2", sw: "172.30.0.1",
+		vip1: "10.96.0.20", vip2: "10.96.0.21", lbIP: "172.31.0.5",
+		node1: "172.30.0.10", node2: "172.30.0.11",
+		pod1: "10.244.0.5", pod2: "10.244.1.5", nobody: "10.244.9.9",
+		services: "10.96.0.0/16", everything: "0.0.0.0/0", bits: "/32",
+		outside: []string{"172.30.0.0/24", "172.31.0.0/24", "10.96.0.0/16", "10.244.0.0/16"},
+	}
+	v6 = addresses{
+		name: "IPv6", host: "fd00:30::2", sw: "fd00:30::1",
+		vip1: "fd00:96::20", vip2: "fd00:96::21", lbIP: "fd00:31::5",
+		node1: "fd00:30::10", node2: "fd00:30::11",
+		pod1: "fd00:244::5", pod2: "fd00:244:1::5", nobody: "fd00:244:9::9",
+		services: "fd00:96::/112", everything: "::/0", bits: "/128",
+		outside: []string{"fd00:30::/64", "fd00:31::/64", "fd00:96::/112", "fd00:244::/32"},
+	}
 )
+
+func at(addr string, port int) string { return net.JoinHostPort(addr, fmt.Sprint(port)) }
 
 // fabric is a scratch cluster: the host, a switch, two nodes that are pods.
 type fabric struct {
 	*testing.T
+	addresses
 	host, sw, n1, n2 *sandbox.Namespace
 	cfg              Config
 	table            *table.Table
 }
 
-func newFabric(t *testing.T) *fabric {
+// eachFamily runs a test in a fabric of each family.
+func eachFamily(t *testing.T, test func(*fabric)) {
 	sandbox.Root(t)
-	f := &fabric{T: t, host: sandbox.NewNamespace(t), sw: sandbox.NewNamespace(t), n1: sandbox.NewNamespace(t), n2: sandbox.NewNamespace(t)}
+	for _, a := range []addresses{v4, v6} {
+		t.Run(a.name, func(t *testing.T) { test(newFabric(t, a)) })
+	}
+}
+
+func newFabric(t *testing.T, a addresses) *fabric {
+	f := &fabric{T: t, addresses: a, host: sandbox.NewNamespace(t), sw: sandbox.NewNamespace(t), n1: sandbox.NewNamespace(t), n2: sandbox.NewNamespace(t)}
 	sandbox.Cable(t, f.host, "skiff0", f.sw, "host")
 	sandbox.Cable(t, f.sw, "n1", f.n1, "eth0")
 	sandbox.Cable(t, f.sw, "n2", f.n2, "eth0")
-	f.host.Address("skiff0", hostIP+"/32")
-	f.host.Route("172.30.0.1/32", "", "skiff0", unix.RTN_UNICAST)
-	for _, to := range []string{"172.30.0.0/24", "172.31.0.0/24", "10.96.0.0/16", "10.244.0.0/16"} {
-		f.host.Route(to, "172.30.0.1", "skiff0", unix.RTN_UNICAST)
+	f.host.Address("skiff0", a.host+a.bits)
+	f.host.Route(a.sw+a.bits, "", "skiff0", unix.RTN_UNICAST)
+	for _, to := range a.outside {
+		f.host.Route(to, a.sw, "skiff0", unix.RTN_UNICAST)
 	}
-	f.sw.Address("lo", "172.30.0.1/32")
-	f.sw.Route(hostIP+"/32", "", "host", unix.RTN_UNICAST)
-	f.sw.Route("10.96.0.0/16", "", "lo", unix.RTN_LOCAL)
+	// Of IPv6, each device answers for its own addresses only.
+	for _, dev := range []string{"host", "n1", "n2"} {
+		f.sw.Address(dev, a.sw+a.bits)
+	}
+	f.sw.Route(a.host+a.bits, "", "host", unix.RTN_UNICAST)
+	f.sw.Route(a.services, "", "lo", unix.RTN_LOCAL)
 	for _, n := range []struct {
 		ns        *sandbox.Namespace
 		dev       string
 		ip, podIP string
-	}{{f.n1, "n1", node1, pod1}, {f.n2, "n2", node2, pod2}} {
-		f.sw.Route(n.ip+"/32", "", n.dev, unix.RTN_UNICAST)
-		f.sw.Route(n.podIP+"/32", n.ip, n.dev, unix.RTN_UNICAST)
-		n.ns.Address("eth0", n.ip+"/32")
-		n.ns.Address("lo", n.podIP+"/32")
-		n.ns.Route("172.30.0.1/32", "", "eth0", unix.RTN_UNICAST)
-		n.ns.Route("0.0.0.0/0", "172.30.0.1", "eth0", unix.RTN_UNICAST)
+	}{{f.n1, "n1", a.node1, a.pod1}, {f.n2, "n2", a.node2, a.pod2}} {
+		f.sw.Route(n.ip+a.bits, "", n.dev, unix.RTN_UNICAST)
+		f.sw.Route(n.podIP+a.bits, n.ip, n.dev, unix.RTN_UNICAST)
+		n.ns.Address("eth0", n.ip+a.bits)
+		n.ns.Address("lo", n.podIP+a.bits)
+		n.ns.Route(a.sw+a.bits, "", "eth0", unix.RTN_UNICAST)
+		n.ns.Route(a.everything, a.sw, "eth0", unix.RTN_UNICAST)
 	}
 	f.cfg = Config{Netns: f.sw.Path(), Device: "host", PinDir: t.TempDir() + "/bpf"}
 	if err := Load(f.cfg); err != nil {
@@ -90,7 +124,11 @@ func newFabric(t *testing.T) *fabric {
 
 func (f *fabric) set(addr string, port uint16, proto table.Protocol, backends ...string) {
 	f.Helper()
-	fe := table.Frontend{Key: table.Key{Addr: netip.IPv4Unspecified(), Scope: table.AnyNode, Port: port, Proto: proto}}
+	any := netip.IPv4Unspecified()
+	if strings.Contains(f.vip1, ":") {
+		any = netip.IPv6Unspecified()
+	}
+	fe := table.Frontend{Key: table.Key{Addr: any, Scope: table.AnyNode, Port: port, Proto: proto}}
 	if addr != "" {
 		fe.Addr, fe.Scope = netip.MustParseAddr(addr), table.All
 	}
@@ -109,7 +147,7 @@ func (f *fabric) echo(n *sandbox.Namespace, network, addr string) {
 	var wg sync.WaitGroup
 	n.Do(func() error {
 		if network == "udp" {
-			c, err := net.ListenPacket("udp4", addr)
+			c, err := net.ListenPacket("udp", addr)
 			if err != nil {
 				return err
 			}
@@ -126,7 +164,7 @@ func (f *fabric) echo(n *sandbox.Namespace, network, addr string) {
 			f.Cleanup(func() { c.Close(); wg.Wait() })
 			return nil
 		}
-		l, err := net.Listen("tcp4", addr)
+		l, err := net.Listen("tcp", addr)
 		if err != nil {
 			return err
 		}
@@ -158,7 +196,7 @@ func (f *fabric) call(network, addr string, localPort int, payload []byte) (answ
 			d.LocalAddr = &net.TCPAddr{Port: localPort}
 		}
 		var c net.Conn
-		if c, err = d.Dial(network+"4", addr); err != nil {
+		if c, err = d.Dial(network, addr); err != nil {
 			return nil
 		}
 		defer c.Close()
@@ -191,7 +229,7 @@ func (f *fabric) want(network, addr string, backends ...string) {
 		}
 		var backend, client, rest string
 		fmt.Sscan(string(answer), &backend, &client, &rest)
-		if client != hostIP || rest != "hello" {
+		if client != f.addresses.host || rest != "hello" {
 			f.Errorf("%s %s: answer %q, want one that shows the host's own address", network, addr, answer)
 		}
 		seen[backend]++
@@ -207,27 +245,30 @@ func (f *fabric) want(network, addr string, backends ...string) {
 }
 
 func TestHostReachesServices(t *testing.T) {
-	f := newFabric(t)
+	eachFamily(t, func(f *fabric) { checkHostReachesServices(f.T, f) })
+}
+
+func checkHostReachesServices(t *testing.T, f *fabric) {
 	for _, network := range []string{"tcp", "udp"} {
-		f.echo(f.n1, network, pod1+":8080")
-		f.echo(f.n2, network, pod2+":8080")
+		f.echo(f.n1, network, at(f.pod1, 8080))
+		f.echo(f.n2, network, at(f.pod2, 8080))
 	}
-	if err := f.table.SetNodes(map[netip.Addr]bool{netip.MustParseAddr(node1): false, netip.MustParseAddr(node2): false}); err != nil {
+	if err := f.table.SetNodes(map[netip.Addr]bool{netip.MustParseAddr(f.node1): false, netip.MustParseAddr(f.node2): false}); err != nil {
 		t.Fatal(err)
 	}
 	for network, proto := range map[string]table.Protocol{"tcp": table.TCP, "udp": table.UDP} {
-		f.set(vip1, 80, proto, pod1+":8080", pod2+":8080")
-		f.set(lbIP, 80, proto, pod2+":8080")
-		f.set("", 30080, proto, pod1+":8080", pod2+":8080")
-		f.set(node2, 30081, proto, pod2+":8080")
-		f.want(network, vip1+":80", pod1+":8080", pod2+":8080")
-		f.want(network, lbIP+":80", pod2+":8080")
-		f.want(network, node1+":30080", pod1+":8080", pod2+":8080")
-		f.want(network, node2+":30080", pod1+":8080", pod2+":8080")
-		f.want(network, node2+":30081", pod2+":8080")
+		f.set(f.vip1, 80, proto, at(f.pod1, 8080), at(f.pod2, 8080))
+		f.set(f.lbIP, 80, proto, at(f.pod2, 8080))
+		f.set("", 30080, proto, at(f.pod1, 8080), at(f.pod2, 8080))
+		f.set(f.node2, 30081, proto, at(f.pod2, 8080))
+		f.want(network, at(f.vip1, 80), at(f.pod1, 8080), at(f.pod2, 8080))
+		f.want(network, at(f.lbIP, 80), at(f.pod2, 8080))
+		f.want(network, at(f.node1, 30080), at(f.pod1, 8080), at(f.pod2, 8080))
+		f.want(network, at(f.node2, 30080), at(f.pod1, 8080), at(f.pod2, 8080))
+		f.want(network, at(f.node2, 30081), at(f.pod2, 8080))
 		// What is no service is left alone.
-		f.want(network, pod1+":8080", pod1+":8080")
-		for _, addr := range []string{vip1 + ":81", vip2 + ":80", node1 + ":30081"} {
+		f.want(network, at(f.pod1, 8080), at(f.pod1, 8080))
+		for _, addr := range []string{at(f.vip1, 81), at(f.vip2, 80), at(f.node1, 30081)} {
 			start := time.Now()
 			if _, err := f.call(network, addr, 0, []byte("x")); !errors.Is(err, unix.ECONNREFUSED) {
 				t.Errorf("%s %s: %v, want connection refused", network, addr, err)
@@ -237,28 +278,31 @@ func TestHostReachesServices(t *testing.T) {
 			}
 		}
 		// No endpoints.
-		f.set(vip1, 80, proto)
-		if _, err := f.call(network, vip1+":80", 0, []byte("x")); !errors.Is(err, unix.ECONNREFUSED) {
+		f.set(f.vip1, 80, proto)
+		if _, err := f.call(network, at(f.vip1, 80), 0, []byte("x")); !errors.Is(err, unix.ECONNREFUSED) {
 			t.Errorf("%s: without endpoints: %v, want connection refused", network, err)
 		}
 	}
 }
 
 func TestLargeTransfersKeepTheirChecksums(t *testing.T) {
-	f := newFabric(t)
-	f.echo(f.n1, "tcp", pod1+":8080")
-	f.echo(f.n1, "udp", pod1+":8080")
-	f.set(vip1, 80, table.TCP, pod1+":8080")
-	f.set(vip1, 80, table.UDP, pod1+":8080")
+	eachFamily(t, func(f *fabric) { checkLargeTransfersKeepTheirChecksums(f.T, f) })
+}
+
+func checkLargeTransfersKeepTheirChecksums(t *testing.T, f *fabric) {
+	f.echo(f.n1, "tcp", at(f.pod1, 8080))
+	f.echo(f.n1, "udp", at(f.pod1, 8080))
+	f.set(f.vip1, 80, table.TCP, at(f.pod1, 8080))
+	f.set(f.vip1, 80, table.UDP, at(f.pod1, 8080))
 	// Segmentation offload one way and the other.
 	big := bytes.Repeat([]byte("0123456789abcdef"), 1<<17)
-	answer, err := f.call("tcp", vip1+":80", 0, big)
+	answer, err := f.call("tcp", at(f.vip1, 80), 0, big)
 	if err != nil || !bytes.HasSuffix(answer, big) {
 		t.Errorf("2 MB over TCP: got %d bytes, %v", len(answer), err)
 	}
 	// Fragments.
 	for _, size := range []int{1400, 4000, 30000} {
-		answer, err := f.call("udp", vip1+":80", 0, big[:size])
+		answer, err := f.call("udp", at(f.vip1, 80), 0, big[:size])
 		if err != nil || !bytes.HasSuffix(answer, big[:size]) {
 			t.Errorf("datagram of %d: got %d bytes, %v", size, len(answer), err)
 		}
@@ -267,11 +311,11 @@ func TestLargeTransfersKeepTheirChecksums(t *testing.T) {
 	f.host.Do(func() error { return offloadsOff("skiff0") })
 	f.n1.Do(func() error { return offloadsOff("eth0") })
 	f.sw.Do(func() error { return errors.Join(offloadsOff("host"), offloadsOff("n1")) })
-	answer, err = f.call("tcp", vip1+":80", 0, big)
+	answer, err = f.call("tcp", at(f.vip1, 80), 0, big)
 	if err != nil || !bytes.HasSuffix(answer, big) {
 		t.Errorf("2 MB over TCP without offloads: got %d bytes, %v", len(answer), err)
 	}
-	answer, err = f.call("udp", vip1+":80", 0, big[:4000])
+	answer, err = f.call("udp", at(f.vip1, 80), 0, big[:4000])
 	if err != nil || !bytes.HasSuffix(answer, big[:4000]) {
 		t.Errorf("datagram without offloads: got %d bytes, %v", len(answer), err)
 	}
@@ -293,15 +337,18 @@ func offloadsOff(dev string) error {
 }
 
 func TestFlowsOfOneSourcePortLiveSideBySide(t *testing.T) {
-	f := newFabric(t)
-	f.echo(f.n1, "tcp", pod1+":8080")
-	f.set(vip1, 80, table.TCP, pod1+":8080")
-	f.set(vip2, 80, table.TCP, pod1+":8080")
+	eachFamily(t, func(f *fabric) { checkFlowsOfOneSourcePortLiveSideBySide(f.T, f) })
+}
+
+func checkFlowsOfOneSourcePortLiveSideBySide(t *testing.T, f *fabric) {
+	f.echo(f.n1, "tcp", at(f.pod1, 8080))
+	f.set(f.vip1, 80, table.TCP, at(f.pod1, 8080))
+	f.set(f.vip2, 80, table.TCP, at(f.pod1, 8080))
 	var conns []net.Conn
 	f.host.Do(func() error {
-		for _, addr := range []string{pod1 + ":8080", vip1 + ":80", vip2 + ":80"} {
+		for _, addr := range []string{at(f.pod1, 8080), at(f.vip1, 80), at(f.vip2, 80)} {
 			d := net.Dialer{Timeout: 2 * time.Second, LocalAddr: &net.TCPAddr{Port: 40000}, Control: reuse}
-			c, err := d.Dial("tcp4", addr)
+			c, err := d.Dial("tcp", addr)
 			if err != nil {
 				return err
 			}
@@ -323,14 +370,17 @@ func TestFlowsOfOneSourcePortLiveSideBySide(t *testing.T) {
 }
 
 func TestReusedPortsAndEndedFlowsLeaveNothing(t *testing.T) {
-	f := newFabric(t)
-	f.echo(f.n1, "tcp", pod1+":8080")
-	f.set(vip1, 80, table.TCP, pod1+":8080")
+	eachFamily(t, func(f *fabric) { checkReusedPortsAndEndedFlowsLeaveNothing(f.T, f) })
+}
+
+func checkReusedPortsAndEndedFlowsLeaveNothing(t *testing.T, f *fabric) {
+	f.echo(f.n1, "tcp", at(f.pod1, 8080))
+	f.set(f.vip1, 80, table.TCP, at(f.pod1, 8080))
 	for i := range 300 {
 		// Few source ports: each comes back soon.
 		f.host.Do(func() error {
 			d := net.Dialer{Timeout: 2 * time.Second, LocalAddr: &net.TCPAddr{Port: 40000 + i%7}, Control: reuse}
-			c, err := d.Dial("tcp4", vip1+":80")
+			c, err := d.Dial("tcp", at(f.vip1, 80))
 			if err != nil {
 				t.Errorf("connection %d: %v", i, err)
 				return nil
@@ -366,12 +416,15 @@ func TestReusedPortsAndEndedFlowsLeaveNothing(t *testing.T) {
 }
 
 func TestASecondLoadKeepsConnections(t *testing.T) {
-	f := newFabric(t)
-	f.echo(f.n1, "tcp", pod1+":8080")
-	f.set(vip1, 80, table.TCP, pod1+":8080")
+	eachFamily(t, func(f *fabric) { checkASecondLoadKeepsConnections(f.T, f) })
+}
+
+func checkASecondLoadKeepsConnections(t *testing.T, f *fabric) {
+	f.echo(f.n1, "tcp", at(f.pod1, 8080))
+	f.set(f.vip1, 80, table.TCP, at(f.pod1, 8080))
 	var c net.Conn
 	f.host.Do(func() (err error) {
-		c, err = net.DialTimeout("tcp4", vip1+":80", 2*time.Second)
+		c, err = net.DialTimeout("tcp", at(f.vip1, 80), 2*time.Second)
 		return err
 	})
 	defer c.Close()
@@ -386,17 +439,20 @@ func TestASecondLoadKeepsConnections(t *testing.T) {
 	if _, err := fmt.Fscan(c, &backend, &client, &got); err != nil || got != "still-here" {
 		t.Errorf("got %q, %v", got, err)
 	}
-	f.want("tcp", vip1+":80", pod1+":8080")
+	f.want("tcp", at(f.vip1, 80), at(f.pod1, 8080))
 }
 
 func TestUDPFlowMovesWhenItsBackendLeaves(t *testing.T) {
-	f := newFabric(t)
-	f.echo(f.n1, "udp", pod1+":8080")
-	f.echo(f.n2, "udp", pod2+":8080")
-	f.set(vip1, 53, table.UDP, pod1+":8080", pod2+":8080")
+	eachFamily(t, func(f *fabric) { checkUDPFlowMovesWhenItsBackendLeaves(f.T, f) })
+}
+
+func checkUDPFlowMovesWhenItsBackendLeaves(t *testing.T, f *fabric) {
+	f.echo(f.n1, "udp", at(f.pod1, 8080))
+	f.echo(f.n2, "udp", at(f.pod2, 8080))
+	f.set(f.vip1, 53, table.UDP, at(f.pod1, 8080), at(f.pod2, 8080))
 	ask := func() string {
 		t.Helper()
-		answer, err := f.call("udp", vip1+":53", 40001, []byte("x"))
+		answer, err := f.call("udp", at(f.vip1, 53), 40001, []byte("x"))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -410,28 +466,31 @@ func TestUDPFlowMovesWhenItsBackendLeaves(t *testing.T) {
 			t.Fatalf("moved from %s to %s", first, got)
 		}
 	}
-	left := pod1 + ":8080"
+	left := at(f.pod1, 8080)
 	if first == left {
-		left = pod2 + ":8080"
+		left = at(f.pod2, 8080)
 	}
-	f.set(vip1, 53, table.UDP, left)
+	f.set(f.vip1, 53, table.UDP, left)
 	if got := ask(); got != left {
 		t.Errorf("answered by %s, want %s", got, left)
 	}
 }
 
 func TestErrorsReachTheClient(t *testing.T) {
-	f := newFabric(t)
+	eachFamily(t, func(f *fabric) { checkErrorsReachTheClient(f.T, f) })
+}
+
+func checkErrorsReachTheClient(t *testing.T, f *fabric) {
 	// Nobody listens there: the pod answers with "port unreachable" about a
 	// packet that the client never sent as it is.
-	f.set(vip1, 53, table.UDP, pod1+":9")
+	f.set(f.vip1, 53, table.UDP, at(f.pod1, 9))
 	start := time.Now()
-	if _, err := f.call("udp", vip1+":53", 0, []byte("x")); !errors.Is(err, unix.ECONNREFUSED) {
+	if _, err := f.call("udp", at(f.vip1, 53), 0, []byte("x")); !errors.Is(err, unix.ECONNREFUSED) {
 		t.Errorf("got %v after %s, want connection refused", err, time.Since(start))
 	}
 	// And the switch about a pod that nobody has.
-	f.set(vip1, 54, table.TCP, "10.244.9.9:53")
-	if _, err := f.call("tcp", vip1+":54", 0, []byte("x")); !errors.Is(err, unix.ENETUNREACH) && !errors.Is(err, unix.EHOSTUNREACH) {
+	f.set(f.vip1, 54, table.TCP, at(f.nobody, 53))
+	if _, err := f.call("tcp", at(f.vip1, 54), 0, []byte("x")); !errors.Is(err, unix.ENETUNREACH) && !errors.Is(err, unix.EHOSTUNREACH) {
 		t.Errorf("got %v, want unreachable", err)
 	}
 }
