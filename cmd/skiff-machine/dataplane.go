@@ -64,6 +64,7 @@ func serviceLoader(node *machinev1alpha1.NodeConfiguration, ip netip.Addr) (*lb.
 	cfg := lb.Config{
 		NodeName: node.NodeName, NodeIPs: []netip.Addr{ip}, Client: client,
 		PinDir: machinev1alpha1.BPFDir + "/services", Log: slog.Default(),
+		HealthzAddress: lb.HealthzAddress, MetricsAddress: lb.MetricsAddress,
 	}
 	if node.ControlPlane {
 		cfg.SwitchPinDir = machinev1alpha1.SwitchBPFDir

@@ -187,6 +187,7 @@ enum lb_counter {
 	LB_NAT_OPENED,
 	LB_NAT_CLOSED,
 	LB_NAT_NO_PORT,
+	LB_NAT_FORGOTTEN, /* counted by the writer of the maps, who did it */
 	LB_COUNTERS,
 };
 

@@ -44,6 +44,8 @@ type feed struct {
 	dirty map[types.NamespacedName]struct{}
 	// allDirty: the nodes changed, which every service may depend on.
 	allDirty bool
+	// since is when the oldest change of those came.
+	since time.Time
 	// missing counts the kinds that were not listed yet.
 	missing int
 }
@@ -65,6 +67,8 @@ func newFeed(client kubernetes.Interface, nodeName string) *feed {
 
 // change is what take hands over.
 type change struct {
+	// since is when the oldest of it came.
+	since time.Time
 	// all says that everything is to be compared, not just services.
 	all      bool
 	services []types.NamespacedName
@@ -75,10 +79,15 @@ type change struct {
 func (f *feed) take() (c change, ok bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.missing > 0 || (!f.allDirty && len(f.dirty) == 0) {
+	if f.missing > 0 {
 		return change{}, false
 	}
-	c.all = f.allDirty
+	if !f.allDirty && len(f.dirty) == 0 {
+		f.since = time.Time{}
+		return change{}, false
+	}
+	c.all, c.since = f.allDirty, f.since
+	f.since = time.Time{}
 	c.services = slices.Collect(maps.Keys(f.dirty))
 	f.allDirty = false
 	clear(f.dirty)
@@ -88,11 +97,19 @@ func (f *feed) take() (c change, ok bool) {
 // touch marks services for planning once more.
 func (f *feed) touch(names ...types.NamespacedName) {
 	f.mu.Lock()
+	f.news()
 	for _, n := range names {
 		f.dirty[n] = struct{}{}
 	}
 	f.mu.Unlock()
 	f.notify()
+}
+
+// news notes that a change has come; mu is held.
+func (f *feed) news() {
+	if f.since.IsZero() {
+		f.since = time.Now()
+	}
 }
 
 func (f *feed) notify() {
@@ -180,6 +197,7 @@ func (s *kindStore) Resync() error     { return nil }
 
 func (s *kindStore) Update(obj any) error {
 	s.feed.mu.Lock()
+	s.feed.news()
 	s.put(obj)
 	s.feed.mu.Unlock()
 	s.feed.notify()
@@ -188,6 +206,7 @@ func (s *kindStore) Update(obj any) error {
 
 func (s *kindStore) Delete(obj any) error {
 	s.feed.mu.Lock()
+	s.feed.news()
 	s.drop(nameOf(obj))
 	s.feed.mu.Unlock()
 	s.feed.notify()
@@ -196,6 +215,7 @@ func (s *kindStore) Delete(obj any) error {
 
 func (s *kindStore) Replace(objs []any, _ string) error {
 	s.feed.mu.Lock()
+	s.feed.news()
 	now := make(map[types.NamespacedName]struct{}, len(objs))
 	for _, o := range objs {
 		now[nameOf(o)] = struct{}{}

@@ -14,6 +14,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/kubernetes/pkg/proxy/healthcheck"
 
+	"github.com/skiff-k8s/skiff/dataplane/lb/switchnat"
 	"github.com/skiff-k8s/skiff/dataplane/lb/table"
 )
 
@@ -37,6 +38,9 @@ type Config struct {
 	// switch, on the one node that writes them; empty on the others. That
 	// node also is the one that reports on Services by Events.
 	SwitchPinDir string
+	// HealthzAddress and MetricsAddress are where the Loader answers while it
+	// runs, as upstream's proxy; empty: nowhere.
+	HealthzAddress, MetricsAddress string
 	// Client may list and watch Services, EndpointSlices and Nodes, and
 	// create Events, as upstream's ClusterRole system:node-proxier allows.
 	Client kubernetes.Interface
@@ -63,6 +67,7 @@ type Loader struct {
 	health  *health
 	// proxyHealth says whether changes reach the maps.
 	proxyHealth *healthcheck.ProxyHealthServer
+	meters      *meters
 
 	// mu guards the targets' tables and claims, and hostPorts.
 	mu sync.Mutex
@@ -83,6 +88,7 @@ type target struct {
 	node   string // of the view
 	table  *table.Table
 	claims *claims
+	flows  *switchnat.Flows // nil but for the switch
 }
 
 // New loads the programs and, if there is nothing pinned to take over,
@@ -113,6 +119,7 @@ func New(cfg Config) (_ *Loader, err error) {
 	l := &Loader{cfg: cfg, log: cfg.Log, feed: newFeed(cfg.Client, cfg.NodeName), synced: make(chan struct{})}
 	l.hostPorts.frontends = map[table.Key]table.Frontend{}
 	l.proxyHealth = healthcheck.NewProxyHealthServer("", healthTimeout, l.feed)
+	l.meters = newMeters(l)
 	l.health = newHealth(cfg.NodeName, cfg.NodeIPs, l.proxyHealth)
 	defer func() {
 		if err != nil {
@@ -146,7 +153,11 @@ func New(cfg Config) (_ *Loader, err error) {
 		if err != nil {
 			return nil, fmt.Errorf("switch: %w", err)
 		}
-		l.targets = append(l.targets, &target{name: "switch", table: t, claims: newClaims()})
+		sw := &target{name: "switch", table: t, claims: newClaims()}
+		l.targets = append(l.targets, sw)
+		if sw.flows, err = switchnat.OpenFlows(cfg.SwitchPinDir); err != nil {
+			return nil, fmt.Errorf("switch: %w", err)
+		}
 	}
 	return l, nil
 }
@@ -170,7 +181,7 @@ func (l *Loader) Close() error {
 		errs = append(errs, l.sockets.close())
 	}
 	for _, t := range l.targets {
-		errs = append(errs, t.table.Close())
+		errs = append(errs, t.table.Close(), t.flows.Close())
 	}
 	if l.hostPorts.uplink != nil {
 		errs = append(errs, l.hostPorts.uplink.Close())
@@ -184,7 +195,8 @@ func (l *Loader) Synced() <-chan struct{} { return l.synced }
 // Run keeps the maps equal to the API server's objects until ctx ends. An API
 // server that is away changes nothing: the maps stay as they are.
 func (l *Loader) Run(ctx context.Context) (err error) {
-	defer func() { err = errors.Join(err, l.health.close()) }()
+	servers := l.serve()
+	defer func() { err = errors.Join(err, stop(servers), l.health.close()) }()
 	if l.cfg.SwitchPinDir != "" {
 		l.report = newReporter(ctx, l.cfg.Client)
 		defer l.report.close()
@@ -219,7 +231,18 @@ func (l *Loader) Run(ctx context.Context) (err error) {
 		if !ok {
 			continue
 		}
-		for name, err := range l.apply(c, first) {
+		for _, a := range l.cfg.NodeIPs {
+			l.proxyHealth.QueuedUpdate(familyOf(a))
+		}
+		unwritten := l.apply(c, first)
+		l.meters.programmed(c.since)
+		l.meters.unwritten.Set(float64(len(unwritten)))
+		if len(unwritten) == 0 {
+			for _, a := range l.cfg.NodeIPs {
+				l.proxyHealth.Updated(familyOf(a))
+			}
+		}
+		for name, err := range unwritten {
 			l.log.Error("service not programmed", "service", name, "err", err)
 			l.report.failed(l.feed.service(name), err)
 			failed[name] = struct{}{}

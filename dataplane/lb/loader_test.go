@@ -3,9 +3,11 @@ package lb
 import (
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -17,6 +19,7 @@ import (
 
 	"github.com/skiff-k8s/skiff/dataplane/internal/apitest"
 	"github.com/skiff-k8s/skiff/dataplane/internal/sandbox"
+	"github.com/skiff-k8s/skiff/dataplane/lb/switchnat"
 	"github.com/skiff-k8s/skiff/dataplane/lb/table"
 )
 
@@ -28,6 +31,8 @@ type cluster struct {
 	proxy kubernetes.Interface
 	// pins and switchPins are on bpf file systems.
 	pins, switchPins string
+	// serve makes the next loader answer on upstream's ports.
+	serve bool
 	// hostPorts are given to the next loader.
 	hostPorts []HostPort
 }
@@ -41,13 +46,13 @@ func newCluster(t *testing.T) *cluster {
 	if c.proxy, err = kubernetes.NewForConfig(cfg); err != nil {
 		t.Fatal(err)
 	}
-	sw, err := table.Create(c.switchPins)
-	if err != nil {
+	sandbox.Cable(t, sandbox.Here(t), "switch0", sandbox.NewNamespace(t), "eth0")
+	sw := switchnat.Config{Device: "switch0", PinDir: c.switchPins}
+	if err := switchnat.Load(sw); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		sw.Close()
-		if err := table.Unpin(c.switchPins); err != nil {
+		if err := switchnat.Unpin(c.switchPins); err != nil {
 			t.Error(err)
 		}
 		if err := Unpin(c.pins); err != nil {
@@ -68,10 +73,14 @@ func (c *cluster) start() (stop func()) {
 func (c *cluster) run() (_ *Loader, stop func()) {
 	c.Helper()
 	begin := time.Now()
-	l, err := New(Config{
-		NodeName: "node-1", NodeIPs: []netip.Addr{nodeAddr}, CgroupPath: sandbox.Cgroup(),
+	cfg := Config{
+		NodeName: "node-1", NodeIPs: []netip.Addr{nodeAddr, nodeAddr6}, CgroupPath: sandbox.Cgroup(),
 		PinDir: c.pins, SwitchPinDir: c.switchPins, Client: c.proxy,
-	})
+	}
+	if c.serve {
+		cfg.HealthzAddress, cfg.MetricsAddress = HealthzAddress, MetricsAddress
+	}
+	l, err := New(cfg)
 	if err != nil {
 		c.Fatal(err)
 	}
@@ -324,6 +333,82 @@ func TestHealthCheckNodePorts(t *testing.T) {
 	running = false
 	stop()
 	if _, err := net.DialTimeout("tcp4", "127.0.0.1:30999", time.Second); !refused(err) {
+		t.Errorf("after the end: %v, want connection refused", err)
+	}
+}
+
+func TestHealthAndMetricsAreWhereUpstreamsAre(t *testing.T) {
+	c := newCluster(t)
+	c.serve = true
+	backend := c.backendOn(&world{T: t}, "tcp", "10.244.0.9:8080")
+	stop := c.start()
+	running := true
+	defer func() {
+		if running {
+			stop()
+		}
+	}()
+	c.service(&corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Name: "web"},
+		Spec:       corev1.ServiceSpec{ClusterIP: "10.96.7.7", Ports: []corev1.ServicePort{{Name: "http", Port: 80}}},
+	})
+	c.endpoints("web", "http", corev1.ProtocolTCP, backend)
+	c.reaches("tcp4", "10.96.7.7:80", backend)
+	get := func(url string) (int, string) {
+		t.Helper()
+		resp, err := http.Get(url)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		body, err := io.ReadAll(resp.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return resp.StatusCode, string(body)
+	}
+	// Without a Node the node is not eligible; the proxy lives.
+	for url, want := range map[string]struct {
+		code int
+		text string
+	}{
+		"http://127.0.0.1:10256/healthz":   {503, `"nodeEligible":false`},
+		"http://127.0.0.1:10256/livez":     {200, `"lastUpdated":`},
+		"http://127.0.0.1:10249/healthz":   {200, "ok"},
+		"http://127.0.0.1:10249/proxyMode": {200, "ebpf"},
+		"http://127.0.0.1:10249/metrics":   {200, `skiff_services_frontends{maps="switch"}`},
+	} {
+		if code, body := get(url); code != want.code || !strings.Contains(body, want.text) {
+			t.Errorf("%s: %d %s, want %d with %s", url, code, body, want.code, want.text)
+		}
+	}
+	_, body := get("http://127.0.0.1:10249/metrics")
+	for _, name := range []string{
+		"skiff_services_programming_duration_seconds_count", `skiff_services_map_max_entries{map="lb_services",maps="node"} 65536`,
+		`skiff_services_map_entries{map="nat_flows",maps="switch"} 0`, `skiff_services_refused_total{maps="node",reason="source-range"} 0`,
+		"skiff_services_nat_flows_evicted_total 0", "skiff_services_stale_udp_sockets_destroyed_total 0", "skiff_services_unwritten 0",
+	} {
+		if !strings.Contains(body, name) {
+			t.Errorf("no %s in\n%s", name, body)
+		}
+	}
+	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node-1"}}
+	if _, err := c.api.Client.CoreV1().Nodes().Create(t.Context(), node, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	for start := time.Now(); ; time.Sleep(5 * time.Millisecond) {
+		code, body := get("http://127.0.0.1:10256/healthz")
+		if code == 200 && strings.Contains(body, `"nodeEligible":true`) {
+			break
+		}
+		if time.Since(start) > 5*time.Second {
+			t.Fatalf("with a Node: %d %s", code, body)
+		}
+	}
+	http.DefaultClient.CloseIdleConnections()
+	running = false
+	stop()
+	if _, err := net.DialTimeout("tcp4", "127.0.0.1:10256", time.Second); !refused(err) {
 		t.Errorf("after the end: %v, want connection refused", err)
 	}
 }

@@ -18,10 +18,11 @@ import (
 )
 
 var (
-	vip      = netip.MustParseAddr("10.96.0.20")
-	nodeAddr = netip.MustParseAddr("172.30.0.11")
-	other    = netip.MustParseAddr("172.30.0.12")
-	loopback = netip.MustParseAddr("127.0.0.1")
+	vip       = netip.MustParseAddr("10.96.0.20")
+	nodeAddr  = netip.MustParseAddr("172.30.0.11")
+	nodeAddr6 = netip.MustParseAddr("fd00:30::11")
+	other     = netip.MustParseAddr("172.30.0.12")
+	loopback  = netip.MustParseAddr("127.0.0.1")
 )
 
 // world is one set of programs at the test's cgroup, and servers on loopback.

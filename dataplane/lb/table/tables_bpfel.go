@@ -59,7 +59,8 @@ const (
 	tablesLbCounterLB_NAT_OPENED          tablesLbCounter = 3
 	tablesLbCounterLB_NAT_CLOSED          tablesLbCounter = 4
 	tablesLbCounterLB_NAT_NO_PORT         tablesLbCounter = 5
-	tablesLbCounterLB_COUNTERS            tablesLbCounter = 6
+	tablesLbCounterLB_NAT_FORGOTTEN       tablesLbCounter = 6
+	tablesLbCounterLB_COUNTERS            tablesLbCounter = 7
 )
 
 type tablesLbFlags uint32
