@@ -18,11 +18,10 @@ import (
 )
 
 var (
-	vip       = netip.MustParseAddr("10.96.0.20")
-	nodeAddr  = netip.MustParseAddr("172.30.0.11")
-	nodeAddr6 = netip.MustParseAddr("fd00:30::11")
-	other     = netip.MustParseAddr("172.30.0.12")
-	loopback  = netip.MustParseAddr("127.0.0.1")
+	vip      = netip.MustParseAddr("10.96.0.20")
+	nodeAddr = netip.MustParseAddr("172.30.0.11")
+	other    = netip.MustParseAddr("172.30.0.12")
+	loopback = netip.MustParseAddr("127.0.0.1")
 )
 
 // world is one set of programs at the test's cgroup, and servers on loopback.
@@ -72,7 +71,7 @@ func (w *world) set(f table.Frontend) {
 // tcpServer answers every connection with its own address.
 func (w *world) tcpServer(addr string) netip.AddrPort {
 	w.Helper()
-	l, err := net.Listen("tcp4", addr)
+	l, err := net.Listen("tcp", addr)
 	if err != nil {
 		w.Fatal(err)
 	}
@@ -95,7 +94,7 @@ func (w *world) tcpServer(addr string) netip.AddrPort {
 // udpServer answers every datagram with its own address.
 func (w *world) udpServer(addr string) netip.AddrPort {
 	w.Helper()
-	c, err := net.ListenPacket("udp4", addr)
+	c, err := net.ListenPacket("udp", addr)
 	if err != nil {
 		w.Fatal(err)
 	}

@@ -13,6 +13,7 @@ import (
 	"runtime"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -135,6 +136,9 @@ func Address(t testing.TB, dev, addr string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if a.IP.To4() == nil {
+		a.Flags = unix.IFA_F_NODAD // usable at once
+	}
 	if err := netlink.AddrAdd(l, a); err != nil {
 		t.Fatalf("address %s on %s: %v", addr, dev, err)
 	}
@@ -143,6 +147,16 @@ func Address(t testing.TB, dev, addr string) {
 			t.Error(err)
 		}
 	})
+	// The kernel makes an IPv6 address's route a moment later, unasked.
+	for start := time.Now(); ; time.Sleep(time.Millisecond) {
+		routes, err := netlink.RouteGet(a.IP)
+		if err == nil && routes[0].Type == unix.RTN_LOCAL {
+			return
+		}
+		if time.Since(start) > 5*time.Second {
+			t.Fatalf("address %s on %s: no route to it: %v, %v", addr, dev, routes, err)
+		}
+	}
 }
 
 // Namespace is a network namespace of one test.
