@@ -46,6 +46,7 @@ func (l *Loader) apply(c change, first bool) map[types.NamespacedName]error {
 				beside = slices.Collect(maps.Values(l.hostPorts.frontends))
 			}
 			l.fill(t, names, plans, beside, failed)
+			l.departures.add(t, t.table.Departed())
 			continue
 		}
 		for _, name := range names {
@@ -53,6 +54,7 @@ func (l *Loader) apply(c change, first bool) map[types.NamespacedName]error {
 				failed[name] = errors.Join(failed[name], err)
 			}
 		}
+		l.departures.add(t, t.table.Departed())
 	}
 	return failed
 }

@@ -16,3 +16,4 @@
 package lb
 
 //go:generate ../../hack/generate-bpf.sh sock lb_sock.c -no-global-types
+//go:generate ../../hack/generate-bpf.sh stale lb_stale.c -type lb_dead -no-global-types

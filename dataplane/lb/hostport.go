@@ -141,6 +141,7 @@ func (l *Loader) putHostPort(f table.Frontend) error {
 	}
 	l.hostPorts.frontends[f.Key] = f
 	_, err := node.table.Set(f)
+	l.departures.add(node, node.table.Departed())
 	return err
 }
 
@@ -149,7 +150,9 @@ func (l *Loader) dropHostPort(key table.Key) error {
 	_, _, _, freed := node.claims.settle(claimant(key), nil)
 	l.feed.touch(freed...)
 	delete(l.hostPorts.frontends, key)
-	return node.table.Delete(key)
+	err := node.table.Delete(key)
+	l.departures.add(node, node.table.Departed())
+	return err
 }
 
 // uplink brings the node's uplink in line with the host ports.

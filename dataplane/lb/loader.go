@@ -68,6 +68,8 @@ type Loader struct {
 	// proxyHealth says whether changes reach the maps.
 	proxyHealth *healthcheck.ProxyHealthServer
 	meters      *meters
+	departures  *departures
+	stale       *stale
 
 	// mu guards the targets' tables and claims, and hostPorts.
 	mu sync.Mutex
@@ -120,6 +122,7 @@ func New(cfg Config) (_ *Loader, err error) {
 	l.hostPorts.frontends = map[table.Key]table.Frontend{}
 	l.proxyHealth = healthcheck.NewProxyHealthServer("", healthTimeout, l.feed)
 	l.meters = newMeters(l)
+	l.departures = newDepartures()
 	l.health = newHealth(cfg.NodeName, cfg.NodeIPs, l.proxyHealth)
 	defer func() {
 		if err != nil {
@@ -141,6 +144,7 @@ func New(cfg Config) (_ *Loader, err error) {
 	if l.sockets, err = loadSockets(nodeTable, netns, cfg.CgroupPath, cfg.PinDir); err != nil {
 		return nil, err
 	}
+	l.stale = &stale{peers: l.sockets.objects.LbPeers, log: l.log}
 	// Programs of another layout go on with their own maps until these ones
 	// are filled.
 	if nodeTable.Reused() || !l.sockets.attached() {
@@ -186,6 +190,9 @@ func (l *Loader) Close() error {
 	if l.hostPorts.uplink != nil {
 		errs = append(errs, l.hostPorts.uplink.Close())
 	}
+	if l.stale != nil {
+		errs = append(errs, l.stale.close())
+	}
 	return errors.Join(errs...)
 }
 
@@ -202,14 +209,12 @@ func (l *Loader) Run(ctx context.Context) (err error) {
 		defer l.report.close()
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	watching := make(chan struct{})
-	go func() {
-		defer close(watching)
-		l.feed.run(ctx)
-	}()
+	var beside sync.WaitGroup
+	beside.Go(func() { l.feed.run(ctx) })
+	beside.Go(func() { l.tidy(ctx.Done()) })
 	defer func() {
 		cancel()
-		<-watching
+		beside.Wait()
 	}()
 
 	var retry <-chan time.Time

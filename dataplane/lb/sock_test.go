@@ -27,7 +27,8 @@ var (
 // world is one set of programs at the test's cgroup, and servers on loopback.
 type world struct {
 	*testing.T
-	table *table.Table
+	table   *table.Table
+	sockets *sockets
 }
 
 func newWorld(t *testing.T) *world {
@@ -48,7 +49,7 @@ func newWorld(t *testing.T) *world {
 			t.Error(err)
 		}
 	})
-	return &world{T: t, table: tab}
+	return &world{T: t, table: tab, sockets: s}
 }
 
 // mustCookie is the cookie of the tests' own network namespace.

@@ -56,3 +56,16 @@ func compareBackends(a, b tablesLbBackend) int {
 	}
 	return cmp.Compare(a.PortBe, b.PortBe)
 }
+
+// Raw is a backend as the kernel has it: all in network order, IPv4 mapped
+// into IPv6.
+type Raw struct {
+	Addr [4]uint32
+	Port uint16
+}
+
+// RawBackend is for maps that name backends beside a Table's.
+func RawBackend(b netip.AddrPort) Raw {
+	raw := rawBackend(b)
+	return Raw{Addr: raw.Addr.W, Port: raw.PortBe}
+}

@@ -191,6 +191,11 @@ func (t *Table) delete(key tablesLbKey) error {
 		return fmt.Errorf("delete service %s: %w", keyFrom(key), err)
 	}
 	delete(t.mirror, key)
+	if have.group == 0 {
+		// A host port, which is one pod's and goes with it. Flows of a
+		// Service that is deleted stay with its backends, as upstream.
+		t.depart(key, have, content{})
+	}
 	return errors.Join(t.sets.drop(have.set), t.dropSources(have.sources))
 }
 
