@@ -9,11 +9,11 @@ import (
 	"net/netip"
 	"os"
 
+	gocni "github.com/containerd/go-cni"
 	"golang.org/x/sync/errgroup"
 	"k8s.io/klog/v2"
 
 	machinev1alpha1 "github.com/skiff-k8s/skiff/apis/machine/v1alpha1"
-	"github.com/skiff-k8s/skiff/dataplane/cni"
 	"github.com/skiff-k8s/skiff/hostnode/agent"
 	"github.com/skiff-k8s/skiff/hostnode/handover"
 	"github.com/skiff-k8s/skiff/hostnode/portmap"
@@ -58,13 +58,13 @@ func nodeCommand(ctx context.Context, args []string) error {
 	group.Go(func() error {
 		return portmap.Run(ctx, portmap.Config{NodeIP: ip, Files: files, Log: slog.Default()})
 	})
-	group.Go(func() error { return runKubelet(ctx, node, network) })
+	group.Go(func() error { return runKubelet(ctx, node, knownPods{network, services}) })
 	group.Go(func() error { return settled(ctx) })
 	return group.Wait()
 }
 
 // runKubelet runs containerd and the kubelet on it.
-func runKubelet(ctx context.Context, node *machinev1alpha1.NodeConfiguration, network *cni.Plugin) (err error) {
+func runKubelet(ctx context.Context, node *machinev1alpha1.NodeConfiguration, network gocni.CNI) (err error) {
 	cri, err := runtime.Start(ctx, runtime.Config{
 		Root:           machinev1alpha1.ContainerdRoot,
 		State:          machinev1alpha1.ContainerdState,

@@ -138,6 +138,9 @@ func New(cfg Config) (_ *Loader, err error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := l.forgetDead(netns); err != nil {
+		return nil, err
+	}
 	if err := nodeTable.SetIdentity(netns, identityOf(cfg.NodeIPs)); err != nil {
 		return nil, err
 	}

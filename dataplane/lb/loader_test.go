@@ -2,15 +2,19 @@ package lb
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -411,4 +415,69 @@ func TestHealthAndMetricsAreWhereUpstreamsAre(t *testing.T) {
 	if _, err := net.DialTimeout("tcp4", "127.0.0.1:10256", time.Second); !refused(err) {
 		t.Errorf("after the end: %v, want connection refused", err)
 	}
+}
+
+func TestSourceRangesOfALoadBalancer(t *testing.T) {
+	c := newCluster(t)
+	backend := c.backendOn(&world{T: t}, "tcp", "10.244.0.5:8080")
+	l, stop := c.run()
+	svc := c.service(&corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Name: "web"},
+		Spec: corev1.ServiceSpec{
+			Type: corev1.ServiceTypeLoadBalancer, LoadBalancerSourceRanges: []string{"10.244.7.7/32", nodeAddr.String() + "/32"},
+			Ports: []corev1.ServicePort{{Name: "http", Port: 80}},
+		},
+	})
+	svc.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "172.31.0.5"}}
+	if _, err := c.api.Client.CoreV1().Services("default").UpdateStatus(t.Context(), svc, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	c.endpoints("web", "http", corev1.ProtocolTCP, backend)
+	c.reaches("tcp4", "172.31.0.5:80", backend) // the node's own address is in the ranges
+	allowed, other := sandbox.NewNamespace(t), sandbox.NewNamespace(t)
+	for ns, addr := range map[*sandbox.Namespace]string{allowed: "10.244.7.7", other: "10.244.7.8"} {
+		// Mounted, as a pod's is.
+		file := filepath.Join(t.TempDir(), "netns")
+		if err := errors.Join(os.WriteFile(file, nil, 0o600), unix.Mount(ns.Path(), file, "", unix.MS_BIND, "")); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := unix.Unmount(file, 0); err != nil {
+				t.Error(err)
+			}
+		})
+		if err := l.PodAttached(ns.Path(), []netip.Addr{netip.MustParseAddr(addr), netip.MustParseAddr("fd00:244::7")}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	check := func() {
+		t.Helper()
+		for ns, may := range map[*sandbox.Namespace]bool{allowed: true, other: false} {
+			ns.Do(func() error {
+				// The pod that may call has no route to the backend here.
+				if _, _, err := call("tcp4", "172.31.0.5:80"); errors.Is(err, unix.EPERM) == may {
+					t.Errorf("a pod: %v, want allowed %v", err, may)
+				}
+				return nil
+			})
+		}
+	}
+	check()
+	// The next process knows them without being told.
+	stop()
+	l, stop = c.run()
+	defer stop()
+	check()
+	if err := l.PodDetached(allowed.Path()); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.PodDetached("/proc/self/fd/none"); err != nil {
+		t.Errorf("a namespace that is gone: %v", err)
+	}
+	allowed.Do(func() error {
+		if _, _, err := call("tcp4", "172.31.0.5:80"); !errors.Is(err, unix.EPERM) {
+			t.Errorf("a pod that was forgotten: %v, want operation not permitted", err)
+		}
+		return nil
+	})
 }

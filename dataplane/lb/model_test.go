@@ -348,3 +348,13 @@ func TestCgroupRoot(t *testing.T) {
 		}
 	}
 }
+
+func TestMountedNetns(t *testing.T) {
+	got := mountedNetns(`41 23 0:4 net:[4026532281] /run/netns/with\040blank rw shared:22 - nsfs nsfs rw
+42 23 0:4 mnt:[4026532282] /run/mnt rw shared:22 - nsfs nsfs rw
+43 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw
+`)
+	if len(got) != 1 || got["net:[4026532281]"] != "/run/netns/with blank" {
+		t.Errorf("got %v", got)
+	}
+}

@@ -5,14 +5,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"os"
-	"path/filepath"
 	"runtime"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
-	"golang.org/x/sys/unix"
-
 	"github.com/skiff-k8s/skiff/dataplane/lb/table"
 )
 
@@ -135,54 +131,13 @@ func iterate(opts link.IterOptions) error {
 	return err
 }
 
-// inEachNetns calls f once in every network namespace that a process of this
-// pid namespace is in, on a thread that dies with it.
-func inEachNetns(f func() error) error {
-	namespaces, err := netnsFiles()
-	if err != nil {
-		return err
-	}
+// onThread calls f on a thread of its own, which ends with it and may go
+// where it likes.
+func onThread(f func() error) error {
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread() // and never unlocked: the thread goes
-		var errs []error
-		for _, path := range namespaces {
-			errs = append(errs, inNetns(path, f))
-		}
-		done <- errors.Join(errs...)
+		done <- f()
 	}()
 	return <-done
-}
-
-func inNetns(path string, f func() error) error {
-	file, err := os.Open(path)
-	if err != nil {
-		return nil // gone with its process
-	}
-	defer file.Close()
-	if err := unix.Setns(int(file.Fd()), unix.CLONE_NEWNET); err != nil {
-		return fmt.Errorf("enter network namespace of %s: %w", path, err)
-	}
-	return f()
-}
-
-// netnsFiles are files of all network namespaces, one each.
-func netnsFiles() ([]string, error) {
-	files, err := filepath.Glob("/proc/[0-9]*/ns/net")
-	if err != nil {
-		return nil, fmt.Errorf("list network namespaces: %w", err)
-	}
-	seen := map[string]struct{}{}
-	var out []string
-	for _, f := range files {
-		name, err := os.Readlink(f)
-		if err != nil {
-			continue // gone meanwhile, or a kernel thread's
-		}
-		if _, twice := seen[name]; !twice {
-			seen[name] = struct{}{}
-			out = append(out, f)
-		}
-	}
-	return out, nil
 }
