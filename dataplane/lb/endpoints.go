@@ -1,6 +1,7 @@
 package lb
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -30,12 +31,26 @@ func (e *portEndpoint) IsTerminating() bool         { return e.terminating }
 func (e *portEndpoint) ZoneHints() sets.Set[string] { return e.zoneHints }
 func (e *portEndpoint) NodeHints() sets.Set[string] { return e.nodeHints }
 
+// rank orders endpoints of one address: the one that is not terminating
+// counts, as upstream, and of several, the one that is ready.
+func (e *endpoint) rank() int {
+	rank := 0
+	for i, holds := range []bool{e.serving, e.ready, !e.terminating} {
+		if holds {
+			rank |= 1 << i
+		}
+	}
+	return rank
+}
+
 // endpointsOf collects one family's endpoints of a service port from its slices. An
 // address may be in two slices while it moves, or belong to two pods while
-// one of them terminates: the one that is not terminating counts.
+// one of them terminates.
 func endpointsOf(family corev1.IPFamily, name proxy.ServicePortName, all map[string]*slice) []*portEndpoint {
 	found := map[netip.AddrPort]*portEndpoint{}
-	for _, s := range all {
+	// In order: a plan does not change unless the objects do.
+	for _, slice := range slices.Sorted(maps.Keys(all)) {
+		s := all[slice]
 		if s.family != family {
 			continue
 		}
@@ -45,7 +60,7 @@ func endpointsOf(family corev1.IPFamily, name proxy.ServicePortName, all map[str
 			}
 			for _, e := range s.endpoints {
 				pe := &portEndpoint{endpoint: e, port: p.port}
-				if _, exists := found[pe.addrPort()]; !exists || !e.terminating {
+				if have, exists := found[pe.addrPort()]; !exists || e.rank() > have.rank() {
 					found[pe.addrPort()] = pe
 				}
 			}
