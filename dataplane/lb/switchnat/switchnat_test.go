@@ -494,3 +494,97 @@ func checkErrorsReachTheClient(t *testing.T, f *fabric) {
 		t.Errorf("got %v, want unreachable", err)
 	}
 }
+
+func TestFlowsAndAffinitiesOfABackendThatLeftGo(t *testing.T) {
+	eachFamily(t, func(f *fabric) {
+		f.echo(f.n1, "udp", at(f.pod1, 8080))
+		set := func(group uint32, vip string, backends ...string) {
+			f.Helper()
+			fe := table.Frontend{Key: table.Key{Addr: netip.MustParseAddr(vip), Port: 53, Proto: table.UDP}, Affinity: time.Hour, Group: group}
+			for _, b := range backends {
+				fe.Backends = append(fe.Backends, netip.MustParseAddrPort(b))
+			}
+			if _, err := f.table.Set(fe); err != nil {
+				f.Fatal(err)
+			}
+		}
+		set(1, f.vip1, at(f.pod1, 8080))
+		set(2, f.vip2, at(f.pod1, 8080))
+		for port := range 5 {
+			for _, vip := range []string{f.vip1, f.vip2} {
+				if _, err := f.call("udp", at(vip, 53), 41000+port, []byte("x")); err != nil {
+					f.Fatal(err)
+				}
+			}
+		}
+		flows, err := OpenFlows(f.cfg.PinDir)
+		if err != nil {
+			f.Fatal(err)
+		}
+		defer flows.Close()
+		if n, err := flows.Count(); n != 10 || err != nil {
+			f.Errorf("%d flows, %v; want 10", n, err)
+		}
+		set(1, f.vip1, at(f.pod2, 8080))
+		gone := f.table.Departed()
+		if len(gone) != 1 || gone[0].Group != 1 {
+			f.Fatalf("departed: %v, want the one backend of group 1", gone)
+		}
+		if n, err := flows.Forget(gone); n != 5 || err != nil {
+			f.Errorf("%d flows forgotten, %v; want 5", n, err)
+		}
+		if n, err := f.table.ForgetAffinities(gone); n != 1 || err != nil {
+			f.Errorf("%d affinities forgotten, %v; want 1", n, err)
+		}
+		if err := f.table.CountForgotten(5); err != nil {
+			f.Error(err)
+		}
+		if n := f.count(natMapNatReplies); n != 5 {
+			f.Errorf("%d replies left, want 5", n)
+		}
+		left, err := flows.Count()
+		if left != 5 || err != nil {
+			f.Errorf("%d flows left, %v; want 5", left, err)
+		}
+		s, err := f.table.Stats()
+		if err != nil || s.Counters[table.NATOpened] != 10 || s.Evictions(left) != 0 || s.Maps["lb_affinities"].Entries != 1 {
+			f.Errorf("%+v with %d evictions, %v; want 10 opened, none evicted, one affinity", s, s.Evictions(left), err)
+		}
+		// The flows of others go on.
+		if _, err := f.call("udp", at(f.vip2, 53), 41000, []byte("x")); err != nil {
+			f.Errorf("the other service: %v", err)
+		}
+	})
+}
+
+func TestSourceRangesAreForTheClientsAddress(t *testing.T) {
+	eachFamily(t, func(f *fabric) {
+		f.echo(f.n1, "tcp", at(f.pod1, 8080))
+		open := func(from string) {
+			f.Helper()
+			fe := table.Frontend{
+				Key:      table.Key{Addr: netip.MustParseAddr(f.lbIP), Port: 80, Proto: table.TCP},
+				Backends: []netip.AddrPort{netip.MustParseAddrPort(at(f.pod1, 8080))},
+				Sources:  []netip.Prefix{netip.MustParsePrefix(from)},
+			}
+			if _, err := f.table.Set(fe); err != nil {
+				f.Fatal(err)
+			}
+		}
+		open(f.addresses.host + f.bits)
+		f.want("tcp", at(f.lbIP, 80), at(f.pod1, 8080))
+		open(f.node1 + f.bits)
+		var timeout net.Error
+		f.host.Do(func() error {
+			_, err := net.DialTimeout("tcp", at(f.lbIP, 80), 300*time.Millisecond)
+			if !errors.As(err, &timeout) || !timeout.Timeout() {
+				f.Errorf("a client in no range: %v, want silence, as upstream drops", err)
+			}
+			return nil
+		})
+		s, err := f.table.Stats()
+		if err != nil || s.Counters[table.RefusedSource] == 0 {
+			f.Errorf("%v, %v: no refusal counted", s.Counters, err)
+		}
+	})
+}
