@@ -128,16 +128,7 @@ func (f *feed) service(name types.NamespacedName) *service {
 func (f *feed) allServices(c *claims) []types.NamespacedName {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	names := slices.Collect(maps.Keys(f.services))
-	slices.SortFunc(names, func(a, b types.NamespacedName) int {
-		if d := f.services[a].created.Compare(f.services[b].created); d != 0 {
-			return d
-		}
-		if a.String() < b.String() {
-			return -1
-		}
-		return 1
-	})
+	names := byAge(f, f.services)
 	for name := range c.keys {
 		if _, ok := f.services[name]; !ok && name.Namespace != "" {
 			names = append(names, name)

@@ -2,6 +2,7 @@ package lb
 
 import (
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"runtime"
@@ -9,6 +10,9 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 
 	"github.com/skiff-k8s/skiff/dataplane/internal/sandbox"
 	"github.com/skiff-k8s/skiff/dataplane/lb/table"
@@ -212,4 +216,47 @@ func BenchmarkConnect(b *testing.B) {
 	b.ReportMetric(p50[0], "direct-p50-ns")
 	b.ReportMetric(p50[1], "service-p50-ns")
 	b.ReportMetric(p50[1]/p50[0], "ratio")
+}
+
+// BenchmarkStart is what a Loader does with 10,000 Services and their slices,
+// from objects to the maps of its node.
+func BenchmarkStart(b *testing.B) {
+	sandbox.Root(b)
+	var services []*corev1.Service
+	var endpoints []*discoveryv1.EndpointSlice
+	for i := range 10000 {
+		name := fmt.Sprintf("s%d", i)
+		ip := netip.AddrFrom4([4]byte{10, 97, byte(i >> 8), byte(i)}).String()
+		services = append(services, web(func(s *corev1.Service) { s.Name, s.Spec.ClusterIP, s.Spec.ClusterIPs = name, ip, []string{ip} }))
+		es := sliceOf(fmt.Sprintf("10.128.%d.%d@n1", i>>8, i&255))
+		es.Name, es.Namespace, es.Labels = name, "default", map[string]string{discoveryv1.LabelServiceName: name}
+		endpoints = append(endpoints, es)
+	}
+	for b.Loop() {
+		b.StopTimer()
+		tab, err := table.Create("")
+		if err != nil {
+			b.Fatal(err)
+		}
+		l := &Loader{log: slog.Default(), feed: newFeed(nil, "n1"), health: newHealth("n1", nil, nil), departures: newDepartures()}
+		l.hostPorts.frontends = map[table.Key]table.Frontend{}
+		l.targets = []*target{{name: "node", node: "n1", table: tab, claims: newClaims()}}
+		b.StartTimer()
+		start := time.Now()
+		for i := range services {
+			l.feed.putService(services[i])
+			l.feed.putSlice(endpoints[i])
+		}
+		read := time.Since(start)
+		l.feed.missing = 0
+		l.feed.allDirty = true
+		c, _ := l.feed.take()
+		if failed := l.apply(c, true); len(failed) > 0 {
+			b.Fatal(failed)
+		}
+		b.ReportMetric(float64(read.Microseconds())/1000, "read-ms")
+		b.StopTimer()
+		tab.Close()
+		b.StartTimer()
+	}
 }

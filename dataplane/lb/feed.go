@@ -1,6 +1,7 @@
 package lb
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -88,10 +89,24 @@ func (f *feed) take() (c change, ok bool) {
 	}
 	c.all, c.since = f.allDirty, f.since
 	f.since = time.Time{}
-	c.services = slices.Collect(maps.Keys(f.dirty))
+	c.services = byAge(f, f.dirty)
 	f.allDirty = false
 	clear(f.dirty)
 	return c, true
+}
+
+// byAge are names of services, the oldest first: who came first keeps an
+// address that two ask for. mu is held.
+func byAge[V any](f *feed, names map[types.NamespacedName]V) []types.NamespacedName {
+	created := func(n types.NamespacedName) time.Time {
+		if s := f.services[n]; s != nil {
+			return s.created
+		}
+		return time.Time{}
+	}
+	return slices.SortedFunc(maps.Keys(names), func(a, b types.NamespacedName) int {
+		return cmp.Or(created(a).Compare(created(b)), cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+	})
 }
 
 // touch marks services for planning once more.

@@ -184,7 +184,20 @@ func (l *Loader) uplink() error {
 	for key, err := range l.hostPorts.uplink.Replace(want) {
 		errs = append(errs, fmt.Errorf("host port %s: %w", key, err))
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, forgetFlows(cfg.PinDir, l.hostPorts.uplink.Departed()))...)
+}
+
+// forgetFlows removes UDP flows at the uplink to pods that are gone.
+func forgetFlows(pins string, gone []table.Departure) error {
+	if len(gone) == 0 {
+		return nil
+	}
+	flows, err := switchnat.OpenFlows(pins)
+	if err != nil {
+		return fmt.Errorf("host ports: %w", err)
+	}
+	_, err = flows.Forget(gone)
+	return errors.Join(err, flows.Close())
 }
 
 // closeUplink takes the program away, also one of an earlier process.

@@ -3,6 +3,7 @@ package lb
 import (
 	"net"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -96,6 +97,35 @@ func TestHostPorts(t *testing.T) {
 	for name := range l.targets[0].claims.keys {
 		if name.Namespace == "" {
 			t.Errorf("%s still claims a key", name)
+		}
+	}
+}
+
+func TestHostPortAddresses(t *testing.T) {
+	l := &Loader{cfg: Config{NodeIPs: []netip.Addr{nodeAddr, nodeAddr6}}}
+	four, six := netip.MustParseAddr("10.244.0.5"), netip.MustParseAddr("fd00:244::5")
+	for _, c := range []struct {
+		name string
+		port HostPort
+		want []string
+	}{
+		{"every address of the pod's family", HostPort{Protocol: "tcp", HostIP: netip.IPv4Unspecified(), Port: 80, PodIP: four, PodPort: 8080}, []string{
+			"172.30.0.11:80/TCP -> 10.244.0.5:8080", "127.0.0.1:80/TCP [node only] -> 10.244.0.5:8080",
+		}},
+		{"and of IPv6", HostPort{Protocol: "udp", Port: 80, PodIP: six, PodPort: 8080}, []string{
+			"[fd00:30::11]:80/UDP -> [fd00:244::5]:8080", "[::1]:80/UDP [node only] -> [fd00:244::5]:8080",
+		}},
+		{"one address", HostPort{Protocol: "tcp", HostIP: nodeAddr6, Port: 80, PodIP: six, PodPort: 8080}, []string{
+			"[fd00:30::11]:80/TCP -> [fd00:244::5]:8080",
+		}},
+		{"an address of the other family is not the pod's", HostPort{Protocol: "tcp", HostIP: nodeAddr6, Port: 80, PodIP: four, PodPort: 8080}, nil},
+	} {
+		var got []string
+		for _, f := range l.frontendsOf(c.port) {
+			got = append(got, text(f))
+		}
+		if !slices.Equal(got, c.want) {
+			t.Errorf("%s: got %v, want %v", c.name, got, c.want)
 		}
 	}
 }

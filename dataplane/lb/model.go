@@ -106,6 +106,9 @@ func newService(svc *corev1.Service, sctp bool) *service {
 	}
 	missing := map[string]struct{}{}
 	for _, family := range families {
+		if proxyutil.GetClusterIPByFamily(family, svc) == "" {
+			continue
+		}
 		// Upstream's reading of the object; the tracker is the only door to it.
 		tracker := proxy.NewServiceChangeTracker(family, nil, nil)
 		tracker.Update(nil, svc)

@@ -2,6 +2,7 @@ package lb
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -356,5 +357,45 @@ func TestMountedNetns(t *testing.T) {
 `)
 	if len(got) != 1 || got["net:[4026532281]"] != "/run/netns/with blank" {
 		t.Errorf("got %v", got)
+	}
+}
+
+func TestSCTPIsPlannedWhereTheKernelHasIt(t *testing.T) {
+	s := newService(web(func(s *corev1.Service) { s.Spec.Ports[0].Protocol = corev1.ProtocolSCTP }), true)
+	es := sliceOf("10.244.1.1@n1")
+	es.Ports[0].Protocol = ptr.To(corev1.ProtocolSCTP)
+	found := map[string]*slice{"a": newSlice(es)}
+	got := plan(s, found, view{node: "n1"})
+	if len(s.problems) != 0 || len(got) != 1 || text(got[0]) != "10.96.7.7:80/SCTP -> 10.244.1.1:8080" {
+		t.Errorf("got %v, problems %v", got, s.problems)
+	}
+	if got := plan(s, found, view{}); got != nil {
+		t.Errorf("the switch got %v: it does not translate SCTP", got)
+	}
+}
+
+func TestHealthChecksCountReadyEndpointsOfTheirFamily(t *testing.T) {
+	local := func(s *corev1.Service) {
+		s.Spec.ExternalTrafficPolicy, s.Spec.HealthCheckNodePort = corev1.ServiceExternalTrafficPolicyLocal, 30999
+	}
+	found := map[string]*slice{
+		"a": newSlice(sliceOf("10.244.1.1@n1", "10.244.1.2@n1~", "10.244.1.3@n1!", "10.244.2.1@n2")),
+		"b": newSlice(sliceOf("fd00:244::1@n1", "fd00:244::2@n1")),
+		"c": newSlice(sliceOf("10.244.1.1@n1")), // the same pod on its way to another slice
+	}
+	four, six := corev1.IPv4Protocol, corev1.IPv6Protocol
+	for _, c := range []struct {
+		name    string
+		service *corev1.Service
+		want    map[corev1.IPFamily]check
+	}{
+		{"a load balancer of policy Local", web(all(both, balanced("172.31.0.5", corev1.LoadBalancerIPModeVIP), local)), map[corev1.IPFamily]check{four: {30999, 1}, six: {30999, 2}}},
+		{"of one family", web(all(balanced("172.31.0.5", corev1.LoadBalancerIPModeVIP), local)), map[corev1.IPFamily]check{four: {30999, 1}}},
+		{"of policy Cluster", web(all(both, balanced("172.31.0.5", corev1.LoadBalancerIPModeVIP))), nil},
+		{"no load balancer", web(all(both, nodePort(corev1.ServiceExternalTrafficPolicyLocal))), nil},
+	} {
+		if got := checksOf(newService(c.service, false), found, "n1"); !maps.Equal(got, c.want) {
+			t.Errorf("%s: got %v, want %v", c.name, got, c.want)
+		}
 	}
 }

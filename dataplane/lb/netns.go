@@ -4,11 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
-	"slices"
+	"runtime"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -102,10 +101,10 @@ func (l *Loader) forgetDead(own uint64) error {
 	return errors.Join(errs...)
 }
 
-// netnsFiles are files of all network namespaces, one each, that a process
-// of this pid namespace is in or that are mounted here: a pod's is there
-// before and between its containers.
-func netnsFiles() ([]string, error) {
+// netnsFiles are files of all network namespaces, by name, that a process of
+// this pid namespace is in or that are mounted here: a pod's is there before
+// and between its containers.
+func netnsFiles() (map[string]string, error) {
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
 		return nil, fmt.Errorf("list network namespaces: %w", err)
@@ -120,7 +119,7 @@ func netnsFiles() ([]string, error) {
 			found[name] = f
 		}
 	}
-	return slices.Collect(maps.Values(found)), nil
+	return found, nil
 }
 
 // mountedNetns finds network namespaces in mountinfo, by name.
@@ -136,19 +135,50 @@ func mountedNetns(mountinfo string) map[string]string {
 	return found
 }
 
-// inEachNetns calls f once in every such network namespace.
+// inEachNetns calls f once in this process's network namespace and in every
+// such one.
 func inEachNetns(f func() error) error {
-	namespaces, err := netnsFiles()
-	if err != nil {
-		return err
-	}
 	return onThread(func() error {
-		var errs []error
-		for _, path := range namespaces {
+		home, err := os.Readlink(threadNetns)
+		if err != nil {
+			return fmt.Errorf("list network namespaces: %w", err)
+		}
+		found, err := netnsFiles()
+		if err != nil {
+			return err
+		}
+		delete(found, home)
+		errs := []error{f()}
+		for _, path := range found {
 			errs = append(errs, inNetns(path, f))
 		}
 		return errors.Join(errs...)
 	})
+}
+
+// threadNetns is the network namespace of who asks.
+const threadNetns = "/proc/thread-self/ns/net"
+
+// onThread calls f on a thread that it may move to other network namespaces.
+// The thread goes home afterwards: the process's first one could not end, and
+// would hold a pod's namespace for ever.
+func onThread(f func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		home, err := os.Open(threadNetns)
+		if err != nil {
+			done <- fmt.Errorf("open own network namespace: %w", err)
+			return
+		}
+		defer home.Close()
+		err = f()
+		if back := unix.Setns(int(home.Fd()), unix.CLONE_NEWNET); back == nil {
+			runtime.UnlockOSThread()
+		}
+		done <- err
+	}()
+	return <-done
 }
 
 // inNetns calls f in the network namespace at path, if that still is there,

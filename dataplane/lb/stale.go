@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"runtime"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -129,15 +128,4 @@ func iterate(opts link.IterOptions) error {
 	defer r.Close()
 	_, err = io.Copy(io.Discard, r)
 	return err
-}
-
-// onThread calls f on a thread of its own, which ends with it and may go
-// where it likes.
-func onThread(f func() error) error {
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread goes
-		done <- f()
-	}()
-	return <-done
 }
