@@ -218,3 +218,41 @@ func TestLargeSetsAreSearched(t *testing.T) {
 		t.Errorf("at the other address: %q, %v; want %s", answer, err, live)
 	}
 }
+
+// TestAPodReachesItselfByItsService: the way leads back into the pod, and it
+// sees its own address.
+func TestAPodReachesItselfByItsService(t *testing.T) {
+	w := newWorld(t)
+	pod := sandbox.NewNamespace(t)
+	for _, c := range []struct{ addr, service string }{{"10.244.9.9", "10.96.9.9:80"}, {"fd00:244:9::9", "[fd00:96::9]:80"}} {
+		bits := "/32"
+		if netip.MustParseAddr(c.addr).Is6() {
+			bits = "/128"
+		}
+		pod.Address("lo", c.addr+bits)
+		pod.Do(func() error {
+			l, err := net.Listen("tcp", net.JoinHostPort(c.addr, "0"))
+			if err != nil {
+				return err
+			}
+			defer l.Close()
+			to := netip.MustParseAddrPort(c.service)
+			w.set(table.Frontend{Key: key(to.Addr(), to.Port(), table.TCP), Backends: []netip.AddrPort{netip.MustParseAddrPort(l.Addr().String())}})
+			out, err := net.DialTimeout("tcp", c.service, time.Second)
+			if err != nil {
+				t.Errorf("%s: %v", c.service, err)
+				return nil
+			}
+			defer out.Close()
+			in, err := l.Accept()
+			if err != nil {
+				return err
+			}
+			defer in.Close()
+			if from := in.RemoteAddr().(*net.TCPAddr).IP.String(); from != c.addr {
+				t.Errorf("%s: the pod saw %s, want its own %s", c.service, from, c.addr)
+			}
+			return nil
+		})
+	}
+}
