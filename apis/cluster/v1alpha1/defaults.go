@@ -19,6 +19,11 @@ const (
 	DefaultServiceSubnet      = "10.96.0.0/16"
 	DefaultNodeSubnet         = "172.30.0.0/24"
 	DefaultLoadBalancerSubnet = "172.31.0.0/24"
+
+	DefaultPodSubnetIPv6          = "fd00:10:244::/56"
+	DefaultServiceSubnetIPv6      = "fd00:10:96::/112"
+	DefaultNodeSubnetIPv6         = "fd00:172:30::/64"
+	DefaultLoadBalancerSubnetIPv6 = "fd00:172:31::/112"
 )
 
 // SetDefaults fills in what c leaves open. A second call changes nothing, so
@@ -27,8 +32,12 @@ func SetDefaults(c *Cluster) {
 	c.Kind, c.APIVersion = Kind, APIVersion
 	setDefault(&c.Name, DefaultName)
 	setDefault(&c.Durability, Ephemeral)
-	setDefault(&c.Networking.IPFamily, "ipv4")
-	setDefault(&c.Networking.APIServerAddress, "127.0.0.1")
+	setDefault(&c.Networking.IPFamily, IPv4)
+	loopback := "127.0.0.1"
+	if c.Networking.IPFamily == IPv6 {
+		loopback = "::1"
+	}
+	setDefault(&c.Networking.APIServerAddress, loopback)
 	if len(c.Nodes) == 0 {
 		c.Nodes = []Node{{}}
 	}
@@ -45,7 +54,7 @@ func SetDefaults(c *Cluster) {
 			setDefault(&n.ExtraMounts[j].Propagation, "None")
 		}
 		for j := range n.ExtraPortMappings {
-			setDefault(&n.ExtraPortMappings[j].ListenAddress, "127.0.0.1")
+			setDefault(&n.ExtraPortMappings[j].ListenAddress, loopback)
 			setDefault(&n.ExtraPortMappings[j].Protocol, "TCP")
 		}
 	}

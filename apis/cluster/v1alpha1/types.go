@@ -124,7 +124,8 @@ type PortMapping struct {
 	ContainerPort int32 `json:"containerPort"`
 	// HostPort 0 picks a free one.
 	HostPort int32 `json:"hostPort,omitempty"`
-	// ListenAddress defaults to 127.0.0.1 (kind: 0.0.0.0): safe by default.
+	// ListenAddress defaults to 127.0.0.1, or ::1 in an ipv6 cluster (kind:
+	// 0.0.0.0 and ::): safe by default.
 	ListenAddress string `json:"listenAddress,omitempty"`
 	// Protocol is TCP (default) or UDP; SCTP is refused by this release.
 	Protocol string `json:"protocol,omitempty"`
@@ -132,20 +133,28 @@ type PortMapping struct {
 
 // Networking of a cluster.
 type Networking struct {
-	// IPFamily is ipv4; ipv6 and dual are refused by this release.
-	IPFamily string `json:"ipFamily,omitempty"`
+	// IPFamily is ipv4 (default), ipv6 or dual. In a dual cluster nodes and
+	// Pods have an address of each family; the order of the ranges below, in
+	// those that name two, says which is the primary one. Default: IPv4.
+	IPFamily IPFamily `json:"ipFamily,omitempty"`
 	// APIServerPort on the host; 0 picks a free one.
 	APIServerPort int32 `json:"apiServerPort,omitempty"`
-	// APIServerAddress on the host. Default 127.0.0.1.
+	// APIServerAddress on the host. Default 127.0.0.1, or ::1 in an ipv6
+	// cluster.
 	APIServerAddress string `json:"apiServerAddress,omitempty"`
-	// PodSubnet: default 10.244.0.0/16 or the next free one.
+	// PodSubnet: default 10.244.0.0/16, fd00:10:244::/56, or the next free
+	// ones. Each node gets a /24 or a /64 of it. In a dual cluster, this and
+	// the ranges below are one of each family, separated by a comma; the
+	// default stands in for a family that is left out.
 	PodSubnet string `json:"podSubnet,omitempty"`
-	// ServiceSubnet: default 10.96.0.0/16 or the next free one.
+	// ServiceSubnet: default 10.96.0.0/16, fd00:10:96::/112, or the next free
+	// ones.
 	ServiceSubnet string `json:"serviceSubnet,omitempty"`
-	// NodeSubnet holds the machines' own addresses: default 172.30.0.0/24 or
-	// the next free one. skiff only.
+	// NodeSubnet holds the machines' own addresses: default 172.30.0.0/24,
+	// fd00:172:30::/64, or the next free ones. skiff only.
 	NodeSubnet string `json:"nodeSubnet,omitempty" skiff:"only"`
-	// LoadBalancerSubnet: default 172.31.0.0/24 or the next free one. skiff only.
+	// LoadBalancerSubnet: default 172.31.0.0/24, fd00:172:31::/112, or the
+	// next free ones. skiff only.
 	LoadBalancerSubnet string `json:"loadBalancerSubnet,omitempty" skiff:"only"`
 	// HostDNS makes the cluster's names, *.svc.cluster.local, resolve on the
 	// host as long as the cluster lives: through systemd-resolved, or as the
@@ -154,10 +163,21 @@ type Networking struct {
 	HostDNS bool `json:"hostDNS,omitempty" skiff:"only"`
 	// DNSSearch are the search domains of the nodes' resolv.conf.
 	DNSSearch *[]string `json:"dnsSearch,omitempty"`
-	// DisableDefaultCNI leaves the pod network to the user; true is refused by
-	// this release.
+	// DisableDefaultCNI leaves the pod network to another CNI plugin: nodes
+	// are NotReady until its configuration is in their /etc/cni/net.d and its
+	// programs in their /opt/cni/bin. Default false.
 	DisableDefaultCNI bool `json:"disableDefaultCNI,omitempty"`
 	// KubeProxyMode is read from kind's configs: iptables, ipvs and nftables
 	// are served by skiff's eBPF dataplane; none is refused.
 	KubeProxyMode string `json:"kubeProxyMode,omitempty"`
 }
+
+// IPFamily says which kinds of addresses a cluster has.
+type IPFamily string
+
+// The values of IPFamily.
+const (
+	IPv4      IPFamily = "ipv4"
+	IPv6      IPFamily = "ipv6"
+	DualStack IPFamily = "dual"
+)

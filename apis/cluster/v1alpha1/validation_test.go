@@ -43,18 +43,27 @@ func TestValidateNamesFieldAndType(t *testing.T) {
 		"another image":                {"nodes: [{image: 'evilkindest/node:v1.37.1'}]", []bad{{"nodes[0].image", invalid}}},
 		"illegal labels":               {"nodes: [{labels: {'a b': x, ok: 'a b'}}]", []bad{{"nodes[0].labels[a b]", invalid}, {"nodes[0].labels[ok]", invalid}}},
 		"an unknown address family":    {"networking: {ipFamily: ipx}", []bad{{"networking.ipFamily", notSupported}}},
-		"IPv6":                         {"networking: {ipFamily: ipv6}", []bad{{"networking.ipFamily", forbidden}}},
-		"dual stack":                   {"networking: {ipFamily: dual, podSubnet: 'fd00::/56,10.0.0.0/16'}", []bad{{"networking.ipFamily", forbidden}, {"networking.podSubnet", forbidden}}},
+		"IPv6":                         {"networking: {ipFamily: ipv6, podSubnet: 'fd00:1::/56', serviceSubnet: 'fd00:2::/108', nodeSubnet: 'fd00:3::/124', loadBalancerSubnet: 'fd00:4::/126'}", nil},
+		"dual stack":                   {"networking: {ipFamily: dual, podSubnet: 'fd00:1::/56, 10.0.0.0/16', serviceSubnet: 'fd00:2::/112,10.1.0.0/16'}", nil},
+		"dual stack, half written":     {"networking: {ipFamily: dual, podSubnet: 'fd00:1::/56', serviceSubnet: '10.1.0.0/16,fd00:2::/112', nodeSubnet: 10.2.0.0/24}", nil},
+		"dual stack in two orders":     {"networking: {ipFamily: dual, podSubnet: 'fd00:1::/56,10.0.0.0/16', serviceSubnet: '10.1.0.0/16,fd00:2::/112'}", []bad{{"networking.podSubnet", invalid}}},
+		"dual stack of one family":     {"networking: {ipFamily: dual, podSubnet: '10.0.0.0/16,10.1.0.0/16', serviceSubnet: 'fd00:1::/112,fd00:2::/112,10.2.0.0/16'}", []bad{{"networking.podSubnet", invalid}, {"networking.serviceSubnet", invalid}}},
+		"two ranges in one family":     {"networking: {podSubnet: 'fd00:1::/56,10.0.0.0/16', serviceSubnet: '10.1.0.0/16,10.2.0.0/16'}", []bad{{"networking.podSubnet", invalid}, {"networking.serviceSubnet", invalid}}},
+		"an IPv4 range in IPv6":        {"networking: {ipFamily: ipv6, podSubnet: 10.0.0.0/16}", []bad{{"networking.podSubnet", invalid}}},
+		"IPv6 ranges too small":        {"networking: {ipFamily: ipv6, podSubnet: 'fd00:1::/64', serviceSubnet: 'fd00:2::/124', nodeSubnet: 'fd00:3::/125', loadBalancerSubnet: 'fd00:4::/127'}\n" + workers(1), []bad{{"networking.podSubnet", invalid}, {"networking.serviceSubnet", invalid}, {"networking.nodeSubnet", invalid}, {"networking.loadBalancerSubnet", invalid}}},
+		"IPv6 ranges too large":        {"networking: {ipFamily: ipv6, podSubnet: 'fd00:1::/47', serviceSubnet: 'fd00:2::/107'}", []bad{{"networking.podSubnet", invalid}, {"networking.serviceSubnet", invalid}}},
+		"IPv6 ranges of the kernel":    {"networking: {ipFamily: ipv6, podSubnet: 'fe80::/56', serviceSubnet: 'ff00::/112', nodeSubnet: '::/64', loadBalancerSubnet: '::ffff:10.0.0.0/112'}", []bad{{"networking.podSubnet", invalid}, {"networking.serviceSubnet", invalid}, {"networking.nodeSubnet", invalid}, {"networking.loadBalancerSubnet", invalid}}},
+		"IPv6 ranges that overlap":     {"networking: {ipFamily: dual, podSubnet: '10.0.0.0/16,fd00:1::/56', serviceSubnet: '10.1.0.0/16,fd00:1::/112'}", []bad{{"networking.serviceSubnet", invalid}}},
 		"a port above 65535":           {"networking: {apiServerPort: 65536}", []bad{{"networking.apiServerPort", invalid}}},
 		"kind's port -1":               {"networking: {apiServerPort: -1}", []bad{{"networking.apiServerPort", invalid}}},
 		"a name as address":            {"networking: {apiServerAddress: localhost}", []bad{{"networking.apiServerAddress", invalid}}},
-		"another CNI":                  {"networking: {disableDefaultCNI: true}", []bad{{"networking.disableDefaultCNI", forbidden}}},
+		"another CNI":                  {"networking: {disableDefaultCNI: true}", nil},
 		"no proxy":                     {"networking: {kubeProxyMode: none}", []bad{{"networking.kubeProxyMode", forbidden}}},
 		"an unknown proxy":             {"networking: {kubeProxyMode: ebpf}", []bad{{"networking.kubeProxyMode", notSupported}}},
 		"a search domain":              {"networking: {dnsSearch: [a.b., 'a b']}", []bad{{"networking.dnsSearch[1]", invalid}}},
 		"a subnet that is none":        {"networking: {podSubnet: 10.0.0.0}", []bad{{"networking.podSubnet", invalid}}},
 		"a subnet with host bits":      {"networking: {podSubnet: 10.1.2.3/16}", []bad{{"networking.podSubnet", invalid}}},
-		"an IPv6 subnet":               {"networking: {serviceSubnet: 'fd00::/108'}", []bad{{"networking.serviceSubnet", forbidden}}},
+		"an IPv6 subnet":               {"networking: {serviceSubnet: 'fd00:1::/108'}", []bad{{"networking.serviceSubnet", invalid}}},
 		"the loopback range":           {"networking: {podSubnet: 127.0.0.0/16}", []bad{{"networking.podSubnet", invalid}}},
 		"multicast":                    {"networking: {serviceSubnet: 230.0.0.0/16}", []bad{{"networking.serviceSubnet", invalid}}},
 		"ranges that overlap":          {"networking: {podSubnet: 10.0.0.0/8, serviceSubnet: 10.96.0.0/16, nodeSubnet: 10.96.0.0/24}", []bad{{"networking.serviceSubnet", invalid}, {"networking.nodeSubnet", invalid}, {"networking.nodeSubnet", invalid}}},
@@ -131,5 +140,24 @@ func TestNodesAreNumberedByRole(t *testing.T) {
 	}
 	if want := []string{"dev-worker", "dev-control-plane", "dev-control-plane2", "dev-worker2"}; !slices.Equal(names, want) {
 		t.Errorf("want %v, have %v", want, names)
+	}
+}
+
+func TestThePrimaryFamilyIsTheFirstWritten(t *testing.T) {
+	for name, tc := range map[string]struct {
+		networking Networking
+		want       []IPFamily
+	}{
+		"nothing written":                  {Networking{IPFamily: DualStack}, []IPFamily{IPv4, IPv6}},
+		"one family":                       {Networking{IPFamily: IPv6, PodSubnet: "10.0.0.0/16,fd00:1::/56"}, []IPFamily{IPv6}},
+		"half written":                     {Networking{IPFamily: DualStack, PodSubnet: "fd00:1::/56"}, []IPFamily{IPv4, IPv6}},
+		"a pod range with IPv6 first":      {Networking{IPFamily: DualStack, PodSubnet: "fd00:1::/56, 10.0.0.0/16"}, []IPFamily{IPv6, IPv4}},
+		"the service range goes before":    {Networking{IPFamily: DualStack, PodSubnet: "10.0.0.0/16,fd00:1::/56", ServiceSubnet: "fd00:2::/112,10.1.0.0/16"}, []IPFamily{IPv6, IPv4}},
+		"the node range alone says it":     {Networking{IPFamily: DualStack, NodeSubnet: "fd00:1::/64,10.0.0.0/24"}, []IPFamily{IPv6, IPv4}},
+		"what cannot be read says nothing": {Networking{IPFamily: DualStack, ServiceSubnet: "fd00:2::/112,x"}, []IPFamily{IPv4, IPv6}},
+	} {
+		if got := tc.networking.Families(); !slices.Equal(got, tc.want) {
+			t.Errorf("%s: want %v, have %v", name, tc.want, got)
+		}
 	}
 }
