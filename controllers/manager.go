@@ -20,7 +20,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 
 	machinev1alpha1 "github.com/skiff-k8s/skiff/apis/machine/v1alpha1"
-	"github.com/skiff-k8s/skiff/controllers/loadbalancer"
 	"github.com/skiff-k8s/skiff/controllers/shared"
 )
 
@@ -72,15 +71,10 @@ func New(cfg Config) (*Manager, error) {
 		cfg.Log = slog.Default()
 	}
 	_, _, known := split(cfg.Upstream)
-	_, loadBalancers := loadbalancer.ParseRanges(cfg.ControlPlane.LoadBalancerSubnet)
-	if loadBalancers != nil {
-		loadBalancers = fmt.Errorf("load balancer subnet: %w", loadBalancers)
-	}
 	if err := errors.Join(
 		known,
-		validateSubnets("pod subnet", cfg.ControlPlane.PodSubnet),
-		validateSubnets("service subnet", cfg.ControlPlane.ServiceSubnet),
-		loadBalancers,
+		validateSubnets("pod subnet", cfg.ControlPlane.PodSubnets),
+		validateSubnets("service subnet", cfg.ControlPlane.ServiceSubnets),
 	); err != nil {
 		return nil, fmt.Errorf("controllers: %w", err)
 	}

@@ -2,6 +2,7 @@ package controllers_test
 
 import (
 	"fmt"
+	"net/netip"
 	"os"
 	"testing"
 
@@ -114,18 +115,15 @@ func TestNodeCIDRs(t *testing.T) {
 func TestNewRefuses(t *testing.T) {
 	api := apitest.Server(t)
 	good := controllers.Config{RESTConfig: api.Config}
-	good.ControlPlane.PodSubnet, good.ControlPlane.ServiceSubnet = apitest.PodSubnet, apitest.ServiceSubnet
+	good.ControlPlane = apitest.ControlPlane()
 	if _, err := controllers.New(good); err != nil {
 		t.Fatal(err)
 	}
 	for name, spoil := range map[string]func(*controllers.Config){
 		"no client":                  func(c *controllers.Config) { c.RESTConfig = nil },
-		"a pod subnet of no meaning": func(c *controllers.Config) { c.ControlPlane.PodSubnet = "10.244.0.0" },
-		"no service subnet":          func(c *controllers.Config) { c.ControlPlane.ServiceSubnet = "" },
-		"a load balancer subnet of no meaning": func(c *controllers.Config) {
-			c.ControlPlane.LoadBalancerSubnet = "172.31.0.0/24,172.31.1.0"
-		},
-		"an unknown controller": func(c *controllers.Config) { c.Upstream = []string{"none"} },
+		"a pod subnet of no meaning": func(c *controllers.Config) { c.ControlPlane.PodSubnets = []netip.Prefix{{}} },
+		"no service subnet":          func(c *controllers.Config) { c.ControlPlane.ServiceSubnets = nil },
+		"an unknown controller":      func(c *controllers.Config) { c.Upstream = []string{"none"} },
 	} {
 		t.Run(name, func(t *testing.T) {
 			cfg := good

@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -40,6 +39,7 @@ import (
 	"k8s.io/kubernetes/pkg/controller/volume/attachdetach"
 	"k8s.io/kubernetes/pkg/serviceaccount"
 
+	machinev1alpha1 "github.com/skiff-k8s/skiff/apis/machine/v1alpha1"
 	"github.com/skiff-k8s/skiff/controllers/shared"
 )
 
@@ -62,13 +62,13 @@ func componentConfig(cfg Config) (kubectrlmgrconfig.KubeControllerManagerConfigu
 	// These have their defaults from their flags only.
 	(&options.NodeLifecycleControllerOptions{NodeLifecycleControllerConfiguration: &c.NodeLifecycleController}).
 		AddFlags(pflag.NewFlagSet("defaults", pflag.ContinueOnError))
-	services := strings.Split(cfg.ControlPlane.ServiceSubnet, ",")
+	services := cfg.ControlPlane.ServiceSubnets
 	c.KubeCloudShared.AllocateNodeCIDRs = true
-	c.KubeCloudShared.ClusterCIDR = cfg.ControlPlane.PodSubnet
+	c.KubeCloudShared.ClusterCIDR = machinev1alpha1.Join(cfg.ControlPlane.PodSubnets)
 	c.KubeCloudShared.CIDRAllocatorType = string(ipam.RangeAllocatorType)
-	c.NodeIPAMController.ServiceCIDR = services[0]
+	c.NodeIPAMController.ServiceCIDR = services[0].String()
 	if len(services) > 1 {
-		c.NodeIPAMController.SecondaryServiceCIDR = services[1]
+		c.NodeIPAMController.SecondaryServiceCIDR = services[1].String()
 	}
 	c.SAController.ServiceAccountKeyFile = filepath.Join(cfg.PKIDir, "sa.key")
 	c.SAController.RootCAFile = filepath.Join(cfg.PKIDir, "ca.crt")
@@ -82,10 +82,13 @@ func componentConfig(cfg Config) (kubectrlmgrconfig.KubeControllerManagerConfigu
 }
 
 // validateSubnets refuses what upstream's node IPAM would refuse at the start.
-func validateSubnets(name, subnets string) error {
-	for s := range strings.SplitSeq(subnets, ",") {
-		if _, err := netip.ParsePrefix(s); err != nil {
-			return fmt.Errorf("%s: %w", name, err)
+func validateSubnets(name string, subnets []netip.Prefix) error {
+	if len(subnets) == 0 {
+		return fmt.Errorf("%s: none given", name)
+	}
+	for _, s := range subnets {
+		if !s.IsValid() {
+			return fmt.Errorf("%s: not a range", name)
 		}
 	}
 	return nil

@@ -1,6 +1,7 @@
 package controllers
 
 import (
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -48,7 +49,8 @@ func TestComponentConfig(t *testing.T) {
 		t.Fatal(err)
 	}
 	got, err := componentConfig(Config{PKIDir: "/pki", ControlPlane: machinev1alpha1.ControlPlaneConfiguration{
-		PodSubnet: "10.244.0.0/16", ServiceSubnet: "10.96.0.0/16",
+		PodSubnets:     []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")},
+		ServiceSubnets: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")},
 	}})
 	if err != nil {
 		t.Fatal(err)

@@ -2,13 +2,14 @@ package server
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
 	"path/filepath"
 	"time"
 
-	"k8s.io/apimachinery/pkg/util/errors"
+	utilerrors "k8s.io/apimachinery/pkg/util/errors"
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/kubernetes/cmd/kube-apiserver/app/options"
@@ -35,10 +36,10 @@ func serverOptions(ctx context.Context, cfg Config) (options.CompletedOptions, e
 	}
 	utilfeature.DefaultMutableFeatureGate.AddMetrics()
 	generic.ComponentGlobalsRegistry.AddMetrics()
-	generic.AdvertiseAddress = net.ParseIP(cp.NodeIP)
-	if generic.AdvertiseAddress == nil {
-		return options.CompletedOptions{}, fmt.Errorf("nodeIP %q: not an IP address", cp.NodeIP)
+	if len(cp.NodeIPs) == 0 {
+		return options.CompletedOptions{}, errors.New("nodeIPs: none given")
 	}
+	generic.AdvertiseAddress = net.IP(cp.NodeIPs[0].AsSlice())
 
 	// Upstream waits up to a minute for watches that nobody tells to end.
 	generic.ShutdownWatchTerminationGracePeriod = watchGrace
@@ -71,7 +72,7 @@ func serverOptions(ctx context.Context, cfg Config) (options.CompletedOptions, e
 
 	o.AllowPrivileged = true
 	o.EnableAggregatorRouting = true
-	o.ServiceClusterIPRanges = cp.ServiceSubnet
+	o.ServiceClusterIPRanges = machinev1alpha1.Join(cp.ServiceSubnets)
 	o.KubeletConfig.PreferredAddressTypes = []string{"InternalIP", "ExternalIP", "Hostname"}
 	o.KubeletConfig.TLSClientConfig.CertFile = cfg.pki(machinev1alpha1.APIServerKubeletCertFile)
 	o.KubeletConfig.TLSClientConfig.KeyFile = cfg.pki(machinev1alpha1.APIServerKubeletKeyFile)
@@ -87,7 +88,7 @@ func serverOptions(ctx context.Context, cfg Config) (options.CompletedOptions, e
 	if err != nil {
 		return options.CompletedOptions{}, err
 	}
-	return completed, errors.NewAggregate(completed.Validate())
+	return completed, utilerrors.NewAggregate(completed.Validate())
 }
 
 // watchGrace is in how much time the watches are ended at a shutdown.

@@ -103,10 +103,6 @@ func runOnStorage(ctx context.Context, cfg machinev1alpha1.ControlPlaneConfigura
 	if err != nil {
 		return err
 	}
-	dnsConfig, err := dnsConfiguration(cfg, api)
-	if err != nil {
-		return err
-	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return api.Run(ctx) })
 	group.Go(func() error {
@@ -119,7 +115,7 @@ func runOnStorage(ctx context.Context, cfg machinev1alpha1.ControlPlaneConfigura
 	})
 	group.Go(func() error { return manager.Run(ctx) })
 	group.Go(func() error { return scheduling.Run(ctx, scheduling.Config{Client: api.LoopbackClientConfig()}) })
-	group.Go(func() error { return dns.Run(ctx, dnsConfig) })
+	group.Go(func() error { return dns.Run(ctx, dnsConfiguration(cfg, api)) })
 	group.Go(func() error { return policynotice.Run(ctx, client) })
 	return group.Wait()
 }
@@ -140,19 +136,15 @@ func nodeLabels(cfg machinev1alpha1.ControlPlaneConfiguration) map[string]map[st
 	return labels
 }
 
-func dnsConfiguration(cfg machinev1alpha1.ControlPlaneConfiguration, api *server.Server) (dns.Config, error) {
-	node, err := netip.ParseAddr(cfg.NodeIP)
-	if err != nil {
-		return dns.Config{}, fmt.Errorf("%s: nodeIP: %w", machinev1alpha1.ControlPlaneConfigFile, err)
-	}
-	service, err := netip.ParseAddr(cfg.DNSServiceIP)
-	if err != nil {
-		return dns.Config{}, fmt.Errorf("%s: dnsServiceIP: %w", machinev1alpha1.ControlPlaneConfigFile, err)
+func dnsConfiguration(cfg machinev1alpha1.ControlPlaneConfiguration, api *server.Server) dns.Config {
+	var listen []netip.AddrPort
+	for _, ip := range cfg.NodeIPs {
+		listen = append(listen, netip.AddrPortFrom(ip, machinev1alpha1.DNSPort))
 	}
 	return dns.Config{
-		Listen: []netip.AddrPort{netip.AddrPortFrom(node, machinev1alpha1.DNSPort)}, RESTConfig: api.LoopbackClientConfig(),
-		ClusterDomain: cfg.DNSDomain, ServiceIPs: []netip.Addr{service}, Upstreams: cfg.UpstreamResolvers,
-	}, nil
+		Listen: listen, RESTConfig: api.LoopbackClientConfig(),
+		ClusterDomain: cfg.DNSDomain, ServiceIPs: []netip.Addr{cfg.DNSServiceIP}, Upstreams: cfg.UpstreamResolvers,
+	}
 }
 
 // readConfig reads a configuration file that the supervisor wrote.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/netip"
 
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -17,13 +16,9 @@ import (
 
 // podNetwork is the node's in-process network plugin. The service loader
 // serves its host ports, those of pods that outlived the last process at once.
-func podNetwork(node *machinev1alpha1.NodeConfiguration, ip netip.Addr, services *lb.Loader) (*cni.Plugin, error) {
-	pods, err := netip.ParsePrefix(node.PodCIDR)
-	if err != nil {
-		return nil, fmt.Errorf("node configuration: podCIDR: %w", err)
-	}
+func podNetwork(node *machinev1alpha1.NodeConfiguration, services *lb.Loader) (*cni.Plugin, error) {
 	network, err := cni.New(cni.Config{
-		PodCIDR: pods, NodeIP: ip, MTU: node.MTU,
+		PodCIDRs: node.PodCIDRs, NodeIPs: node.NodeIPs, MTU: node.MTU,
 		StateDir: machinev1alpha1.RunDir + "/cni",
 		HostPorts: func(ports []cni.HostPort, added bool) error {
 			return services.HostPorts(hostPorts(ports), added)
@@ -49,7 +44,7 @@ func hostPorts(ports []cni.HostPort) []lb.HostPort {
 
 // serviceLoader attaches the Services' programs to the machine's cgroup. The
 // control plane's node also writes the maps of the cluster's switch.
-func serviceLoader(node *machinev1alpha1.NodeConfiguration, ip netip.Addr) (*lb.Loader, error) {
+func serviceLoader(node *machinev1alpha1.NodeConfiguration) (*lb.Loader, error) {
 	client, err := kubernetes.NewForConfig(&rest.Config{
 		Host: node.APIServer,
 		TLSClientConfig: rest.TLSClientConfig{
@@ -62,7 +57,7 @@ func serviceLoader(node *machinev1alpha1.NodeConfiguration, ip netip.Addr) (*lb.
 		return nil, fmt.Errorf("dataplane client: %w", err)
 	}
 	cfg := lb.Config{
-		NodeName: node.NodeName, NodeIPs: []netip.Addr{ip}, Client: client,
+		NodeName: node.NodeName, NodeIPs: node.NodeIPs, Client: client,
 		PinDir: machinev1alpha1.BPFDir + "/services", Log: slog.Default(),
 		HealthzAddress: lb.HealthzAddress, MetricsAddress: lb.MetricsAddress,
 	}

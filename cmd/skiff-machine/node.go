@@ -6,7 +6,6 @@ import (
 	"flag"
 	"fmt"
 	"log/slog"
-	"net/netip"
 	"os"
 
 	gocni "github.com/containerd/go-cni"
@@ -32,22 +31,22 @@ func nodeCommand(ctx context.Context, args []string) error {
 		return err
 	}
 	logTo(os.Stderr, node.Verbosity)
-	ip, err := netip.ParseAddr(node.NodeIP)
-	if err != nil {
-		return fmt.Errorf("%s: nodeIP: %w", *file, err)
-	}
 
 	// Before anything opens a socket: the programs are at the cgroup, and
 	// connections to Services are translated as soon as they are known.
-	services, err := serviceLoader(node, ip)
+	services, err := serviceLoader(node)
 	if err != nil {
 		return err
 	}
-	network, err := podNetwork(node, ip, services)
-	if err != nil {
-		return err
+	var network gocni.CNI
+	if !node.ForeignCNI {
+		plugin, err := podNetwork(node, services)
+		if err != nil {
+			return err
+		}
+		defer plugin.Close()
+		network = knownPods{plugin, services}
 	}
-	defer network.Close()
 	files, err := handover.Files(os.Getenv(machinev1alpha1.ListenFDs))
 	if err != nil {
 		return err
@@ -56,25 +55,31 @@ func nodeCommand(ctx context.Context, args []string) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return runServices(ctx, services) })
 	group.Go(func() error {
-		return portmap.Run(ctx, portmap.Config{NodeIP: ip, Files: files, Log: slog.Default()})
+		return portmap.Run(ctx, portmap.Config{NodeIPs: node.NodeIPs, Files: files, Log: slog.Default()})
 	})
-	group.Go(func() error { return runKubelet(ctx, node, knownPods{network, services}) })
+	group.Go(func() error { return runKubelet(ctx, node, network) })
 	group.Go(func() error { return settled(ctx) })
 	return group.Wait()
 }
 
-// runKubelet runs containerd and the kubelet on it.
+// runKubelet runs containerd and the kubelet on it. Without a network, pods
+// wait for the programs of another one.
 func runKubelet(ctx context.Context, node *machinev1alpha1.NodeConfiguration, network gocni.CNI) (err error) {
-	cri, err := runtime.Start(ctx, runtime.Config{
+	cfg := runtime.Config{
 		Root:           machinev1alpha1.ContainerdRoot,
 		State:          machinev1alpha1.ContainerdState,
 		Socket:         machinev1alpha1.ContainerdSocket,
 		LibexecDir:     machinev1alpha1.LibexecDir,
 		ImageStore:     machinev1alpha1.ImageStoreDir,
-		CNI:            network,
 		SeccompDefault: node.SeccompDefault,
 		Log:            slog.Default(),
-	})
+	}
+	if network != nil {
+		cfg.CNI = network
+	} else {
+		cfg.CNIConfDir, cfg.CNIBinDir = machinev1alpha1.CNIConfDir, machinev1alpha1.CNIBinDir
+	}
+	cri, err := runtime.Start(ctx, cfg)
 	if err != nil {
 		return err
 	}

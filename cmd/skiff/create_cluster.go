@@ -23,6 +23,8 @@ type createOptions struct {
 	name, config, image, kubeconfig string
 	retain, hostDNS                 bool
 	wait                            time.Duration
+	// waitSet says that the user named wait.
+	waitSet bool
 }
 
 // defaultWait is thirty times what a cluster takes, and short enough for
@@ -47,7 +49,10 @@ and 4 for debugging. "skiff logs" and "skiff export logs" show it.`,
   skiff create cluster --name dev --config three-nodes.yaml
   skiff create cluster --name ci --config - --kubeconfig ./ci.kubeconfig --wait 0s < cluster.yaml`,
 		Args: noArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return a.createCluster(cmd.Context(), o) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			o.waitSet = cmd.Flags().Changed("wait")
+			return a.createCluster(cmd.Context(), o)
+		},
 	}
 	f := cmd.Flags()
 	f.StringVarP(&o.name, "name", "n", "", "the cluster's name, before $"+EnvClusterName+" and the config file's (default \""+v1alpha1.DefaultName+"\")")
@@ -146,7 +151,10 @@ func (a *app) finishCluster(ctx context.Context, c *v1alpha1.Cluster, o createOp
 	if _, err := files.Merge(ctx, kctx, raw); err != nil {
 		return err
 	}
-	if o.wait > 0 {
+	switch {
+	case c.Networking.DisableDefaultCNI && !o.waitSet:
+		steps.Done("Nodes wait for a CNI plugin 🔌")
+	case o.wait > 0:
 		if err := a.waitReady(ctx, c, raw, o.wait, steps); err != nil {
 			// A cluster that is late may yet come: it is kept, as kind does,
 			// and so that its logs can be read.

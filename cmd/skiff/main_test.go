@@ -6,6 +6,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -174,14 +175,28 @@ func TestMistakesAreExplained(t *testing.T) {
 	}
 }
 
+func addrs(texts ...string) (all []netip.Addr) {
+	for _, t := range texts {
+		all = append(all, netip.MustParseAddr(t))
+	}
+	return all
+}
+
+func prefixes(texts ...string) (all []netip.Prefix) {
+	for _, t := range texts {
+		all = append(all, netip.MustParsePrefix(t))
+	}
+	return all
+}
+
 func TestListsReadAsBefore(t *testing.T) {
 	now := time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
 	info := supervise.Info{
 		Name: "dev", State: supervise.Degraded, Created: now.Add(-3 * time.Hour), Durability: v1alpha1.Ephemeral, Endpoint: "127.0.0.1:40001",
 		NodeSubnet: "172.30.0.0/24", PodSubnet: "10.244.0.0/16", ServiceSubnet: "10.96.0.0/16", LoadBalancerSubnet: "172.31.0.0/24",
 		Machines: []supervise.MachineInfo{
-			{Name: "dev-control-plane", Role: v1alpha1.ControlPlaneRole, IP: "172.30.0.10", PodCIDR: "10.244.0.0/24", PID: 4711, Running: true, Started: now.Add(-90 * time.Second)},
-			{Name: "dev-worker", Role: v1alpha1.WorkerRole, IP: "172.30.0.11", PodCIDR: "10.244.1.0/24"},
+			{Name: "dev-control-plane", Role: v1alpha1.ControlPlaneRole, IP: "172.30.0.10", PodCIDR: "10.244.0.0/24", IPs: addrs("172.30.0.10", "fd00::a"), PodCIDRs: prefixes("10.244.0.0/24", "fd00:1::/64"), PID: 4711, Running: true, Started: now.Add(-90 * time.Second)},
+			{Name: "dev-worker", Role: v1alpha1.WorkerRole, IP: "172.30.0.11", PodCIDR: "10.244.1.0/24", IPs: addrs("172.30.0.11"), PodCIDRs: prefixes("10.244.1.0/24")},
 		},
 		Cluster: &v1alpha1.Cluster{Nodes: []v1alpha1.Node{
 			{ExtraPortMappings: []v1alpha1.PortMapping{{ContainerPort: 30080, HostPort: 8080, ListenAddress: "127.0.0.1", Protocol: "TCP"}}},

@@ -2,10 +2,12 @@ package main
 
 import (
 	"fmt"
+	"net"
 	"strconv"
 	"time"
 
 	v1alpha1 "github.com/skiff-k8s/skiff/apis/cluster/v1alpha1"
+	machine "github.com/skiff-k8s/skiff/apis/machine/v1alpha1"
 	"github.com/skiff-k8s/skiff/hostnode/supervise"
 )
 
@@ -51,7 +53,7 @@ func (n nodeRow) cells(now time.Time) []string {
 	if n.Running {
 		state, pid = "running", strconv.Itoa(n.PID)
 	}
-	return []string{n.Name, n.Cluster, string(n.Role), state, n.IP, n.PodCIDR, pid, age(n.Started, now), orDash(n.hostPorts())}
+	return []string{n.Name, n.Cluster, string(n.Role), state, machine.Join(n.IPs), machine.Join(n.PodCIDRs), pid, age(n.Started, now), orDash(n.hostPorts())}
 }
 
 // hostPorts is "127.0.0.1:8080→80/TCP" for each mapping.
@@ -61,7 +63,7 @@ func (n nodeRow) hostPorts() string {
 		if i > 0 {
 			list += ","
 		}
-		list += fmt.Sprintf("%s:%d→%d/%s", p.ListenAddress, p.HostPort, p.ContainerPort, p.Protocol)
+		list += fmt.Sprintf("%s→%d/%s", net.JoinHostPort(p.ListenAddress, strconv.Itoa(int(p.HostPort))), p.ContainerPort, p.Protocol)
 	}
 	return list
 }

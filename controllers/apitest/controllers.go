@@ -3,9 +3,11 @@ package apitest
 import (
 	"context"
 	"log/slog"
+	"net/netip"
 	"testing"
 	"time"
 
+	machinev1alpha1 "github.com/skiff-k8s/skiff/apis/machine/v1alpha1"
 	"github.com/skiff-k8s/skiff/controllers"
 )
 
@@ -23,7 +25,7 @@ func RunWith(t testing.TB, cfg controllers.Config) {
 	t.Helper()
 	api := Server(t)
 	cfg.RESTConfig, cfg.PKIDir = api.Config, api.PKIDir
-	cfg.ControlPlane.PodSubnet, cfg.ControlPlane.ServiceSubnet = PodSubnet, ServiceSubnet
+	cfg.ControlPlane.PodSubnets, cfg.ControlPlane.ServiceSubnets = ControlPlane().PodSubnets, ControlPlane().ServiceSubnets
 	if cfg.VolumesDir == "" {
 		cfg.VolumesDir = t.TempDir()
 	}
@@ -46,4 +48,12 @@ func RunWith(t testing.TB, cfg controllers.Config) {
 			t.Error("controllers do not stop")
 		}
 	})
+}
+
+// ControlPlane is the configuration of every test cluster.
+func ControlPlane() machinev1alpha1.ControlPlaneConfiguration {
+	return machinev1alpha1.ControlPlaneConfiguration{
+		PodSubnets:     []netip.Prefix{netip.MustParsePrefix(PodSubnet)},
+		ServiceSubnets: []netip.Prefix{netip.MustParsePrefix(ServiceSubnet)},
+	}
 }

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -14,19 +15,28 @@ import (
 	"github.com/skiff-k8s/skiff/dataplane/fabric"
 )
 
-var (
-	// gateway is the next hop of every pod: the node's end of its cable. It
-	// is no address of the node; a permanent neighbour leads there.
-	gateway    = netip.MustParseAddr("169.254.1.1")
-	gatewayMAC = net.HardwareAddr{0x0a, 0x59, 169, 254, 1, 1}
-	loopback   = netip.MustParseAddr("127.0.0.1")
-	everything = netip.PrefixFrom(netip.IPv4Unspecified(), 0)
-)
+// gatewayMAC is the hardware address of the node's end of every cable.
+var gatewayMAC = net.HardwareAddr{0x0a, 0x59, 169, 254, 1, 1}
+
+// way is what is the same for all pods of a family.
+type way struct {
+	// gateway is the next hop of every pod: the node's end of its cable. It is
+	// no address of the node; a permanent neighbour leads there.
+	gateway, loopback netip.Addr
+	everything        netip.Prefix
+}
+
+var ways = map[fabric.Family]way{
+	fabric.IPv4: {netip.MustParseAddr("169.254.1.1"), netip.MustParseAddr("127.0.0.1"), netip.MustParsePrefix("0.0.0.0/0")},
+	fabric.IPv6: {netip.MustParseAddr("fe80::1"), netip.IPv6Loopback(), netip.MustParsePrefix("::/0")},
+}
+
+func wayOf(a netip.Addr) way { return ways[fabric.FamilyOf(a)] }
 
 // attach makes the cable of a sandbox and returns the pod's hardware address.
-// The route to the pod comes last: until then the address is unreachable, and
-// after it the pod answers.
-func (p *Plugin) attach(id, path string, addr netip.Addr) (net.HardwareAddr, error) {
+// The routes to the pod come last: until then the addresses are unreachable,
+// and after it the pod answers.
+func (p *Plugin) attach(r reservation, path string, limits limits) (net.HardwareAddr, error) {
 	file, err := os.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("open network namespace: %w", err)
@@ -38,43 +48,80 @@ func (p *Plugin) attach(id, path string, addr netip.Addr) (net.HardwareAddr, err
 	}
 	defer pod.Close()
 
-	v4 := addr.As4()
-	mac := append(net.HardwareAddr{0x0a, 0x58}, v4[:]...)
+	mac := fabric.MAC(0x58, r.IPs[0])
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.MTU, attrs.HardwareAddr, attrs.Flags = deviceOf(id), p.cfg.MTU, gatewayMAC, net.FlagUp
+	attrs.Name, attrs.MTU, attrs.HardwareAddr, attrs.Flags = deviceOf(r.ID), p.cfg.MTU, gatewayMAC, net.FlagUp
 	veth := netlink.NewVeth(attrs)
 	veth.PeerName, veth.PeerMTU, veth.PeerHardwareAddr = podDevice, uint32(p.cfg.MTU), mac
 	veth.PeerNamespace = netlink.NsFd(int(file.Fd()))
 	if err := p.node.LinkAdd(veth); err != nil {
 		return nil, fmt.Errorf("make device %s: %w", attrs.Name, err)
 	}
-	if err := configurePod(pod, addr); err != nil {
+	if slices.ContainsFunc(r.IPs, netip.Addr.Is6) {
+		if err := ignoreRouters(path); err != nil {
+			return nil, err
+		}
+	}
+	if err := configurePod(pod, r.IPs, limits); err != nil {
 		return nil, err
+	}
+	if err := limits.ingress.apply(p.node, veth.Index); err != nil {
+		return nil, fmt.Errorf("limit ingress bandwidth: %w", err)
 	}
 	if err := fabric.AwaitCarrier(p.node, veth.Index); err != nil {
 		return nil, err
 	}
-	err = p.node.NeighSet(&netlink.Neigh{
-		LinkIndex: veth.Index, Family: netlink.FAMILY_V4, State: netlink.NUD_PERMANENT, IP: addr.AsSlice(), HardwareAddr: mac})
-	if err != nil {
-		return nil, fmt.Errorf("set neighbour %s: %w", addr, err)
-	}
-	if err := p.node.RouteReplace(p.route(addr, veth.Index)); err != nil {
-		return nil, fmt.Errorf("set route to %s: %w", addr, err)
+	for _, addr := range r.IPs {
+		if err := p.node.NeighSet(fabric.Neighbour(veth.Index, addr, mac)); err != nil {
+			return nil, fmt.Errorf("set neighbour %s: %w", addr, err)
+		}
+		if err := p.node.RouteReplace(p.route(addr, veth.Index)); err != nil {
+			return nil, fmt.Errorf("set route to %s: %w", addr, err)
+		}
 	}
 	return mac, nil
 }
 
 // route is the node's route to a pod.
 func (p *Plugin) route(addr netip.Addr, device int) *netlink.Route {
-	return &netlink.Route{
-		LinkIndex: device, Dst: prefixNet(netip.PrefixFrom(addr, 32)), Src: p.cfg.NodeIP.AsSlice(),
-		Scope: netlink.SCOPE_LINK, Protocol: fabric.RouteProtocol,
+	r := onLink(addr, device)
+	r.Src = p.nodeIP(addr).AsSlice()
+	return &r
+}
+
+// onLink leads to an address at the other end of a pod's cable.
+func onLink(addr netip.Addr, device int) netlink.Route {
+	r := netlink.Route{LinkIndex: device, Dst: prefixNet(netip.PrefixFrom(addr, addr.BitLen())), Protocol: fabric.RouteProtocol}
+	if addr.Is4() { // IPv6 has no scopes
+		r.Scope = netlink.SCOPE_LINK
 	}
+	return r
+}
+
+// nodeIP is the node's address of the family of addr.
+func (p *Plugin) nodeIP(addr netip.Addr) netip.Addr {
+	for _, ip := range p.cfg.NodeIPs {
+		if ip.Is4() == addr.Is4() {
+			return ip
+		}
+	}
+	return netip.Addr{}
+}
+
+// ignoreRouters makes the pod's device, which is not up yet, deaf to router
+// advertisements: its routes are ours.
+func ignoreRouters(path string) error {
+	err := fabric.Do(path, func() error {
+		return os.WriteFile("/proc/sys/net/ipv6/conf/"+podDevice+"/accept_ra", []byte("0"), 0)
+	})
+	if err != nil {
+		return fmt.Errorf("ignore routers in the pod: %w", err)
+	}
+	return nil
 }
 
 // configurePod sets up the pod's end of the cable.
-func configurePod(pod *netlink.Handle, addr netip.Addr) error {
+func configurePod(pod *netlink.Handle, addrs []netip.Addr, limits limits) error {
 	lo, err := pod.LinkByName("lo")
 	if err != nil {
 		return fmt.Errorf("find the pod's lo: %w", err)
@@ -92,44 +139,48 @@ func configurePod(pod *netlink.Handle, addr netip.Addr) error {
 	if err := pod.LinkSetIP6AddrGenMode(link, addrGenModeNone); err != nil && !errors.Is(err, unix.EAFNOSUPPORT) {
 		return fmt.Errorf("silence the pod's ipv6: %w", err)
 	}
-	if err := pod.AddrAdd(link, &netlink.Addr{IPNet: prefixNet(netip.PrefixFrom(addr, 32))}); err != nil {
-		return fmt.Errorf("add address %s: %w", addr, err)
+	for _, addr := range addrs {
+		if err := pod.AddrAdd(link, fabric.Address(addr)); err != nil {
+			return fmt.Errorf("add address %s: %w", addr, err)
+		}
 	}
 	if err := pod.LinkSetUp(link); err != nil {
 		return fmt.Errorf("set the pod's %s up: %w", podDevice, err)
 	}
 	index := link.Attrs().Index
-	err = pod.NeighSet(&netlink.Neigh{
-		LinkIndex: index, Family: netlink.FAMILY_V4, State: netlink.NUD_PERMANENT, IP: gateway.AsSlice(), HardwareAddr: gatewayMAC})
-	if err != nil {
-		return fmt.Errorf("set the pod's gateway: %w", err)
+	if err := limits.egress.apply(pod, index); err != nil {
+		return fmt.Errorf("limit egress bandwidth: %w", err)
 	}
-	for _, r := range podRoutes(index) {
-		if err := pod.RouteAdd(&r); err != nil {
-			return fmt.Errorf("add the pod's route %s: %w", r.Dst, err)
+	for _, addr := range addrs {
+		way := wayOf(addr)
+		if err := pod.NeighSet(fabric.Neighbour(index, way.gateway, gatewayMAC)); err != nil {
+			return fmt.Errorf("set the pod's gateway: %w", err)
+		}
+		for _, r := range []netlink.Route{
+			onLink(way.gateway, index),
+			{LinkIndex: index, Dst: prefixNet(way.everything), Gw: way.gateway.AsSlice(), Protocol: fabric.RouteProtocol},
+		} {
+			if err := pod.RouteAdd(&r); err != nil {
+				return fmt.Errorf("add the pod's route %s: %w", r.Dst, err)
+			}
 		}
 	}
 	return nil
 }
 
-func podRoutes(device int) []netlink.Route {
-	return []netlink.Route{
-		{LinkIndex: device, Dst: prefixNet(netip.PrefixFrom(gateway, 32)), Scope: netlink.SCOPE_LINK, Protocol: fabric.RouteProtocol},
-		{LinkIndex: device, Dst: prefixNet(everything), Gw: gateway.AsSlice(), Protocol: fabric.RouteProtocol},
-	}
-}
-
-// cut removes the node's route to a pod.
-func (p *Plugin) cut(id string, addr netip.Addr) error {
-	link, err := p.node.LinkByName(deviceOf(id))
+// cut removes the node's routes to a pod.
+func (p *Plugin) cut(r reservation) error {
+	link, err := p.node.LinkByName(deviceOf(r.ID))
 	if gone(err) {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("find device %s: %w", deviceOf(id), err)
+		return fmt.Errorf("find device %s: %w", deviceOf(r.ID), err)
 	}
-	if err := p.node.RouteDel(p.route(addr, link.Attrs().Index)); err != nil && !gone(err) {
-		return fmt.Errorf("remove route to %s: %w", addr, err)
+	for _, addr := range r.IPs {
+		if err := p.node.RouteDel(p.route(addr, link.Attrs().Index)); err != nil && !gone(err) {
+			return fmt.Errorf("remove route to %s: %w", addr, err)
+		}
 	}
 	return nil
 }
@@ -151,8 +202,8 @@ func (p *Plugin) unplug(id string) error {
 }
 
 // check compares a sandbox's cable with what attach makes.
-func (p *Plugin) check(id, path string, addr netip.Addr) error {
-	name := deviceOf(id)
+func (p *Plugin) check(r reservation, path string) error {
+	name := deviceOf(r.ID)
 	link, err := p.node.LinkByName(name)
 	if err != nil {
 		return fmt.Errorf("find device %s: %w", name, err)
@@ -160,13 +211,15 @@ func (p *Plugin) check(id, path string, addr netip.Addr) error {
 	if link.Attrs().Flags&net.FlagUp == 0 {
 		return fmt.Errorf("device %s is down", name)
 	}
-	routes, err := p.node.RouteListFiltered(netlink.FAMILY_V4, p.route(addr, link.Attrs().Index),
-		netlink.RT_FILTER_DST|netlink.RT_FILTER_OIF|netlink.RT_FILTER_PROTOCOL)
-	if err != nil {
-		return fmt.Errorf("list routes: %w", err)
-	}
-	if len(routes) == 0 {
-		return fmt.Errorf("no route to %s by device %s", addr, name)
+	for _, addr := range r.IPs {
+		routes, err := p.node.RouteListFiltered(netlink.FAMILY_ALL, p.route(addr, link.Attrs().Index),
+			netlink.RT_FILTER_DST|netlink.RT_FILTER_OIF|netlink.RT_FILTER_PROTOCOL)
+		if err != nil {
+			return fmt.Errorf("list routes: %w", err)
+		}
+		if len(routes) == 0 {
+			return fmt.Errorf("no route to %s by device %s", addr, name)
+		}
 	}
 	file, err := os.Open(path)
 	if err != nil {
@@ -182,16 +235,16 @@ func (p *Plugin) check(id, path string, addr netip.Addr) error {
 	if err != nil {
 		return fmt.Errorf("find the pod's %s: %w", podDevice, err)
 	}
-	addrs, err := pod.AddrList(eth, netlink.FAMILY_V4)
+	have, err := pod.AddrList(eth, netlink.FAMILY_ALL)
 	if err != nil {
 		return fmt.Errorf("list the pod's addresses: %w", err)
 	}
-	for _, a := range addrs {
-		if a.IP.Equal(addr.AsSlice()) {
-			return nil
+	for _, addr := range r.IPs {
+		if !slices.ContainsFunc(have, func(a netlink.Addr) bool { return a.IP.Equal(addr.AsSlice()) }) {
+			return fmt.Errorf("the pod's %s has no address %s", podDevice, addr)
 		}
 	}
-	return fmt.Errorf("the pod's %s has no address %s", podDevice, addr)
+	return nil
 }
 
 func prefixNet(p netip.Prefix) *net.IPNet {

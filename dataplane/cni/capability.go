@@ -46,11 +46,7 @@ func checkCapabilityAccess() error {
 }
 
 // portMappings returns the mappings that ask for a port of the node.
-func portMappings(opts []gocni.NamespaceOpts) ([]gocni.PortMapping, error) {
-	args, err := capabilities(opts)
-	if err != nil {
-		return nil, err
-	}
+func portMappings(args map[string]any) []gocni.PortMapping {
 	all, _ := args["portMappings"].([]gocni.PortMapping)
 	var asked []gocni.PortMapping
 	for _, m := range all {
@@ -58,14 +54,15 @@ func portMappings(opts []gocni.NamespaceOpts) ([]gocni.PortMapping, error) {
 			asked = append(asked, m)
 		}
 	}
-	return asked, nil
+	return asked
 }
 
-// hostPorts checks mappings and completes them with the pod's address.
-func hostPorts(mappings []gocni.PortMapping, pod netip.Addr) ([]HostPort, error) {
+// hostPorts checks mappings and completes them with the pod's addresses: a
+// mapping leads to the pod in every family that its host address allows.
+func hostPorts(mappings []gocni.PortMapping, pods []netip.Addr) ([]HostPort, error) {
 	var ports []HostPort
 	for _, m := range mappings {
-		h := HostPort{Protocol: strings.ToLower(m.Protocol), HostIP: netip.IPv4Unspecified(), PodIP: pod}
+		h := HostPort{Protocol: strings.ToLower(m.Protocol)}
 		if h.Protocol != "tcp" && h.Protocol != "udp" {
 			return nil, fmt.Errorf("hostPort %d: protocol %s is not supported", m.HostPort, m.Protocol)
 		}
@@ -73,20 +70,49 @@ func hostPorts(mappings []gocni.PortMapping, pod netip.Addr) ([]HostPort, error)
 			return nil, fmt.Errorf("hostPort %d to %d: not a port", m.HostPort, m.ContainerPort)
 		}
 		h.Port, h.PodPort = uint16(m.HostPort), uint16(m.ContainerPort)
-		if m.HostIP != "" {
-			ip, err := netip.ParseAddr(m.HostIP)
-			if err != nil {
-				return nil, fmt.Errorf("hostPort %d: host address: %w", m.HostPort, err)
-			}
-			if ip.Unmap().Is6() {
-				if !ip.IsUnspecified() {
-					return nil, fmt.Errorf("hostPort %d: host address %s: IPv6 is not supported", m.HostPort, ip)
-				}
-				ip = netip.IPv4Unspecified()
-			}
-			h.HostIP = ip.Unmap()
+		led, err := lead(m.HostIP, pods)
+		if err != nil {
+			return nil, fmt.Errorf("hostPort %d: %w", m.HostPort, err)
 		}
-		ports = append(ports, h)
+		for _, l := range led {
+			h.HostIP, h.PodIP = l.host, l.pod
+			ports = append(ports, h)
+		}
 	}
 	return ports, nil
+}
+
+// leading is a host address and the pod's address of its family.
+type leading struct{ host, pod netip.Addr }
+
+// lead pairs the pod's addresses with a mapping's host address. None means all
+// addresses of the node, an unspecified one those of its family, or, if the
+// pod has none of that family, those that it has: :: is also written for "all".
+func lead(hostIP string, pods []netip.Addr) ([]leading, error) {
+	var all, matching []leading
+	var host netip.Addr
+	if hostIP != "" {
+		var err error
+		if host, err = netip.ParseAddr(hostIP); err != nil {
+			return nil, fmt.Errorf("host address: %w", err)
+		}
+		host = host.Unmap()
+	}
+	for _, pod := range pods {
+		any := netip.IPv4Unspecified()
+		if pod.Is6() {
+			any = netip.IPv6Unspecified()
+		}
+		all = append(all, leading{any, pod})
+		if host.IsValid() && host.Is4() == pod.Is4() {
+			matching = append(matching, leading{host, pod})
+		}
+	}
+	switch {
+	case !host.IsValid(), host.IsUnspecified() && len(matching) == 0:
+		return all, nil
+	case len(matching) == 0:
+		return nil, fmt.Errorf("host address %s: the pod has no address of that family", host)
+	}
+	return matching, nil
 }

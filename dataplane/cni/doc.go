@@ -1,10 +1,11 @@
 // Package cni attaches pods to their node: it implements go-cni's CNI
 // interface by function call, for the containerd in the node process.
 //
-// A pod gets a veth pair, made directly in its namespace, with one /32
-// address of the node's pod range, a default route through a link-local
-// gateway with a permanent neighbour, and a /32 route to it in the node.
-// Nothing is bridged, nothing is asked by ARP, and no program is attached.
+// A pod gets a veth pair, made directly in its namespace, with one address of
+// each of the node's pod ranges (a /32, a /128 or both), default routes through
+// link-local gateways with permanent neighbours, and routes to it in the node.
+// Nothing is bridged, nothing is asked of neighbours, and no program is
+// attached; pods with bandwidth annotations get token buckets.
 //
 // Addresses are handed out round robin, so that one that was just given back
 // is the last to be used again. Reservations are files in Config.StateDir:

@@ -12,11 +12,12 @@ import (
 	"strings"
 )
 
-// reservation is one sandbox's address, kept as the file <address>.json.
+// reservation is a sandbox's addresses, one in each of the node's pod ranges,
+// kept as the file <first address>.json.
 type reservation struct {
-	ID        string     `json:"id"`
-	IP        netip.Addr `json:"ip"`
-	HostPorts []HostPort `json:"hostPorts,omitempty"`
+	ID        string       `json:"id"`
+	IPs       []netip.Addr `json:"ips"`
+	HostPorts []HostPort   `json:"hostPorts,omitempty"`
 }
 
 // ErrNoAddress says that every address of the node's pod range is taken.
@@ -24,29 +25,39 @@ var ErrNoAddress = errors.New("no free pod address")
 
 // ipam hands out a node's pod addresses, round robin. Its user locks it.
 type ipam struct {
-	dir  string
+	dir   string
+	pools []*pool
+	byID  map[string]reservation
+}
+
+// pool is a pod range.
+type pool struct {
 	cidr netip.Prefix
 	// first and last are the addresses that pods may get: not the range's
-	// own address, the first usable one and the broadcast address.
+	// own address, the first usable one and the last, IPv4's broadcast address.
 	first, last netip.Addr
 	// previous was handed out last; the search goes on behind it.
 	previous netip.Addr
-	byID     map[string]reservation
-	byIP     map[netip.Addr]string
+	taken    map[netip.Addr]bool
 }
 
-// lastFile remembers the address that was handed out last.
+// lastFile remembers the addresses that were handed out last.
 const lastFile = "last"
 
-func openIPAM(dir string, cidr netip.Prefix) (*ipam, error) {
-	cidr = cidr.Masked()
-	if !cidr.Addr().Is4() || cidr.Bits() > 29 {
-		return nil, fmt.Errorf("pod range %s: want an IPv4 range of at least 8 addresses", cidr)
+func openIPAM(dir string, cidrs []netip.Prefix) (*ipam, error) {
+	m := &ipam{dir: dir, byID: map[string]reservation{}}
+	if len(cidrs) == 0 {
+		return nil, errors.New("pod range: none given")
 	}
-	m := &ipam{dir: dir, cidr: cidr, byID: map[string]reservation{}, byIP: map[netip.Addr]string{}}
-	m.first = cidr.Addr().Next().Next()
-	m.last = lastOf(cidr).Prev()
-	m.previous = m.last
+	for _, cidr := range cidrs {
+		cidr = cidr.Masked()
+		if cidr.Addr().BitLen()-cidr.Bits() < 3 {
+			return nil, fmt.Errorf("pod range %s: want at least 8 addresses", cidr)
+		}
+		p := &pool{cidr: cidr, first: cidr.Addr().Next().Next(), last: lastOf(cidr).Prev(), taken: map[netip.Addr]bool{}}
+		p.previous = p.last
+		m.pools = append(m.pools, p)
+	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open pod addresses: %w", err)
 	}
@@ -71,7 +82,7 @@ func (m *ipam) read() error {
 			return err
 		}
 		var r reservation
-		if err := json.Unmarshal(data, &r); err != nil || r.ID == "" || r.IP.String() != name || !m.cidr.Contains(r.IP) {
+		if err := json.Unmarshal(data, &r); err != nil || r.ID == "" || !m.mine(r.IPs) || r.IPs[0].String() != name {
 			// Half written by a process that was killed, or of another range:
 			// no pod of ours has it.
 			if err := os.Remove(filepath.Join(m.dir, e.Name())); err != nil {
@@ -79,58 +90,90 @@ func (m *ipam) read() error {
 			}
 			continue
 		}
-		m.byID[r.ID], m.byIP[r.IP] = r, r.ID
+		m.keep(r)
 	}
-	if data, err := os.ReadFile(filepath.Join(m.dir, lastFile)); err == nil {
-		if a, err := netip.ParseAddr(string(data)); err == nil && m.usable(a) {
-			m.previous = a
+	data, err := os.ReadFile(filepath.Join(m.dir, lastFile))
+	if err != nil {
+		return nil // it only makes reuse come late
+	}
+	for i, text := range strings.Fields(string(data)) {
+		if a, err := netip.ParseAddr(text); err == nil && i < len(m.pools) && m.pools[i].usable(a) {
+			m.pools[i].previous = a
 		}
 	}
 	return nil
 }
 
-func (m *ipam) usable(a netip.Addr) bool {
-	return m.first.Compare(a) <= 0 && a.Compare(m.last) <= 0
+// mine says whether addrs are one of each pool.
+func (m *ipam) mine(addrs []netip.Addr) bool {
+	if len(addrs) != len(m.pools) {
+		return false
+	}
+	for i, a := range addrs {
+		if !m.pools[i].cidr.Contains(a) {
+			return false
+		}
+	}
+	return true
 }
 
-// reserve takes the next free address for id. ports says what host ports
-// come with it.
-func (m *ipam) reserve(id string, ports func(netip.Addr) ([]HostPort, error)) (netip.Addr, []HostPort, error) {
-	addr, err := m.next()
-	if err != nil {
-		return netip.Addr{}, nil, err
+func (m *ipam) keep(r reservation) {
+	m.byID[r.ID] = r
+	for i, a := range r.IPs {
+		m.pools[i].taken[a] = true
 	}
-	r := reservation{ID: id, IP: addr}
-	if r.HostPorts, err = ports(addr); err != nil {
-		return netip.Addr{}, nil, err
+}
+
+func (p *pool) usable(a netip.Addr) bool {
+	return p.first.Compare(a) <= 0 && a.Compare(p.last) <= 0
+}
+
+// reserve takes the next free addresses for id. ports says what host ports
+// come with them.
+func (m *ipam) reserve(id string, ports func([]netip.Addr) ([]HostPort, error)) (reservation, error) {
+	r := reservation{ID: id}
+	var last []string
+	for _, p := range m.pools {
+		addr, err := p.next()
+		if err != nil {
+			return reservation{}, err
+		}
+		r.IPs, last = append(r.IPs, addr), append(last, addr.String())
+	}
+	var err error
+	if r.HostPorts, err = ports(r.IPs); err != nil {
+		return reservation{}, err
 	}
 	data, err := json.Marshal(r)
 	if err != nil {
-		return netip.Addr{}, nil, err
+		return reservation{}, err
 	}
-	if err := os.WriteFile(m.file(addr), data, 0o600); err != nil {
-		return netip.Addr{}, nil, errors.Join(fmt.Errorf("reserve pod address: %w", err), m.unlink(addr))
+	if err := os.WriteFile(m.file(r), data, 0o600); err != nil {
+		return reservation{}, errors.Join(fmt.Errorf("reserve pod address: %w", err), m.unlink(r))
 	}
 	// Losing this one costs no more than an early reuse after a crash.
-	if err := os.WriteFile(filepath.Join(m.dir, lastFile), []byte(addr.String()), 0o600); err != nil {
-		return netip.Addr{}, nil, errors.Join(fmt.Errorf("reserve pod address: %w", err), m.unlink(addr))
+	if err := os.WriteFile(filepath.Join(m.dir, lastFile), []byte(strings.Join(last, " ")), 0o600); err != nil {
+		return reservation{}, errors.Join(fmt.Errorf("reserve pod address: %w", err), m.unlink(r))
 	}
-	m.byID[id], m.byIP[addr], m.previous = r, id, addr
-	return addr, r.HostPorts, nil
+	m.keep(r)
+	for i, p := range m.pools {
+		p.previous = r.IPs[i]
+	}
+	return r, nil
 }
 
 // next returns the first free address behind the previous one.
-func (m *ipam) next() (netip.Addr, error) {
-	a := m.previous
+func (p *pool) next() (netip.Addr, error) {
+	a := p.previous
 	for {
-		if a = a.Next(); !m.usable(a) {
-			a = m.first
+		if a = a.Next(); !p.usable(a) {
+			a = p.first
 		}
-		if _, taken := m.byIP[a]; !taken {
+		if !p.taken[a] {
 			return a, nil
 		}
-		if a == m.previous {
-			return netip.Addr{}, fmt.Errorf("%w: all %d of %s are in use", ErrNoAddress, len(m.byIP), m.cidr)
+		if a == p.previous {
+			return netip.Addr{}, fmt.Errorf("%w: all %d of %s are in use", ErrNoAddress, len(p.taken), p.cidr)
 		}
 	}
 }
@@ -146,38 +189,42 @@ func (m *ipam) release(id string) error {
 	if !ok {
 		return nil
 	}
-	if err := m.unlink(r.IP); err != nil {
+	if err := m.unlink(r); err != nil {
 		return err
 	}
 	delete(m.byID, id)
-	delete(m.byIP, r.IP)
-	return nil
-}
-
-func (m *ipam) unlink(a netip.Addr) error {
-	if err := os.Remove(m.file(a)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("release pod address: %w", err)
+	for i, a := range r.IPs {
+		delete(m.pools[i].taken, a)
 	}
 	return nil
 }
 
-// all returns the reservations by address.
+func (m *ipam) unlink(r reservation) error {
+	if err := os.Remove(m.file(r)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("give pod address back: %w", err)
+	}
+	return nil
+}
+
 func (m *ipam) all() []reservation {
 	var rs []reservation
 	for _, r := range m.byID {
 		rs = append(rs, r)
 	}
-	slices.SortFunc(rs, func(a, b reservation) int { return a.IP.Compare(b.IP) })
+	slices.SortFunc(rs, func(a, b reservation) int { return a.IPs[0].Compare(b.IPs[0]) })
 	return rs
 }
 
-func (m *ipam) file(a netip.Addr) string { return filepath.Join(m.dir, a.String()+".json") }
+func (m *ipam) file(r reservation) string {
+	return filepath.Join(m.dir, r.IPs[0].String()+".json")
+}
 
-// lastOf is the last address of an IPv4 range.
+// lastOf is the last address of a range.
 func lastOf(p netip.Prefix) netip.Addr {
-	a := p.Addr().As4()
-	for i := p.Bits(); i < 32; i++ {
-		a[i/8] |= 0x80 >> (i % 8)
+	bytes := p.Addr().AsSlice()
+	for i := p.Bits(); i < p.Addr().BitLen(); i++ {
+		bytes[i/8] |= 0x80 >> (i % 8)
 	}
-	return netip.AddrFrom4(a)
+	last, _ := netip.AddrFromSlice(bytes)
+	return last
 }

@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
+	gocni "github.com/containerd/go-cni"
 	"golang.org/x/sys/unix"
 
 	"github.com/skiff-k8s/skiff/dataplane/cni"
@@ -41,25 +43,37 @@ type node struct {
 type pod struct {
 	id, netns string
 	ip        netip.Addr
+	ips       []netip.Addr
 }
 
-func newNetwork(t testing.TB, hostNetns string) *network {
-	t.Helper()
-	ranges := fabric.Ranges{
-		NodeSubnet:         netip.MustParsePrefix("100.80.0.0/24"),
-		PodSubnet:          netip.MustParsePrefix("100.81.0.0/16"),
-		ServiceSubnet:      netip.MustParsePrefix("100.82.0.0/16"),
-		LoadBalancerSubnet: netip.MustParsePrefix("100.83.0.0/24"),
+// Ranges of the tests' clusters.
+var (
+	onlyIPv4 = ranges("100.80.0.0/24", "100.81.0.0/16", "100.82.0.0/16", "100.83.0.0/24")
+	onlyIPv6 = ranges("fd00:f:80::/64", "fd00:f:81::/56", "fd00:f:82::/112", "fd00:f:83::/112")
+	dual     = ranges("100.80.0.0/24,fd00:f:80::/64", "100.81.0.0/16,fd00:f:81::/56", "100.82.0.0/16,fd00:f:82::/112", "100.83.0.0/24,fd00:f:83::/112")
+)
+
+func ranges(node, pod, service, balancer string) fabric.Ranges {
+	parse := func(text string) (all []netip.Prefix) {
+		for p := range strings.SplitSeq(text, ",") {
+			all = append(all, netip.MustParsePrefix(p))
+		}
+		return all
 	}
+	return fabric.Ranges{NodeSubnets: parse(node), PodSubnets: parse(pod), ServiceSubnets: parse(service), LoadBalancerSubnets: parse(balancer)}
+}
+
+func newNetwork(t testing.TB, hostNetns string) *network { return networkOf(t, hostNetns, onlyIPv4) }
+
+func networkOf(t testing.TB, hostNetns string, ranges fabric.Ranges) *network {
+	t.Helper()
 	n := &network{cfg: fabric.Config{
-		Cluster: "cnitest", NetnsDir: filepath.Join(t.TempDir(), "netns"), HostNetns: hostNetns,
-		NodeSubnet: ranges.NodeSubnet, PodSubnet: ranges.PodSubnet,
-		ServiceSubnet: ranges.ServiceSubnet, LoadBalancerSubnet: ranges.LoadBalancerSubnet,
+		Cluster: "cnitest", NetnsDir: filepath.Join(t.TempDir(), "netns"), HostNetns: hostNetns, Ranges: ranges,
 	}}
 	for i, name := range []string{"control-plane", "worker", "worker2"} {
-		addr, pods, err := ranges.Node(i)
+		addrs, pods, err := ranges.Node(i)
 		must(t, err)
-		n.cfg.Nodes = append(n.cfg.Nodes, fabric.Node{Name: name, IP: addr, PodCIDR: pods})
+		n.cfg.Nodes = append(n.cfg.Nodes, fabric.Node{Name: name, IPs: addrs, PodCIDRs: pods})
 	}
 	n.fabric = fabric.New(n.cfg)
 	t.Cleanup(func() { must(t, n.fabric.Remove(context.WithoutCancel(t.Context()))) })
@@ -68,7 +82,9 @@ func newNetwork(t testing.TB, hostNetns string) *network {
 		must(t, n.fabric.EnsureNode(t.Context(), c.Name))
 		node := &node{Node: c, netns: n.fabric.NodeNetns(c.Name), state: t.TempDir()}
 		node.plugin = node.open(t, nil)
-		fabrictest.Serve(t, node.netns, netip.AddrPortFrom(c.IP, port).String())
+		for _, ip := range c.IPs {
+			fabrictest.Serve(t, node.netns, netip.AddrPortFrom(ip, port).String())
+		}
 		n.nodes = append(n.nodes, node)
 	}
 	return n
@@ -79,7 +95,7 @@ func (n *node) open(t testing.TB, hostPorts func([]cni.HostPort, bool) error) *c
 	t.Helper()
 	var p *cni.Plugin
 	must(t, fabric.Do(n.netns, func() (err error) {
-		p, err = cni.New(cni.Config{PodCIDR: n.PodCIDR, NodeIP: n.IP, StateDir: n.state, HostPorts: hostPorts})
+		p, err = cni.New(cni.Config{PodCIDRs: n.PodCIDRs, NodeIPs: n.IPs, StateDir: n.state, HostPorts: hostPorts})
 		return err
 	}))
 	t.Cleanup(p.Close)
@@ -87,13 +103,17 @@ func (n *node) open(t testing.TB, hostPorts func([]cni.HostPort, bool) error) *c
 }
 
 // addPod attaches a pod that answers.
-func (n *node) addPod(t testing.TB) pod {
+func (n *node) addPod(t testing.TB, opts ...gocni.NamespaceOpts) pod {
 	t.Helper()
 	p := n.newPod(t)
-	result, err := n.plugin.Setup(t.Context(), p.id, p.netns)
+	result, err := n.plugin.Setup(t.Context(), p.id, p.netns, opts...)
 	must(t, err)
-	p.ip, _ = netip.AddrFromSlice(result.Interfaces["eth0"].IPConfigs[0].IP)
-	fabrictest.Serve(t, p.netns, netip.AddrPortFrom(p.ip, port).String())
+	for _, c := range result.Interfaces["eth0"].IPConfigs {
+		ip, _ := netip.AddrFromSlice(c.IP)
+		p.ips = append(p.ips, ip)
+		fabrictest.Serve(t, p.netns, netip.AddrPortFrom(ip, port).String())
+	}
+	p.ip = p.ips[0]
 	n.pods = append(n.pods, p)
 	return p
 }
@@ -109,7 +129,7 @@ func (n *node) newPod(t testing.TB) pod {
 // reaches checks that from gets an answer from to and is seen as want.
 func reaches(t testing.TB, from string, to, want netip.Addr) {
 	t.Helper()
-	for _, network := range []string{"tcp4", "udp4"} {
+	for _, network := range []string{"tcp", "udp"} {
 		// Below the second after which a lost SYN is sent again.
 		seen, _, err := fabrictest.Ask(from, network, netip.AddrPortFrom(to, port).String(), 900*time.Millisecond)
 		if err != nil || seen != want {
@@ -121,7 +141,7 @@ func reaches(t testing.TB, from string, to, want netip.Addr) {
 // refused checks that a connection from to ends at once with want.
 func refused(t testing.TB, from string, to netip.Addr, want error) {
 	t.Helper()
-	_, took, err := fabrictest.Ask(from, "tcp4", netip.AddrPortFrom(to, port).String(), 5*time.Second)
+	_, took, err := fabrictest.Ask(from, "tcp", netip.AddrPortFrom(to, port).String(), 5*time.Second)
 	if !errors.Is(err, want) || took > atOnce {
 		t.Errorf("from %s to %s: %v after %s; want %v at once", from, to, err, took, want)
 	}
@@ -139,7 +159,7 @@ func TestPodsReachEverybodyOnThisHost(t *testing.T) {
 	fabrictest.Root(t)
 	taken, err := fabric.HostInUse("")
 	must(t, err)
-	if err := fabric.Conflicts(fabric.Ranges{NodeSubnet: netip.MustParsePrefix("100.80.0.0/14")}, taken); err != nil {
+	if err := fabric.Conflicts(fabric.Ranges{NodeSubnets: []netip.Prefix{netip.MustParsePrefix("100.80.0.0/14")}}, taken); err != nil {
 		t.Skip("the test's ranges are in use here: ", err)
 	}
 	everybody(t, fabrictest.Here)
@@ -159,11 +179,11 @@ func everybody(t *testing.T, hostNetns string) {
 	places := []place{{hostNetns, hostIP}}
 	for _, node := range n.nodes {
 		fabrictest.Quiet(t, node.netns, fabric.NodeUplink)
-		places = append(places, place{node.netns, node.IP})
+		places = append(places, place{node.netns, node.IPs[0]})
 		for range 2 {
 			p := node.addPod(t)
 			// The very first packets count: readiness probes send them.
-			reaches(t, node.netns, p.ip, node.IP)
+			reaches(t, node.netns, p.ip, node.IPs[0])
 			places = append(places, place{p.netns, p.ip})
 		}
 	}

@@ -18,14 +18,15 @@ import (
 
 // Config describes the pods' side of one node.
 type Config struct {
-	// PodCIDR is the node's pod range.
-	PodCIDR netip.Prefix
-	// NodeIP is the node's own address: the source of what the node sends to
-	// its pods.
-	NodeIP netip.Addr
+	// PodCIDRs are the node's pod ranges: every pod gets an address of each,
+	// in their order.
+	PodCIDRs []netip.Prefix
+	// NodeIPs are the node's own addresses, one of each of those families: the
+	// sources of what the node sends to its pods.
+	NodeIPs []netip.Addr
 	// MTU of the pods' devices, in bytes. Default 1500.
 	MTU int
-	// StateDir holds the reservations, one small file an address. It is made
+	// StateDir holds the reservations, one small file a pod. It is made
 	// if it is missing, and belongs on the machine's /run: reservations of
 	// pods that died with the machine should die with it.
 	StateDir string
@@ -41,7 +42,7 @@ type HostPort struct {
 	// Protocol is "tcp" or "udp".
 	Protocol string `json:"protocol"`
 	// HostIP limits the port to one of the node's addresses; the unspecified
-	// address means all of them.
+	// address means all of its family, which is PodIP's.
 	HostIP netip.Addr `json:"hostIP"`
 	// Port is the node's port.
 	Port uint16 `json:"port"`
@@ -79,12 +80,18 @@ func New(cfg Config) (*Plugin, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open netlink: %w", err)
 	}
-	ipam, err := openIPAM(cfg.StateDir, cfg.PodCIDR)
+	ipam, err := openIPAM(cfg.StateDir, cfg.PodCIDRs)
 	if err != nil {
 		node.Close()
 		return nil, err
 	}
 	p := &Plugin{cfg: cfg, node: node, ipam: ipam}
+	for _, cidr := range cfg.PodCIDRs {
+		if !p.nodeIP(cidr.Addr()).IsValid() {
+			node.Close()
+			return nil, fmt.Errorf("pod range %s: the node has no address of its family", cidr)
+		}
+	}
 	if err := p.dropDead(); err != nil {
 		node.Close()
 		return nil, err
@@ -142,10 +149,15 @@ func (p *Plugin) setup(ctx context.Context, id, path string, opts []gocni.Namesp
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	mappings, err := portMappings(opts)
+	args, err := capabilities(opts)
 	if err != nil {
 		return nil, err
 	}
+	limits, err := bandwidth(args)
+	if err != nil {
+		return nil, err
+	}
+	mappings := portMappings(args)
 	if len(mappings) > 0 && p.cfg.HostPorts == nil {
 		return nil, fmt.Errorf("hostPort %d: host ports are not supported on this node", mappings[0].HostPort)
 	}
@@ -153,7 +165,7 @@ func (p *Plugin) setup(ctx context.Context, id, path string, opts []gocni.Namesp
 	if err := p.undo(id); err != nil {
 		return nil, err
 	}
-	addr, ports, err := p.reserve(id, mappings)
+	r, err := p.reserve(id, mappings)
 	if err != nil {
 		return nil, err
 	}
@@ -162,38 +174,37 @@ func (p *Plugin) setup(ctx context.Context, id, path string, opts []gocni.Namesp
 			err = errors.Join(err, p.undo(id))
 		}
 	}()
-	mac, err := p.attach(id, path, addr)
+	mac, err := p.attach(r, path, limits)
 	if err != nil {
 		return nil, err
 	}
-	if len(ports) > 0 {
-		if err := p.cfg.HostPorts(ports, true); err != nil {
+	if len(r.HostPorts) > 0 {
+		if err := p.cfg.HostPorts(r.HostPorts, true); err != nil {
 			return nil, fmt.Errorf("open host ports: %w", err)
 		}
 	}
-	return &gocni.Result{
-		Interfaces: map[string]*gocni.Config{
-			podDevice: {
-				IPConfigs: []*gocni.IPConfig{{IP: addr.AsSlice(), Gateway: gateway.AsSlice()}},
-				Mac:       mac.String(),
-				Sandbox:   path,
-			},
-			"lo":         {Sandbox: path, IPConfigs: []*gocni.IPConfig{{IP: loopback.AsSlice()}}},
-			deviceOf(id): {Mac: gatewayMAC.String()},
-		},
-		DNS:    []types.DNS{{}},
-		Routes: []*types.Route{{Dst: *prefixNet(everything), GW: gateway.AsSlice()}},
-	}, nil
+	eth0, lo := &gocni.Config{Mac: mac.String(), Sandbox: path}, &gocni.Config{Sandbox: path}
+	result := &gocni.Result{
+		Interfaces: map[string]*gocni.Config{podDevice: eth0, "lo": lo, deviceOf(id): {Mac: gatewayMAC.String()}},
+		DNS:        []types.DNS{{}},
+	}
+	for _, addr := range r.IPs {
+		way := wayOf(addr)
+		eth0.IPConfigs = append(eth0.IPConfigs, &gocni.IPConfig{IP: addr.AsSlice(), Gateway: way.gateway.AsSlice()})
+		lo.IPConfigs = append(lo.IPConfigs, &gocni.IPConfig{IP: way.loopback.AsSlice()})
+		result.Routes = append(result.Routes, &types.Route{Dst: *prefixNet(way.everything), GW: way.gateway.AsSlice()})
+	}
+	return result, nil
 }
 
-// reserve takes an address for a sandbox and notes its host ports with it.
-func (p *Plugin) reserve(id string, mappings []gocni.PortMapping) (netip.Addr, []HostPort, error) {
+// reserve takes addresses for a sandbox and notes its host ports with them.
+func (p *Plugin) reserve(id string, mappings []gocni.PortMapping) (reservation, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.ipam.reserve(id, func(addr netip.Addr) ([]HostPort, error) { return hostPorts(mappings, addr) })
+	return p.ipam.reserve(id, func(addrs []netip.Addr) ([]HostPort, error) { return hostPorts(mappings, addrs) })
 }
 
-// Remove cuts the pod of sandbox id off and gives its address back. It
+// Remove cuts the pod of sandbox id off and gives its addresses back. It
 // succeeds when there is nothing to cut.
 //
 // The cable itself goes with the pod's namespace, which the caller drops next:
@@ -218,7 +229,7 @@ func (p *Plugin) remove(id string) error {
 	if err := p.closeHostPorts(r); err != nil {
 		return err
 	}
-	if err := p.cut(id, r.IP); err != nil {
+	if err := p.cut(r); err != nil {
 		return err
 	}
 	return p.release(id)
@@ -265,7 +276,7 @@ func (p *Plugin) Check(ctx context.Context, id, path string, opts ...gocni.Names
 	if !reserved {
 		return fmt.Errorf("check sandbox %s: it has no address", id)
 	}
-	if err := p.check(id, path, r.IP); err != nil {
+	if err := p.check(r, path); err != nil {
 		return fmt.Errorf("check sandbox %s: %w", id, err)
 	}
 	return nil

@@ -58,7 +58,7 @@ func TestPodIsCutOffByRemove(t *testing.T) {
 	for _, from := range []string{home.netns, stays.netns, far.netns} {
 		refused(t, from, gone.ip, unix.EHOSTUNREACH)
 	}
-	if _, _, err := fabrictest.Ask(gone.netns, "tcp4", netip.AddrPortFrom(stays.ip, port).String(), 300*time.Millisecond); err == nil {
+	if _, _, err := fabrictest.Ask(gone.netns, "tcp", netip.AddrPortFrom(stays.ip, port).String(), 300*time.Millisecond); err == nil {
 		t.Error("a pod that was removed still reaches others")
 	}
 	reaches(t, far.netns, stays.ip, far.ip)

@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // end is one end of a cable.
@@ -17,10 +19,10 @@ type end struct {
 	// device is the end's name in its namespace.
 	device string
 	mac    net.HardwareAddr
-	// address is the end's own address; the zero value for none.
-	address netip.Addr
-	// neighbour is an address that answers at the other end.
-	neighbour netip.Addr
+	// addresses are the end's own.
+	addresses []netip.Addr
+	// neighbours are addresses that answer at the other end.
+	neighbours []netip.Addr
 }
 
 // plug ensures a veth pair between two namespaces, with addresses and
@@ -158,31 +160,54 @@ func configureEnd(e end, link netlink.Link, other net.HardwareAddr, mtu int) err
 			return fmt.Errorf("set hardware address: %w", err)
 		}
 	}
-	if e.address.IsValid() {
-		if err := ensureAddress(e.space, link, e.address); err != nil {
+	// Before the addresses: a device that may not have IPv6 takes none.
+	if err := ensureSilent(e, link); err != nil {
+		return err
+	}
+	for _, address := range e.addresses {
+		if err := ensureAddress(e.space, link, address); err != nil {
 			return err
 		}
 	}
 	if err := ensureUp(e.space, link); err != nil {
 		return err
 	}
-	return ensureNeighbour(e.space, link, e.neighbour, other)
+	for _, neighbour := range e.neighbours {
+		if err := ensureNeighbour(e.space, link, neighbour, other); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-// ensureUp also silences IPv6 on a device that is not up yet: this release's
-// fabric is IPv4, and a device with a link-local address sends multicasts.
-func ensureUp(s *space, link netlink.Link) error {
+// ensureSilent sets up IPv6 on a device that is not up yet, the host's end of
+// a cable too: off if the cluster has no IPv6, and else without addresses that
+// the kernel makes, which would announce themselves, and deaf to routers.
+func ensureSilent(e end, link netlink.Link) error {
 	if link.Attrs().Flags&net.FlagUp != 0 {
 		return nil
 	}
-	if link.Attrs().Flags&net.FlagLoopback == 0 {
-		name := link.Attrs().Name
-		err := Do(s.path, func() error {
-			return writeSetting(setting{"net/ipv6/conf/" + name + "/disable_ipv6", "1"})
-		})
-		if err != nil {
-			return fmt.Errorf("silence ipv6: %w", err)
+	settings := []setting{{"disable_ipv6", "1"}}
+	if slices.ContainsFunc(e.neighbours, netip.Addr.Is6) {
+		settings = []setting{{"disable_ipv6", "0"}, {"addr_gen_mode", "1"}, {"accept_ra", "0"}, {"accept_redirects", "0"}, {"accept_dad", "0"}}
+	}
+	err := Do(e.space.path, func() error {
+		for _, s := range settings {
+			if err := writeSetting(setting{"net/ipv6/conf/" + e.device + "/" + s.path, s.value}); err != nil {
+				return err
+			}
 		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("silence ipv6: %w", err)
+	}
+	return nil
+}
+
+func ensureUp(s *space, link netlink.Link) error {
+	if link.Attrs().Flags&net.FlagUp != 0 {
+		return nil
 	}
 	if err := s.LinkSetUp(link); err != nil {
 		return fmt.Errorf("set up: %w", err)
@@ -201,7 +226,7 @@ func ensureLoopback(s *space) (netlink.Link, error) {
 
 func ensureAddress(s *space, link netlink.Link, addr netip.Addr) error {
 	want := hostPrefix(addr)
-	have, err := dump(func() ([]netlink.Addr, error) { return s.AddrList(link, netlink.FAMILY_V4) })
+	have, err := dump(func() ([]netlink.Addr, error) { return s.AddrList(link, netlink.FAMILY_ALL) })
 	if err != nil {
 		return fmt.Errorf("list addresses: %w", err)
 	}
@@ -210,41 +235,61 @@ func ensureAddress(s *space, link netlink.Link, addr netip.Addr) error {
 			return nil
 		}
 	}
-	if err := s.AddrAdd(link, &netlink.Addr{IPNet: want}); err != nil {
+	if err := s.AddrAdd(link, Address(addr)); err != nil {
 		return fmt.Errorf("add address %s: %w", addr, err)
 	}
 	return nil
 }
 
+// Address is a device's address as the fabric sets it: alone in its subnet,
+// and of use at once. Nobody else can have it, so the kernel need not ask for
+// duplicates, which takes it a second.
+func Address(addr netip.Addr) *netlink.Addr {
+	a := &netlink.Addr{IPNet: hostPrefix(addr)}
+	if addr.Is6() {
+		a.Flags = unix.IFA_F_NODAD
+	}
+	return a
+}
+
+// Neighbour is a permanent neighbour.
+func Neighbour(device int, addr netip.Addr, mac net.HardwareAddr) *netlink.Neigh {
+	n := &netlink.Neigh{
+		LinkIndex: device, Family: netlink.FAMILY_V4, State: netlink.NUD_PERMANENT, IP: ip(addr), HardwareAddr: mac}
+	if addr.Is6() {
+		n.Family = netlink.FAMILY_V6
+	}
+	return n
+}
+
 func ensureNeighbour(s *space, link netlink.Link, addr netip.Addr, mac net.HardwareAddr) error {
-	index := link.Attrs().Index
-	have, err := dump(func() ([]netlink.Neigh, error) { return s.NeighList(index, netlink.FAMILY_V4) })
+	want := Neighbour(link.Attrs().Index, addr, mac)
+	have, err := dump(func() ([]netlink.Neigh, error) { return s.NeighList(want.LinkIndex, want.Family) })
 	if err != nil {
 		return fmt.Errorf("list neighbours: %w", err)
 	}
-	ip := net.IP(addr.AsSlice())
 	for _, n := range have {
-		if n.IP.Equal(ip) && n.State == netlink.NUD_PERMANENT && bytes.Equal(n.HardwareAddr, mac) {
+		if n.IP.Equal(want.IP) && n.State == want.State && bytes.Equal(n.HardwareAddr, mac) {
 			return nil
 		}
 	}
-	err = s.NeighSet(&netlink.Neigh{LinkIndex: index, Family: netlink.FAMILY_V4, State: netlink.NUD_PERMANENT, IP: ip, HardwareAddr: mac})
-	if err != nil {
+	if err := s.NeighSet(want); err != nil {
 		return fmt.Errorf("set neighbour %s: %w", addr, err)
 	}
 	return nil
 }
 
 // Hardware addresses are locally administered, and the same at every start:
-// 0a:58 and the node's (or the host's) IPv4 address for the outer end, 0a:59
-// for the switch's.
-func outerMAC(ip netip.Addr) net.HardwareAddr { return mac(0x58, ip) }
+// 0a:58 and the end of the node's (or the host's) first address for the outer
+// end, 0a:59 for the switch's.
+func outerMAC(ip netip.Addr) net.HardwareAddr { return MAC(0x58, ip) }
 
-func switchMAC(ip netip.Addr) net.HardwareAddr { return mac(0x59, ip) }
+func switchMAC(ip netip.Addr) net.HardwareAddr { return MAC(0x59, ip) }
 
-func mac(second byte, ip netip.Addr) net.HardwareAddr {
-	v4 := ip.As4()
-	return append(net.HardwareAddr{0x0a, second}, v4[:]...)
+// MAC is a hardware address that derives from an address.
+func MAC(second byte, ip netip.Addr) net.HardwareAddr {
+	bytes := ip.AsSlice()
+	return append(net.HardwareAddr{0x0a, second}, bytes[len(bytes)-4:]...)
 }
 
 // dump repeats a listing that the kernel says was interrupted by a change.

@@ -3,23 +3,22 @@ package fabric
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
+	"strings"
 
 	"github.com/google/nftables"
-	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
 	"github.com/vishvananda/netlink/nl"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 )
 
-// What pods and nodes may send beyond the host is decided by one nftables
-// table of the cluster's own:
+// What pods and nodes may send beyond the host is decided by an nftables table
+// of the cluster's own, one a family, as the host forwards each by itself:
 //
 //	closed  the host does not forward (the default): whatever is for nobody on
 //	        this host is refused at once, and should forwarding come on
@@ -36,26 +35,54 @@ const (
 	egressOpen   egressMode = "open"
 )
 
-// egressTable is the name of the cluster's table.
+// egressTable is the name of the cluster's tables.
 func (f *Fabric) egressTable() string { return "skiff-" + f.cfg.Cluster }
+
+// forwardingSetting turns forwarding on.
+func forwardingSetting(family Family) string {
+	if family == IPv4 {
+		return "net.ipv4.ip_forward"
+	}
+	return "net.ipv6.conf.all.forwarding"
+}
 
 // EgressHint says what to run on the host so that pods reach beyond it, or
 // nothing if they do.
 func (f *Fabric) EgressHint() string {
-	mode, err := f.egressMode()
-	if err != nil || mode == egressOpen {
+	var closed, commands []string
+	for _, family := range f.families() {
+		if mode, err := f.egressMode(family); err != nil || mode == egressOpen {
+			continue
+		}
+		closed = append(closed, fmt.Sprintf("IPv%d", family))
+		commands = append(commands, forwardingSetting(family)+"=1")
+	}
+	if len(closed) == 0 {
 		return ""
 	}
-	return "pods reach this host, but nothing beyond it: the host does not forward packets. To change that: sysctl -w net.ipv4.ip_forward=1"
+	hint := "pods reach this host, but nothing beyond it"
+	if len(f.families()) > 1 {
+		hint += " by " + strings.Join(closed, " and ")
+	}
+	hint += ": the host does not forward packets. To change that: sysctl -w " + strings.Join(commands, " ")
+	if slices.Contains(closed, "IPv6") {
+		hint += " (a host that hears of its own route from a router also needs accept_ra=2 on that device)"
+	}
+	return hint
 }
 
-// egressMode asks the cluster's device, which follows net.ipv4.ip_forward, or,
-// before it is made, what a new device would get.
-func (f *Fabric) egressMode() (egressMode, error) {
+// egressMode asks for IPv4 the cluster's device, which follows
+// net.ipv4.ip_forward, or, before it is made, what a new device would get;
+// for IPv6 only the setting for all devices counts.
+func (f *Fabric) egressMode(family Family) (egressMode, error) {
+	paths := []string{"ipv4/conf/" + f.HostDevice(), "ipv4/conf/default"}
+	if family == IPv6 {
+		paths = []string{"ipv6/conf/all"}
+	}
 	var value []byte
 	err := Do(f.cfg.HostNetns, func() (err error) {
-		for _, device := range []string{f.HostDevice(), "default"} {
-			value, err = os.ReadFile("/proc/sys/net/ipv4/conf/" + device + "/forwarding")
+		for _, path := range paths {
+			value, err = os.ReadFile("/proc/sys/net/" + path + "/forwarding")
 			if !errors.Is(err, fs.ErrNotExist) {
 				return err
 			}
@@ -63,7 +90,7 @@ func (f *Fabric) egressMode() (egressMode, error) {
 		return err
 	})
 	if err != nil {
-		return "", fmt.Errorf("read the host's forwarding: %w", err)
+		return "", fmt.Errorf("read the host's forwarding of IPv%d: %w", family, err)
 	}
 	if bytes.Equal(bytes.TrimSpace(value), []byte("1")) {
 		return egressOpen, nil
@@ -71,28 +98,18 @@ func (f *Fabric) egressMode() (egressMode, error) {
 	return egressClosed, nil
 }
 
-// EnsureEgress brings the cluster's nftables table in step with the host's
+// EnsureEgress brings the cluster's nftables tables in step with the host's
 // forwarding. EnsureSwitch includes it.
 func (f *Fabric) EnsureEgress() error {
-	mode, err := f.egressMode()
-	if err != nil {
-		return err
-	}
-	return f.withTables(func(conn *nftables.Conn) error {
-		rules := f.egressRules(mode)
-		have, err := installed(conn, f.egressTable())
+	var want []ruleset
+	for _, family := range f.families() {
+		mode, err := f.egressMode(family)
 		if err != nil {
-			return fmt.Errorf("read nftables table %s: %w", f.egressTable(), err)
+			return err
 		}
-		if have == rules.digest() {
-			return nil
-		}
-		rules.replace(conn)
-		if err := conn.Flush(); err != nil {
-			return fmt.Errorf("write nftables table %s: %w", f.egressTable(), err)
-		}
-		return nil
-	})
+		want = append(want, f.egressRules(family, mode))
+	}
+	return ensureTables(f.cfg.HostNetns, want...)
 }
 
 // Run keeps egress in step with the host's forwarding until ctx ends: who runs
@@ -104,7 +121,7 @@ func (f *Fabric) Run(ctx context.Context) error {
 		return fmt.Errorf("watch the host's forwarding: %w", err)
 	}
 	defer host.Close()
-	events, err := nl.SubscribeAt(netns.NsHandle(host.Fd()), netns.None(), unix.NETLINK_ROUTE, unix.RTNLGRP_IPV4_NETCONF)
+	events, err := nl.SubscribeAt(netns.NsHandle(host.Fd()), netns.None(), unix.NETLINK_ROUTE, unix.RTNLGRP_IPV4_NETCONF, unix.RTNLGRP_IPV6_NETCONF)
 	if err != nil {
 		return fmt.Errorf("watch the host's forwarding: %w", err)
 	}
@@ -130,41 +147,19 @@ func (f *Fabric) Run(ctx context.Context) error {
 }
 
 func (f *Fabric) removeEgress() error {
-	return f.withTables(func(conn *nftables.Conn) error {
-		conn.DelTable(&nftables.Table{Name: f.egressTable(), Family: nftables.TableFamilyIPv4})
-		if err := conn.Flush(); err != nil && !errors.Is(err, unix.ENOENT) {
-			return fmt.Errorf("remove nftables table %s: %w", f.egressTable(), err)
+	return withTables(f.cfg.HostNetns, func(conn *nftables.Conn) error {
+		var errs []error
+		for _, family := range f.families() {
+			conn.DelTable(&nftables.Table{Name: f.egressTable(), Family: tableFamily(family)})
+			if err := conn.Flush(); err != nil && !errors.Is(err, unix.ENOENT) {
+				errs = append(errs, fmt.Errorf("remove nftables table %s: %w", f.egressTable(), err))
+			}
 		}
-		return nil
+		return errors.Join(errs...)
 	})
 }
 
-// withTables runs fn with a connection to the host's nftables.
-func (f *Fabric) withTables(fn func(*nftables.Conn) error) error {
-	host, err := os.Open(f.cfg.HostNetns)
-	if err != nil {
-		return fmt.Errorf("open nftables: %w", err)
-	}
-	defer host.Close()
-	conn, err := nftables.New(nftables.WithNetNSFd(int(host.Fd())))
-	if err != nil {
-		return fmt.Errorf("open nftables: %w", err)
-	}
-	return fn(conn)
-}
-
-// ruleset is a table as we want it.
-type ruleset struct {
-	table  string
-	chains []chain
-}
-
-type chain struct {
-	nftables.Chain
-	rules [][]expr.Any
-}
-
-func (f *Fabric) egressRules(mode egressMode) ruleset {
+func (f *Fabric) egressRules(family Family, mode egressMode) ruleset {
 	ours := matchDevice(expr.MetaKeyIIFNAME, f.HostDevice())
 	forward := chain{Chain: nftables.Chain{
 		Name: "forward", Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookForward, Priority: nftables.ChainPriorityFilter}}
@@ -172,9 +167,11 @@ func (f *Fabric) egressRules(mode egressMode) ruleset {
 	if mode == egressClosed {
 		refuse := chain{Chain: nftables.Chain{
 			Name: "prerouting", Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityFilter}}
-		refuse.rules = [][]expr.Any{rule(ours, notForThisHost(), netProhibited())}
+		for _, answer := range unreachableAnswers(family) {
+			refuse.rules = append(refuse.rules, rule(ours, notForThisHost(), answer))
+		}
 		forward.rules = [][]expr.Any{rule(ours, drop()), rule(toOurs, drop())}
-		return ruleset{f.egressTable(), []chain{refuse, forward}}
+		return ruleset{f.egressTable(), family, []chain{refuse, forward}}
 	}
 	outward := noCluster(expr.MetaKeyOIFNAME)
 	forward.rules = [][]expr.Any{
@@ -186,112 +183,20 @@ func (f *Fabric) egressRules(mode egressMode) ruleset {
 	masquerade := chain{Chain: nftables.Chain{
 		Name: "postrouting", Type: nftables.ChainTypeNAT, Hooknum: nftables.ChainHookPostrouting, Priority: nftables.ChainPriorityNATSource}}
 	masquerade.rules = [][]expr.Any{rule(ours, outward, []expr.Any{&expr.Masq{}})}
-	return ruleset{f.egressTable(), []chain{forward, masquerade}}
+	return ruleset{f.egressTable(), family, []chain{forward, masquerade}}
 }
 
-// replace writes the whole table in one transaction.
-func (r ruleset) replace(conn *nftables.Conn) {
-	table := &nftables.Table{Name: r.table, Family: nftables.TableFamilyIPv4}
-	conn.AddTable(table)
-	conn.DelTable(table)
-	conn.AddTable(table)
-	for _, c := range r.chains {
-		c.Table = table
-		conn.AddChain(&c.Chain)
-		for _, e := range c.rules {
-			conn.AddRule(&nftables.Rule{Table: table, Chain: &c.Chain, Exprs: e, UserData: []byte(r.digest())})
-		}
+// unreachableAnswers refuse what is for nobody: IPv4 with "network is
+// unreachable". Of the codes that say so it is one that ends connected UDP as
+// well: clients do not wait for a timeout. IPv6 has none that does for both
+// (see ensureIPv6), so that TCP is reset, and all else "permission denied".
+func unreachableAnswers(family Family) [][]expr.Any {
+	const (
+		netProhibited   = 9 // ICMP
+		adminProhibited = 1 // ICMPv6
+	)
+	if family == IPv4 {
+		return [][]expr.Any{reject(netProhibited)}
 	}
-}
-
-// digest names the rules. It is kept with each rule in the kernel, which
-// gives expressions back in a form that is hard to compare.
-func (r ruleset) digest() string {
-	sum := sha256.New()
-	for _, c := range r.chains {
-		fmt.Fprintf(sum, "%s %s %d %d\n", c.Name, c.Type, *c.Hooknum, *c.Priority)
-		for _, e := range c.rules {
-			for _, x := range e {
-				fmt.Fprintf(sum, "%T %+v;", x, x)
-			}
-			fmt.Fprintln(sum)
-		}
-	}
-	return hex.EncodeToString(sum.Sum(nil)[:8])
-}
-
-// installed returns the digest of the rules in the kernel; empty if the table
-// is missing, changed or of several makes.
-func installed(conn *nftables.Conn, name string) (string, error) {
-	table := &nftables.Table{Name: name, Family: nftables.TableFamilyIPv4}
-	digest := ""
-	for _, c := range []string{"prerouting", "forward", "postrouting"} {
-		rules, err := conn.GetRules(table, &nftables.Chain{Name: c, Table: table})
-		if errors.Is(err, unix.ENOENT) {
-			continue
-		}
-		if err != nil {
-			return "", err
-		}
-		for _, r := range rules {
-			if digest != "" && string(r.UserData) != digest {
-				return "", nil
-			}
-			digest = string(r.UserData)
-		}
-	}
-	return digest, nil
-}
-
-func rule(parts ...[]expr.Any) []expr.Any {
-	var all []expr.Any
-	for _, p := range parts {
-		all = append(all, p...)
-	}
-	return all
-}
-
-// matchDevice matches a device by its whole name.
-func matchDevice(key expr.MetaKey, name string) []expr.Any {
-	padded := make([]byte, unix.IFNAMSIZ)
-	copy(padded, name)
-	return []expr.Any{
-		&expr.Meta{Key: key, Register: 1},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: padded},
-	}
-}
-
-// noCluster matches devices that are no cluster's.
-func noCluster(key expr.MetaKey) []expr.Any {
-	return []expr.Any{
-		&expr.Meta{Key: key, Register: 1},
-		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: []byte(hostDevicePrefix)},
-	}
-}
-
-// notForThisHost matches packets whose destination is no address of the host.
-func notForThisHost() []expr.Any {
-	return []expr.Any{
-		&expr.Fib{Register: 1, FlagDADDR: true, ResultADDRTYPE: true},
-		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: binaryutil.NativeEndian.PutUint32(unix.RTN_LOCAL)},
-	}
-}
-
-// connection matches packets in one of the given connection states.
-func connection(states uint32) []expr.Any {
-	return []expr.Any{
-		&expr.Ct{Key: expr.CtKeySTATE, Register: 1},
-		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4,
-			Mask: binaryutil.NativeEndian.PutUint32(states), Xor: binaryutil.NativeEndian.PutUint32(0)},
-		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: binaryutil.NativeEndian.PutUint32(0)},
-	}
-}
-
-func drop() []expr.Any { return []expr.Any{&expr.Verdict{Kind: expr.VerdictDrop}} }
-
-// netProhibited answers "network is unreachable". Of the codes that say so it
-// is one that ends connected UDP as well: clients do not wait for a timeout.
-func netProhibited() []expr.Any {
-	const icmpNetProhibited = 9
-	return []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_ICMP_UNREACH, Code: icmpNetProhibited}}
+	return [][]expr.Any{rule(matchTCP(), resetTCP()), reject(adminProhibited)}
 }

@@ -24,7 +24,7 @@ func outsideWorld(t *testing.T) (fabrictest.Host, fabric.Config, *fabric.Fabric)
 	host := fabrictest.NewHost(t)
 	fabrictest.Serve(t, host.Outside, netip.AddrPortFrom(fabrictest.OutsideAddr, port).String())
 	cfg := config(t, host.Netns)
-	fabrictest.Watch(t, host.Netns, fabrictest.Uplink, ranges(cfg)...)
+	fabrictest.Watch(t, host.Netns, fabrictest.Uplink, cfg.All()...)
 	return host, cfg, up(t, cfg)
 }
 
@@ -52,8 +52,8 @@ func TestFabricEgressIsMasqueradedIfTheHostForwards(t *testing.T) {
 		t.Errorf("hint %q, want none", hint)
 	}
 	// Inside the cluster nobody's address is changed.
-	reaches(t, f.NodeNetns("worker"), cfg.Nodes[0].IP, cfg.Nodes[1].IP)
-	reaches(t, host.Netns, cfg.Nodes[0].IP, netip.MustParseAddr("100.70.0.2"))
+	reaches(t, f.NodeNetns("worker"), cfg.Nodes[0].IPs[0], cfg.Nodes[1].IPs[0])
+	reaches(t, host.Netns, cfg.Nodes[0].IPs[0], netip.MustParseAddr("100.70.0.2"))
 }
 
 func TestFabricOutsidersDoNotGetIn(t *testing.T) {
@@ -63,9 +63,9 @@ func TestFabricOutsidersDoNotGetIn(t *testing.T) {
 	h := fabrictest.Handle(t, host.Outside)
 	inward, err := h.LinkByName("inward")
 	must(t, err)
-	must(t, h.RouteAdd(&netlink.Route{Dst: netlink.NewIPNet(cfg.Nodes[0].IP.AsSlice()), LinkIndex: inward.Attrs().Index, Gw: fabrictest.HostAddr.AsSlice()}))
+	must(t, h.RouteAdd(&netlink.Route{Dst: netlink.NewIPNet(cfg.Nodes[0].IPs[0].AsSlice()), LinkIndex: inward.Attrs().Index, Gw: fabrictest.HostAddr.AsSlice()}))
 	for _, ensured := range []string{"closed", "open"} {
-		_, _, err := fabrictest.Ask(host.Outside, "tcp4", netip.AddrPortFrom(cfg.Nodes[0].IP, port).String(), 300*time.Millisecond)
+		_, _, err := fabrictest.Ask(host.Outside, "tcp", netip.AddrPortFrom(cfg.Nodes[0].IPs[0], port).String(), 300*time.Millisecond)
 		if err == nil {
 			t.Errorf("with egress %s, a neighbour of the host reached a node", ensured)
 		}
@@ -95,7 +95,7 @@ func TestFabricRunFollowsTheHostsForwarding(t *testing.T) {
 		t.Helper()
 		var err error
 		for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
-			if _, _, err = fabrictest.Ask(worker, "tcp4", outside, time.Second); ok(err) {
+			if _, _, err = fabrictest.Ask(worker, "tcp", outside, time.Second); ok(err) {
 				return
 			}
 		}

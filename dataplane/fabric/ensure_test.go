@@ -37,7 +37,7 @@ func watchChanges(t testing.TB, path string) *changes {
 		must(t, s.SetReceiveTimeout(&unix.Timeval{Usec: 20_000}))
 		c.sockets = append(c.sockets, s)
 	}
-	subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_NEIGH)
+	subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_NEIGH)
 	subscribe(unix.NETLINK_NETFILTER, unix.NFNLGRP_NFTABLES)
 	return c
 }
@@ -137,7 +137,7 @@ func TestFabricNothingLeavesWhileCablesBreak(t *testing.T) {
 	host := fabrictest.NewHost(t)
 	cfg := config(t, host.Netns)
 	f := up(t, cfg)
-	fabrictest.Watch(t, host.Netns, fabrictest.Uplink, ranges(cfg)...)
+	fabrictest.Watch(t, host.Netns, fabrictest.Uplink, cfg.All()...)
 	ctx, stop := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() {
@@ -168,8 +168,8 @@ func TestFabricNothingLeavesWhileCablesBreak(t *testing.T) {
 	}
 	stop()
 	<-done
-	reaches(t, host.Netns, cfg.Nodes[1].IP, netip.MustParseAddr("100.70.0.2"))
-	reaches(t, f.NodeNetns("worker2"), cfg.Nodes[1].IP, cfg.Nodes[2].IP)
+	reaches(t, host.Netns, cfg.Nodes[1].IPs[0], netip.MustParseAddr("100.70.0.2"))
+	reaches(t, f.NodeNetns("worker2"), cfg.Nodes[1].IPs[0], cfg.Nodes[2].IPs[0])
 }
 
 func TestFabricResetGivesAMachineACleanNamespace(t *testing.T) {
@@ -197,10 +197,10 @@ func TestFabricResetGivesAMachineACleanNamespace(t *testing.T) {
 			t.Errorf("device %s is in the fresh namespace", name)
 		}
 	}
-	fabrictest.Serve(t, f.NodeNetns("worker"), netip.AddrPortFrom(cfg.Nodes[1].IP, port).String())
-	reaches(t, host.Netns, cfg.Nodes[1].IP, netip.MustParseAddr("100.70.0.2"))
-	reaches(t, f.NodeNetns("worker2"), cfg.Nodes[1].IP, cfg.Nodes[2].IP)
-	reaches(t, f.NodeNetns("worker"), cfg.Nodes[2].IP, cfg.Nodes[1].IP)
+	fabrictest.Serve(t, f.NodeNetns("worker"), netip.AddrPortFrom(cfg.Nodes[1].IPs[0], port).String())
+	reaches(t, host.Netns, cfg.Nodes[1].IPs[0], netip.MustParseAddr("100.70.0.2"))
+	reaches(t, f.NodeNetns("worker2"), cfg.Nodes[1].IPs[0], cfg.Nodes[2].IPs[0])
+	reaches(t, f.NodeNetns("worker"), cfg.Nodes[2].IPs[0], cfg.Nodes[1].IPs[0])
 }
 
 func TestFabricRemoveNodeMakesItUnreachable(t *testing.T) {
@@ -210,8 +210,8 @@ func TestFabricRemoveNodeMakesItUnreachable(t *testing.T) {
 	f := up(t, cfg)
 	must(t, f.RemoveNode(t.Context(), "worker"))
 	must(t, f.RemoveNode(t.Context(), "worker"))
-	refused(t, host.Netns, cfg.Nodes[1].IP, unix.EHOSTUNREACH)
-	refused(t, host.Netns, cfg.Nodes[1].PodCIDR.Addr().Next().Next(), unix.EHOSTUNREACH)
+	refused(t, host.Netns, cfg.Nodes[1].IPs[0], unix.EHOSTUNREACH)
+	refused(t, host.Netns, cfg.Nodes[1].PodCIDRs[0].Addr().Next().Next(), unix.EHOSTUNREACH)
 	if _, err := os.Stat(f.NodeNetns("worker")); !os.IsNotExist(err) {
 		t.Errorf("namespace file: %v, want it gone", err)
 	}
@@ -231,5 +231,5 @@ func TestFabricMendsALeftOver(t *testing.T) {
 		must(t, os.WriteFile(filepath.Join(cfg.NetnsDir, name), nil, 0o444))
 	}
 	up(t, cfg)
-	reaches(t, host.Netns, cfg.Nodes[1].IP, netip.MustParseAddr("100.70.0.2"))
+	reaches(t, host.Netns, cfg.Nodes[1].IPs[0], netip.MustParseAddr("100.70.0.2"))
 }

@@ -40,9 +40,9 @@ type Config struct {
 	// HostNetns is the path of the namespace that plays the host. Default:
 	// the caller's.
 	HostNetns string
-	// The cluster's ranges. The first address of NodeSubnet is the switch,
-	// the second the host's end of its cable.
-	NodeSubnet, PodSubnet, ServiceSubnet, LoadBalancerSubnet netip.Prefix
+	// Ranges of the cluster. The first address of each node range is the
+	// switch, the second the host's end of its cable.
+	Ranges
 	// Nodes are all nodes of the cluster.
 	Nodes []Node
 	// MTU of all devices, in bytes. Default 1500.
@@ -53,10 +53,11 @@ type Config struct {
 type Node struct {
 	// Name is the node's name, and that of its namespace's file.
 	Name string
-	// IP is the node's own address, in Config.NodeSubnet.
-	IP netip.Addr
-	// PodCIDR are the addresses of its pods, a part of Config.PodSubnet.
-	PodCIDR netip.Prefix
+	// IPs are the node's own addresses, one in each of Config.NodeSubnets.
+	IPs []netip.Addr
+	// PodCIDRs are the addresses of its pods, a part of each of
+	// Config.PodSubnets.
+	PodCIDRs []netip.Prefix
 }
 
 // Fabric is one cluster's network. Its methods may be called from several
@@ -64,8 +65,9 @@ type Node struct {
 // before any EnsureNode.
 type Fabric struct {
 	cfg Config
-	// switchIP and hostIP are the two ends of the cable to the host.
-	switchIP, hostIP netip.Addr
+	// switchIPs and hostIPs are the two ends of the cable to the host, one in
+	// each of the node ranges.
+	switchIPs, hostIPs []netip.Addr
 }
 
 // ErrUnknownNode says that a node is not in Config.Nodes.
@@ -82,8 +84,10 @@ func New(cfg Config) *Fabric {
 		cfg.HostNetns = currentNetns
 	}
 	f := &Fabric{cfg: cfg}
-	f.switchIP = cfg.NodeSubnet.Masked().Addr().Next()
-	f.hostIP = f.switchIP.Next()
+	for _, subnet := range cfg.NodeSubnets {
+		f.switchIPs = append(f.switchIPs, subnet.Masked().Addr().Next())
+		f.hostIPs = append(f.hostIPs, subnet.Masked().Addr().Next().Next())
+	}
 	return f
 }
 
@@ -99,10 +103,16 @@ func (f *Fabric) HostDevice() string {
 	return hostDevicePrefix + hex.EncodeToString(sum[:5])
 }
 
-// ranges are the prefixes that belong to the cluster.
-func (f *Fabric) ranges() []netip.Prefix {
-	return []netip.Prefix{f.cfg.NodeSubnet, f.cfg.PodSubnet, f.cfg.ServiceSubnet, f.cfg.LoadBalancerSubnet}
+// families are those of the cluster.
+func (f *Fabric) families() []Family {
+	var all []Family
+	for _, subnet := range f.cfg.NodeSubnets {
+		all = append(all, FamilyOf(subnet.Addr()))
+	}
+	return all
 }
+
+func (f *Fabric) has(family Family) bool { return slices.Contains(f.families(), family) }
 
 func (f *Fabric) node(name string) (Node, error) {
 	i := slices.IndexFunc(f.cfg.Nodes, func(n Node) bool { return n.Name == name })
@@ -113,9 +123,9 @@ func (f *Fabric) node(name string) (Node, error) {
 }
 
 // switchPort is the name of the switch's device that leads to a node. It
-// derives from the node's address alone: node names may be longer than a
-// device's name.
+// derives from the end of the node's first address alone: node names may be
+// longer than a device's name.
 func switchPort(n Node) string {
-	ip := n.IP.As4()
-	return "node-" + hex.EncodeToString(ip[:])
+	ip := n.IPs[0].AsSlice()
+	return "node-" + hex.EncodeToString(ip[len(ip)-4:])
 }

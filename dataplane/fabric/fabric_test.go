@@ -27,10 +27,10 @@ const (
 func config(t testing.TB, hostNetns string) fabric.Config {
 	t.Helper()
 	return configIn(t, hostNetns, "fabrictest", fabric.Ranges{
-		NodeSubnet:         netip.MustParsePrefix("100.70.0.0/24"),
-		PodSubnet:          netip.MustParsePrefix("100.71.0.0/16"),
-		ServiceSubnet:      netip.MustParsePrefix("100.72.0.0/16"),
-		LoadBalancerSubnet: netip.MustParsePrefix("100.73.0.0/24"),
+		NodeSubnets:         prefix("100.70.0.0/24"),
+		PodSubnets:          prefix("100.71.0.0/16"),
+		ServiceSubnets:      prefix("100.72.0.0/16"),
+		LoadBalancerSubnets: prefix("100.73.0.0/24"),
 	})
 }
 
@@ -38,13 +38,12 @@ func configIn(t testing.TB, hostNetns, cluster string, ranges fabric.Ranges) fab
 	t.Helper()
 	cfg := fabric.Config{
 		Cluster: cluster, NetnsDir: filepath.Join(t.TempDir(), "netns"), HostNetns: hostNetns,
-		NodeSubnet: ranges.NodeSubnet, PodSubnet: ranges.PodSubnet,
-		ServiceSubnet: ranges.ServiceSubnet, LoadBalancerSubnet: ranges.LoadBalancerSubnet,
+		Ranges: ranges,
 	}
 	for i, name := range []string{"control-plane", "worker", "worker2"} {
-		addr, pods, err := ranges.Node(i)
+		addrs, pods, err := ranges.Node(i)
 		must(t, err)
-		cfg.Nodes = append(cfg.Nodes, fabric.Node{Name: name, IP: addr, PodCIDR: pods})
+		cfg.Nodes = append(cfg.Nodes, fabric.Node{Name: name, IPs: addrs, PodCIDRs: pods})
 	}
 	return cfg
 }
@@ -57,7 +56,9 @@ func up(t testing.TB, cfg fabric.Config) *fabric.Fabric {
 	t.Cleanup(func() { must(t, f.Remove(context.WithoutCancel(t.Context()))) })
 	ensure(t, f, cfg)
 	for _, n := range cfg.Nodes {
-		fabrictest.Serve(t, f.NodeNetns(n.Name), netip.AddrPortFrom(n.IP, port).String())
+		for _, ip := range n.IPs {
+			fabrictest.Serve(t, f.NodeNetns(n.Name), netip.AddrPortFrom(ip, port).String())
+		}
 	}
 	return f
 }
@@ -73,7 +74,7 @@ func ensure(t testing.TB, f *fabric.Fabric, cfg fabric.Config) {
 // reaches checks that from gets an answer from to and is seen as want.
 func reaches(t testing.TB, from string, to, want netip.Addr) {
 	t.Helper()
-	for _, network := range []string{"tcp4", "udp4"} {
+	for _, network := range []string{"tcp", "udp"} {
 		seen, _, err := fabrictest.Ask(from, network, netip.AddrPortFrom(to, port).String(), 2*time.Second)
 		if err != nil || seen != want {
 			t.Errorf("%s from %s to %s: seen as %s, %v; want %s", network, filepath.Base(from), to, seen, err, want)
@@ -84,21 +85,17 @@ func reaches(t testing.TB, from string, to, want netip.Addr) {
 // refused checks that a connection from to ends at once with want.
 func refused(t testing.TB, from string, to netip.Addr, want error) {
 	t.Helper()
-	_, took, err := fabrictest.Ask(from, "tcp4", netip.AddrPortFrom(to, port).String(), 5*time.Second)
+	_, took, err := fabrictest.Ask(from, "tcp", netip.AddrPortFrom(to, port).String(), 5*time.Second)
 	if !errors.Is(err, want) || took > atOnce {
 		t.Errorf("from %s to %s: %v after %s; want %v at once", filepath.Base(from), to, err, took, want)
 	}
-}
-
-func ranges(cfg fabric.Config) []netip.Prefix {
-	return []netip.Prefix{cfg.NodeSubnet, cfg.PodSubnet, cfg.ServiceSubnet, cfg.LoadBalancerSubnet}
 }
 
 func TestFabricConnectsHostAndNodes(t *testing.T) {
 	fabrictest.Root(t)
 	host := fabrictest.NewHost(t)
 	cfg := config(t, host.Netns)
-	fabrictest.Watch(t, host.Netns, fabrictest.Uplink, ranges(cfg)...)
+	fabrictest.Watch(t, host.Netns, fabrictest.Uplink, cfg.All()...)
 	f := up(t, cfg)
 	connects(t, f, cfg, host.Netns)
 
@@ -106,7 +103,7 @@ func TestFabricConnectsHostAndNodes(t *testing.T) {
 	hostIP := netip.MustParseAddr("100.70.0.2")
 	for _, addr := range []netip.Addr{hostIP, fabrictest.HostAddr} {
 		fabrictest.Serve(t, host.Netns, netip.AddrPortFrom(addr, port).String())
-		reaches(t, f.NodeNetns("worker"), addr, cfg.Nodes[1].IP)
+		reaches(t, f.NodeNetns("worker"), addr, cfg.Nodes[1].IPs[0])
 	}
 }
 
@@ -115,12 +112,11 @@ func TestFabricConnectsHostAndNodes(t *testing.T) {
 func TestFabricOnThisHost(t *testing.T) {
 	fabrictest.Root(t)
 	cfg := config(t, "")
-	if err := fabric.Conflicts(fabric.Ranges{NodeSubnet: cfg.NodeSubnet, PodSubnet: cfg.PodSubnet,
-		ServiceSubnet: cfg.ServiceSubnet, LoadBalancerSubnet: cfg.LoadBalancerSubnet}, inUse(t, "")); err != nil {
+	if err := fabric.Conflicts(cfg.Ranges, inUse(t, "")); err != nil {
 		t.Skip("the test's ranges are in use here: ", err)
 	}
 	for _, device := range fabrictest.Uplinks(t, fabrictest.Here) {
-		fabrictest.Watch(t, fabrictest.Here, device, ranges(cfg)...)
+		fabrictest.Watch(t, fabrictest.Here, device, cfg.All()...)
 	}
 	connects(t, up(t, cfg), cfg, fabrictest.Here)
 }
@@ -131,9 +127,9 @@ func connects(t *testing.T, f *fabric.Fabric, cfg fabric.Config, hostNetns strin
 	fabrictest.Quiet(t, hostNetns, f.HostDevice())
 	hostIP := netip.MustParseAddr("100.70.0.2")
 	for i, to := range cfg.Nodes {
-		reaches(t, hostNetns, to.IP, hostIP)
+		reaches(t, hostNetns, to.IPs[0], hostIP)
 		from := cfg.Nodes[(i+1)%len(cfg.Nodes)]
-		reaches(t, f.NodeNetns(from.Name), to.IP, from.IP)
+		reaches(t, f.NodeNetns(from.Name), to.IPs[0], from.IPs[0])
 	}
 	nobody := map[string]error{
 		"100.70.0.99":   unix.EHOSTUNREACH, // node
@@ -161,18 +157,18 @@ func TestFabricTwoClustersSideBySide(t *testing.T) {
 	cfg := config(t, host.Netns)
 	first := up(t, cfg)
 	other := configIn(t, host.Netns, "fabrictest-2", fabric.Ranges{
-		NodeSubnet:         netip.MustParsePrefix("100.74.0.0/24"),
-		PodSubnet:          netip.MustParsePrefix("100.74.64.0/18"),
-		ServiceSubnet:      netip.MustParsePrefix("100.74.128.0/18"),
-		LoadBalancerSubnet: netip.MustParsePrefix("100.74.1.0/24"),
+		NodeSubnets:         prefix("100.74.0.0/24"),
+		PodSubnets:          prefix("100.74.64.0/18"),
+		ServiceSubnets:      prefix("100.74.128.0/18"),
+		LoadBalancerSubnets: prefix("100.74.1.0/24"),
 	})
 	second := up(t, other)
-	reaches(t, host.Netns, cfg.Nodes[2].IP, netip.MustParseAddr("100.70.0.2"))
-	reaches(t, host.Netns, other.Nodes[2].IP, netip.MustParseAddr("100.74.0.2"))
+	reaches(t, host.Netns, cfg.Nodes[2].IPs[0], netip.MustParseAddr("100.70.0.2"))
+	reaches(t, host.Netns, other.Nodes[2].IPs[0], netip.MustParseAddr("100.74.0.2"))
 	// A host that does not forward keeps them apart.
-	refused(t, first.NodeNetns("worker"), other.Nodes[0].IP, unix.ENETUNREACH)
+	refused(t, first.NodeNetns("worker"), other.Nodes[0].IPs[0], unix.ENETUNREACH)
 	must(t, second.Remove(t.Context()))
-	reaches(t, host.Netns, cfg.Nodes[2].IP, netip.MustParseAddr("100.70.0.2"))
+	reaches(t, host.Netns, cfg.Nodes[2].IPs[0], netip.MustParseAddr("100.70.0.2"))
 }
 
 func TestFabricDoRunsInTheNamespace(t *testing.T) {

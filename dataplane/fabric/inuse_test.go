@@ -51,16 +51,16 @@ func TestFabricHostInUseNamesRoutesAndAddresses(t *testing.T) {
 			t.Errorf("%q is not among %v", want, taken)
 		}
 	}
-	ranges, err := fabric.DefaultRanges(taken)
+	ranges, err := fabric.FreeRanges(fabric.Ranges{}, []fabric.Family{fabric.IPv4}, taken)
 	must(t, err)
-	if want := netip.MustParsePrefix("10.160.0.0/16"); ranges.PodSubnet != want {
-		t.Errorf("default pod range is %s, want %s, the first that the VPN does not have", ranges.PodSubnet, want)
+	if want := netip.MustParsePrefix("10.160.0.0/16"); ranges.PodSubnets[0] != want {
+		t.Errorf("default pod range is %s, want %s, the first that the VPN does not have", ranges.PodSubnets, want)
 	}
-	if want := netip.MustParsePrefix("172.30.0.0/24"); ranges.NodeSubnet != want {
-		t.Errorf("default node range is %s, want %s", ranges.NodeSubnet, want)
+	if want := netip.MustParsePrefix("172.30.0.0/24"); ranges.NodeSubnets[0] != want {
+		t.Errorf("default node range is %s, want %s", ranges.NodeSubnets, want)
 	}
 	var conflict *fabric.ConflictError
-	err = fabric.Conflicts(fabric.Ranges{PodSubnet: netip.MustParsePrefix("10.244.0.0/16")}, taken)
+	err = fabric.Conflicts(fabric.Ranges{PodSubnets: prefix("10.244.0.0/16")}, taken)
 	if !errors.As(err, &conflict) || conflict.Field != "networking.podSubnet" || !strings.Contains(err.Error(), "overlaps route 10.240.0.0/12 dev uplink") {
 		t.Errorf("got %v, want a conflict of networking.podSubnet with the VPN's route", err)
 	}

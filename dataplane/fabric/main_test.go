@@ -9,5 +9,5 @@ import (
 
 func TestMain(m *testing.M) {
 	// The clusters' names, their ranges and the tests' directories.
-	os.Exit(fabrictest.Main(m, "fabrictest", "100.70.", "100.71.", "100.72.", "100.73.", "100.74.", "/TestFabric"))
+	os.Exit(fabrictest.Main(m, "fabrictest", "100.70.", "100.71.", "100.72.", "100.73.", "100.74.", "fd00:f:7", "/TestFabric"))
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -34,8 +35,37 @@ var routerSettings = []setting{
 	// The answer "unreachable" must not be rationed, per peer or in all: who
 	// does not get it waits for a retransmission, a second or more.
 	{"net/ipv4/icmp_ratemask", "0"},
-	// Devices made from now on, not lo: programs may use ::1.
-	{"net/ipv6/conf/default/disable_ipv6", "1"},
+}
+
+// withoutIPv6 is for devices made from now on, not for lo: programs may use
+// ::1.
+var withoutIPv6 = []setting{{"net/ipv6/conf/default/disable_ipv6", "1"}}
+
+// withIPv6 is the same quiet router. Pods' devices start with these values, so
+// that nothing has to be written for each.
+var withIPv6 = []setting{
+	{"net/ipv6/conf/all/disable_ipv6", "0"},
+	{"net/ipv6/conf/default/disable_ipv6", "0"},
+	{"net/ipv6/conf/all/forwarding", "1"},
+	// Nobody's advertisements, redirects or probes.
+	{"net/ipv6/conf/all/accept_ra", "0"},
+	{"net/ipv6/conf/default/accept_ra", "0"},
+	{"net/ipv6/conf/all/accept_redirects", "0"},
+	{"net/ipv6/conf/default/accept_redirects", "0"},
+	{"net/ipv6/conf/all/accept_dad", "0"},
+	{"net/ipv6/conf/default/accept_dad", "0"},
+	// No link-local addresses.
+	{"net/ipv6/conf/default/addr_gen_mode", "1"},
+	// As icmp_ratemask: an empty list.
+	{"net/ipv6/icmp/ratemask", "\n"},
+}
+
+// settings of the cluster's namespaces.
+func (f *Fabric) settings() []setting {
+	if f.has(IPv6) {
+		return slices.Concat(routerSettings, withIPv6)
+	}
+	return slices.Concat(routerSettings, withoutIPv6)
 }
 
 // currentNetns is the calling thread's network namespace. The threads on which

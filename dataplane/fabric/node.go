@@ -3,6 +3,9 @@ package fabric
 import (
 	"context"
 	"fmt"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sync/errgroup"
 )
 
 // EnsureNode makes the namespace of the node called name and its cable to the
@@ -22,9 +25,19 @@ func (f *Fabric) ensureNode(ctx context.Context, n Node) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if err := ensureNamespace(f.NodeNetns(n.Name), routerSettings); err != nil {
+	if err := ensureNamespace(f.NodeNetns(n.Name), f.settings()); err != nil {
 		return err
 	}
+	var steps errgroup.Group
+	if f.has(IPv6) {
+		steps.Go(func() error { return ensureIPv6(f.NodeNetns(n.Name)) })
+	}
+	steps.Go(func() error { return f.connect(n) })
+	return steps.Wait()
+}
+
+// connect lays a node's cable and routes.
+func (f *Fabric) connect(n Node) error {
 	node, err := openSpace(f.NodeNetns(n.Name))
 	if err != nil {
 		return err
@@ -40,25 +53,33 @@ func (f *Fabric) ensureNode(ctx context.Context, n Node) error {
 		return err
 	}
 	// Pod addresses that no pod has go no further than the node.
-	if err := ensureRoutes(node, unreachable(n.PodCIDR)); err != nil {
+	var routes []netlink.Route
+	for _, p := range n.PodCIDRs {
+		routes = append(routes, unreachable(p))
+	}
+	if err := ensureRoutes(node, routes...); err != nil {
 		return err
 	}
 	inSwitch, inNode, err := plug(
-		end{space: sw, device: switchPort(n), mac: switchMAC(n.IP), neighbour: n.IP},
-		end{space: node, device: NodeUplink, mac: outerMAC(n.IP), address: n.IP, neighbour: f.switchIP},
+		end{space: sw, device: switchPort(n), mac: switchMAC(n.IPs[0]), neighbours: n.IPs},
+		end{space: node, device: NodeUplink, mac: outerMAC(n.IPs[0]), addresses: n.IPs, neighbours: f.switchIPs},
 		f.cfg.MTU)
 	if err != nil {
 		return err
 	}
-	err = ensureRoutes(node,
-		onLink(f.switchIP, n.IP, inNode),
-		via(everything, f.switchIP, n.IP, inNode))
-	if err != nil {
+	var outward, inward []netlink.Route
+	for i, family := range f.families() {
+		outward = append(outward,
+			onLink(f.switchIPs[i], n.IPs[i], inNode),
+			via(everything(family), f.switchIPs[i], n.IPs[i], inNode))
+		inward = append(inward,
+			onLink(n.IPs[i], f.switchIPs[i], inSwitch),
+			via(n.PodCIDRs[i], n.IPs[i], f.switchIPs[i], inSwitch))
+	}
+	if err := ensureRoutes(node, outward...); err != nil {
 		return err
 	}
-	return ensureRoutes(sw,
-		onLink(n.IP, f.switchIP, inSwitch),
-		via(n.PodCIDR, n.IP, f.switchIP, inSwitch))
+	return ensureRoutes(sw, inward...)
 }
 
 // RemoveNode pulls the node's cable and takes its namespace away. The machine

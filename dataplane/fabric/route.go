@@ -31,7 +31,12 @@ func via(p netip.Prefix, gateway, src netip.Addr, device int) netlink.Route {
 }
 
 // everything is the default route's destination.
-var everything = netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+func everything(f Family) netip.Prefix {
+	if f == IPv4 {
+		return netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+	}
+	return netip.PrefixFrom(netip.IPv6Unspecified(), 0)
+}
 
 // ensureRoutes writes those of want that are missing or differ, in order.
 func ensureRoutes(s *space, want ...netlink.Route) error {
@@ -41,6 +46,9 @@ func ensureRoutes(s *space, want ...netlink.Route) error {
 	}
 	for _, w := range want {
 		w.Protocol, w.Table, w.Family = RouteProtocol, unix.RT_TABLE_MAIN, netlink.FAMILY_V4
+		if w.Dst.IP.To4() == nil {
+			w.Family = netlink.FAMILY_V6
+		}
 		found := false
 		for _, h := range have {
 			found = found || sameRoute(h, w)
@@ -77,7 +85,7 @@ func removeRoutes(s *space, gone ...netlink.Route) error {
 func ourRoutes(s *space) ([]netlink.Route, error) {
 	filter := &netlink.Route{Protocol: RouteProtocol, Table: unix.RT_TABLE_MAIN}
 	have, err := dump(func() ([]netlink.Route, error) {
-		return s.RouteListFiltered(netlink.FAMILY_V4, filter, netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TABLE)
+		return s.RouteListFiltered(netlink.FAMILY_ALL, filter, netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TABLE)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("list routes: %w", err)
@@ -87,8 +95,26 @@ func ourRoutes(s *space) ([]netlink.Route, error) {
 
 // sameRoute compares what we set; the kernel sets the rest.
 func sameRoute(a, b netlink.Route) bool {
+	a, b = asKept(a), asKept(b)
 	return a.Dst.String() == b.Dst.String() && a.Type == b.Type && a.Scope == b.Scope &&
 		a.LinkIndex == b.LinkIndex && a.Priority == b.Priority && a.Gw.Equal(b.Gw) && a.Src.Equal(b.Src)
+}
+
+// asKept is a route as the kernel keeps it: IPv6 has no scopes and no metric
+// of zero, and its unreachable routes are on lo.
+func asKept(r netlink.Route) netlink.Route {
+	if r.Dst == nil || r.Dst.IP.To4() != nil {
+		return r
+	}
+	const defaultMetric = 1024
+	r.Scope = netlink.SCOPE_UNIVERSE
+	if r.Priority == 0 {
+		r.Priority = defaultMetric
+	}
+	if r.Type == unix.RTN_UNREACHABLE {
+		r.LinkIndex = 0
+	}
+	return r
 }
 
 func ipNet(p netip.Prefix) *net.IPNet {

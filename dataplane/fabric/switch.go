@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sync/errgroup"
@@ -31,9 +32,18 @@ func (f *Fabric) EnsureSwitch(ctx context.Context) error {
 }
 
 func (f *Fabric) ensureSwitch(ctx context.Context, host *space) error {
-	if err := ensureNamespace(f.SwitchNetns(), routerSettings); err != nil {
+	if err := ensureNamespace(f.SwitchNetns(), f.settings()); err != nil {
 		return err
 	}
+	var rules errgroup.Group
+	if f.has(IPv6) {
+		rules.Go(func() error { return ensureIPv6(f.SwitchNetns()) })
+	}
+	return errors.Join(f.connectSwitch(ctx, host), rules.Wait())
+}
+
+// connectSwitch lays the cable to the host, and the routes on both sides.
+func (f *Fabric) connectSwitch(ctx context.Context, host *space) error {
 	sw, err := openSpace(f.SwitchNetns())
 	if err != nil {
 		return err
@@ -46,21 +56,29 @@ func (f *Fabric) ensureSwitch(ctx context.Context, host *space) error {
 		return err
 	}
 	onHost, inSwitch, err := plug(
-		end{space: host, device: f.HostDevice(), mac: outerMAC(f.hostIP), address: f.hostIP, neighbour: f.switchIP},
-		end{space: sw, device: SwitchUplink, mac: switchMAC(f.hostIP), neighbour: f.hostIP},
+		end{space: host, device: f.HostDevice(), mac: outerMAC(f.hostIPs[0]), addresses: f.hostIPs, neighbours: f.switchIPs},
+		end{space: sw, device: SwitchUplink, mac: switchMAC(f.hostIPs[0]), neighbours: f.hostIPs},
 		f.cfg.MTU)
 	if err != nil {
 		return err
 	}
-	err = ensureRoutes(sw,
-		onLink(f.hostIP, f.switchIP, inSwitch),
-		via(everything, f.hostIP, f.switchIP, inSwitch))
-	if err != nil {
+	var routes []netlink.Route
+	for i, family := range f.families() {
+		routes = append(routes,
+			onLink(f.hostIPs[i], f.switchIPs[i], inSwitch),
+			via(everything(family), f.hostIPs[i], f.switchIPs[i], inSwitch))
+	}
+	if err := ensureRoutes(sw, routes...); err != nil {
 		return fmt.Errorf("lead the switch to the host: %w", err)
 	}
-	routes := []netlink.Route{onLink(f.switchIP, f.hostIP, onHost)}
-	for _, p := range f.ranges() {
-		routes = append(routes, via(p, f.switchIP, f.hostIP, onHost))
+	routes = nil
+	for i, family := range f.families() {
+		routes = append(routes, onLink(f.switchIPs[i], f.hostIPs[i], onHost))
+		for _, p := range f.cfg.All() {
+			if FamilyOf(p.Addr()) == family {
+				routes = append(routes, via(p, f.switchIPs[i], f.hostIPs[i], onHost))
+			}
+		}
 	}
 	if err := ensureRoutes(host, routes...); err != nil {
 		return fmt.Errorf("lead the host to the switch: %w", err)
@@ -71,7 +89,7 @@ func (f *Fabric) ensureSwitch(ctx context.Context, host *space) error {
 // guards are the host's unreachable routes.
 func (f *Fabric) guards() []netlink.Route {
 	var routes []netlink.Route
-	for _, p := range f.ranges() {
+	for _, p := range f.cfg.All() {
 		routes = append(routes, unreachable(p))
 	}
 	return routes
@@ -86,14 +104,19 @@ func (f *Fabric) ensureSwitchRoutes(sw *space) error {
 	if err != nil {
 		return err
 	}
-	if err := ensureAddress(sw, lo, f.switchIP); err != nil {
-		return err
+	for _, ip := range f.switchIPs {
+		if err := ensureAddress(sw, lo, ip); err != nil {
+			return err
+		}
 	}
-	return ensureRoutes(sw,
-		unreachable(f.cfg.NodeSubnet),
-		unreachable(f.cfg.PodSubnet),
-		unreachable(f.cfg.LoadBalancerSubnet),
-		local(f.cfg.ServiceSubnet, lo.Attrs().Index))
+	var routes []netlink.Route
+	for _, p := range slices.Concat(f.cfg.NodeSubnets, f.cfg.PodSubnets, f.cfg.LoadBalancerSubnets) {
+		routes = append(routes, unreachable(p))
+	}
+	for _, p := range f.cfg.ServiceSubnets {
+		routes = append(routes, local(p, lo.Attrs().Index))
+	}
+	return ensureRoutes(sw, routes...)
 }
 
 // Remove takes the whole fabric down: cables, namespaces, and last the host's

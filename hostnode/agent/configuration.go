@@ -2,8 +2,10 @@ package agent
 
 import (
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -30,13 +32,16 @@ func kubeletServer(cfg Config) (*options.KubeletServer, error) {
 
 	f := &s.KubeletFlags
 	f.HostnameOverride = cfg.Node.NodeName
-	f.NodeIP = cfg.Node.NodeIP
+	f.NodeIP = machinev1alpha1.Join(cfg.Node.NodeIPs)
 	f.RootDirectory = filepath.Clean(cfg.RootDir)
 	f.CertDirectory = filepath.Join(f.RootDirectory, "pki")
 
 	c := &s.KubeletConfiguration
 	c.StaticPodPath = cfg.StaticPodDir
 	c.Port = kubeletPort
+	if slices.ContainsFunc(cfg.Node.NodeIPs, netip.Addr.Is6) {
+		c.Address = "::" // both families
+	}
 	c.ReadOnlyPort = 0
 	c.HealthzPort = healthzPort
 	c.TLSCertFile = filepath.Join(cfg.PKIDir, "kubelet-server.crt")
@@ -51,8 +56,8 @@ func kubeletServer(cfg Config) (*options.KubeletServer, error) {
 	c.ProviderID = cfg.Node.ProviderID
 
 	c.ClusterDomain = cfg.Node.DNSDomain
-	if cfg.Node.ClusterDNS != "" {
-		c.ClusterDNS = []string{cfg.Node.ClusterDNS}
+	if cfg.Node.ClusterDNS.IsValid() {
+		c.ClusterDNS = []string{cfg.Node.ClusterDNS.String()}
 	}
 	c.MaxPods = defaultPods
 	if cfg.Node.Pods > 0 {
@@ -118,7 +123,7 @@ func (cfg Config) complete() Config {
 func (cfg Config) validate() error {
 	for _, field := range []struct{ name, value string }{
 		{"nodeName", cfg.Node.NodeName},
-		{"nodeIP", cfg.Node.NodeIP},
+		{"nodeIPs", machinev1alpha1.Join(cfg.Node.NodeIPs)},
 		{"apiServer", cfg.Node.APIServer},
 	} {
 		if field.value == "" {

@@ -2,10 +2,13 @@ package agent
 
 import (
 	"flag"
+	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/diff"
 	kubeletv1beta1 "k8s.io/kubelet/config/v1beta1"
 	"k8s.io/kubernetes/cmd/kubelet/app/options"
@@ -87,7 +90,7 @@ func versioned(t *testing.T, cfg *kubeletconfig.KubeletConfiguration) string {
 func TestAConfigNeedsANodeAndARuntime(t *testing.T) {
 	for name, change := range map[string]func(*Config){
 		"nodeName":  func(c *Config) { c.Node.NodeName = "" },
-		"nodeIP":    func(c *Config) { c.Node.NodeIP = "" },
+		"nodeIPs":   func(c *Config) { c.Node.NodeIPs = nil },
 		"apiServer": func(c *Config) { c.Node.APIServer = "" },
 		"runtime":   func(c *Config) { c.Runtime = nil },
 	} {
@@ -100,5 +103,28 @@ func TestAConfigNeedsANodeAndARuntime(t *testing.T) {
 	cfg := testConfig(t)
 	if err := cfg.validate(); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestADualStackKubeletListensOnBothFamilies(t *testing.T) {
+	cfg := testConfig(t)
+	cfg.Node.NodeIPs = []netip.Addr{netip.MustParseAddr("fd00::a"), netip.MustParseAddr("172.30.0.10")}
+	s, err := kubeletServer(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := options.ValidateKubeletServer(s); err != nil {
+		t.Errorf("upstream refuses it: %v", err)
+	}
+	if s.NodeIP != "fd00::a,172.30.0.10" || s.Address != "::" {
+		t.Errorf("--node-ip=%s --address=%s", s.NodeIP, s.Address)
+	}
+	node := desiredNode(cfg.Node)
+	want := []corev1.NodeAddress{
+		{Type: corev1.NodeInternalIP, Address: "fd00::a"}, {Type: corev1.NodeInternalIP, Address: "172.30.0.10"},
+		{Type: corev1.NodeHostName, Address: "n1"},
+	}
+	if !slices.Equal(node.Status.Addresses, want) {
+		t.Errorf("addresses %v, want %v", node.Status.Addresses, want)
 	}
 }

@@ -88,15 +88,14 @@ func desiredNode(node machinev1alpha1.NodeConfiguration) *corev1.Node {
 				LastHeartbeatTime: metav1.Now(), LastTransitionTime: metav1.Now(),
 				Reason: "KubeletNotReady", Message: "kubelet is starting",
 			}},
-			Addresses: []corev1.NodeAddress{
-				{Type: corev1.NodeInternalIP, Address: node.NodeIP},
-				{Type: corev1.NodeHostName, Address: node.NodeName},
-			},
+			Addresses:       nodeAddresses(node),
 			DaemonEndpoints: corev1.NodeDaemonEndpoints{KubeletEndpoint: corev1.DaemonEndpoint{Port: kubeletPort}},
 		},
 	}
-	if node.PodCIDR != "" {
-		n.Spec.PodCIDRs = strings.Split(node.PodCIDR, ",")
+	for _, cidr := range node.PodCIDRs {
+		n.Spec.PodCIDRs = append(n.Spec.PodCIDRs, cidr.String())
+	}
+	if len(n.Spec.PodCIDRs) > 0 {
 		n.Spec.PodCIDR = n.Spec.PodCIDRs[0]
 	}
 	for _, taint := range node.Taints {
@@ -105,6 +104,14 @@ func desiredNode(node machinev1alpha1.NodeConfiguration) *corev1.Node {
 		})
 	}
 	return n
+}
+
+func nodeAddresses(node machinev1alpha1.NodeConfiguration) []corev1.NodeAddress {
+	var addresses []corev1.NodeAddress
+	for _, ip := range node.NodeIPs {
+		addresses = append(addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: ip.String()})
+	}
+	return append(addresses, corev1.NodeAddress{Type: corev1.NodeHostName, Address: node.NodeName})
 }
 
 // correctNode makes have carry what the kubelet owns of want, and says

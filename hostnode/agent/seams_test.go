@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -39,8 +40,8 @@ func testConfig(t *testing.T) Config {
 	t.Helper()
 	return Config{
 		Node: machinev1alpha1.NodeConfiguration{
-			ClusterName: "c", NodeName: "n1", NodeIP: "127.0.0.1", APIServer: "https://127.0.0.1:1",
-			ProviderID: "skiff://c/n1", PodCIDR: "10.244.1.0/24", ClusterDNS: "10.96.0.10", DNSDomain: "cluster.local",
+			ClusterName: "c", NodeName: "n1", NodeIPs: []netip.Addr{netip.MustParseAddr("127.0.0.1")}, APIServer: "https://127.0.0.1:1",
+			ProviderID: "skiff://c/n1", PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24")}, ClusterDNS: netip.MustParseAddr("10.96.0.10"), DNSDomain: "cluster.local",
 		},
 		PKIDir:  "/etc/skiff/pki",
 		RootDir: t.TempDir(),

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"math/big"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -36,7 +37,15 @@ type spec struct {
 	organization []string
 	usages       []x509.ExtKeyUsage
 	names        []string
-	addresses    []net.IP
+	addresses    []netip.Addr
+}
+
+func (s spec) ips() []net.IP {
+	ips := make([]net.IP, 0, len(s.addresses))
+	for _, a := range s.addresses {
+		ips = append(ips, a.AsSlice())
+	}
+	return ips
 }
 
 // authority is a CA with its key.
@@ -103,7 +112,7 @@ func (a *authority) issue(s spec, now time.Time) (pair, error) {
 		SerialNumber:          serial,
 		Subject:               pkix.Name{CommonName: s.commonName, Organization: s.organization},
 		DNSNames:              s.names,
-		IPAddresses:           s.addresses,
+		IPAddresses:           s.ips(),
 		NotBefore:             now.Add(-backdate).UTC(),
 		NotAfter:              notAfter,
 		KeyUsage:              x509.KeyUsageDigitalSignature,
@@ -137,7 +146,7 @@ func (a *authority) valid(p pair, s spec, now time.Time) bool {
 		slices.Equal(cert.Subject.Organization, s.organization) &&
 		slices.Equal(cert.ExtKeyUsage, s.usages) &&
 		slices.Equal(cert.DNSNames, s.names) &&
-		slices.EqualFunc(cert.IPAddresses, s.addresses, net.IP.Equal)
+		slices.EqualFunc(cert.IPAddresses, s.ips(), net.IP.Equal)
 }
 
 // parseAuthority reads a CA back.

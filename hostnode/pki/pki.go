@@ -8,9 +8,10 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -20,7 +21,7 @@ import (
 // Node is a machine that gets certificates.
 type Node struct {
 	Name string
-	IP   net.IP
+	IPs  []netip.Addr
 	// ControlPlane says that it also runs an API server.
 	ControlPlane bool
 	// Dir is the host directory that the machine sees as /etc/skiff/pki.
@@ -34,9 +35,9 @@ type Config struct {
 	Nodes []Node
 	// DNSDomain is the cluster domain.
 	DNSDomain string
-	// ServiceIP is the first address of the service range, the ClusterIP of
-	// the Service default/kubernetes.
-	ServiceIP net.IP
+	// ServiceIPs are the first addresses of the service ranges, one of them
+	// the ClusterIP of the Service default/kubernetes.
+	ServiceIPs []netip.Addr
 	// APIServerNames are further names or addresses by which clients reach
 	// the API server from outside (networking.apiServerAddress).
 	APIServerNames []string
@@ -108,7 +109,7 @@ func Ensure(cfg Config) (*Admin, error) {
 				commonName: "system:node:" + node.Name, organization: []string{"system:nodes"}, usages: clientUsage}),
 			pair(ca, machine.KubeletServerCertFile, machine.KubeletServerKeyFile, spec{
 				commonName: "system:node:" + node.Name, organization: []string{"system:nodes"}, usages: serverUsage,
-				names: []string{node.Name}, addresses: []net.IP{node.IP.To4()}}),
+				names: []string{node.Name}, addresses: node.IPs}),
 			pair(ca, machine.DataplaneClientCertFile, machine.DataplaneClientKeyFile, spec{
 				commonName: "system:kube-proxy", usages: clientUsage}),
 		)
@@ -149,14 +150,15 @@ func (cfg Config) apiServer(node Node) spec {
 		commonName: "kube-apiserver", usages: serverUsage,
 		names: []string{"kubernetes", "kubernetes.default", "kubernetes.default.svc",
 			"kubernetes.default.svc." + cfg.DNSDomain, "localhost", node.Name},
-		addresses: []net.IP{cfg.ServiceIP.To4(), node.IP.To4(), net.IPv4(127, 0, 0, 1).To4()},
+		addresses: slices.Concat(cfg.ServiceIPs, node.IPs, []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.IPv6Loopback()}),
 	}
 	for _, name := range cfg.APIServerNames {
-		ip := net.ParseIP(name)
+		ip, err := netip.ParseAddr(name)
+		ip = ip.Unmap()
 		switch {
-		case ip == nil && name != "":
+		case err != nil && name != "":
 			s.names = append(s.names, name)
-		case ip != nil && !ip.IsUnspecified() && !ip.IsLoopback():
+		case err == nil && !ip.IsUnspecified() && !slices.Contains(s.addresses, ip):
 			s.addresses = append(s.addresses, ip)
 		}
 	}

@@ -4,7 +4,7 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/pem"
-	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -19,10 +19,10 @@ func testConfig(t testing.TB) Config {
 	return Config{
 		Dir: filepath.Join(dir, "pki"),
 		Nodes: []Node{
-			{Name: "t-control-plane", IP: net.IPv4(172, 30, 0, 10), ControlPlane: true, Dir: filepath.Join(dir, "cp")},
-			{Name: "t-worker", IP: net.IPv4(172, 30, 0, 11), Dir: filepath.Join(dir, "worker")},
+			{Name: "t-control-plane", IPs: []netip.Addr{netip.MustParseAddr("172.30.0.10")}, ControlPlane: true, Dir: filepath.Join(dir, "cp")},
+			{Name: "t-worker", IPs: []netip.Addr{netip.MustParseAddr("172.30.0.11")}, Dir: filepath.Join(dir, "worker")},
 		},
-		DNSDomain: "cluster.local", ServiceIP: net.IPv4(10, 96, 0, 1),
+		DNSDomain: "cluster.local", ServiceIPs: []netip.Addr{netip.MustParseAddr("10.96.0.1")},
 		APIServerNames: []string{"192.0.2.7", "api.example"},
 	}
 }
@@ -210,7 +210,7 @@ func TestACorruptCAIsAnError(t *testing.T) {
 func BenchmarkEnsureThreeNodes(b *testing.B) {
 	for b.Loop() {
 		cfg := testConfig(b)
-		cfg.Nodes = append(cfg.Nodes, Node{Name: "t-worker2", IP: net.IPv4(172, 30, 0, 12), Dir: filepath.Join(filepath.Dir(cfg.Dir), "w2")})
+		cfg.Nodes = append(cfg.Nodes, Node{Name: "t-worker2", IPs: []netip.Addr{netip.MustParseAddr("172.30.0.12")}, Dir: filepath.Join(filepath.Dir(cfg.Dir), "w2")})
 		if _, err := Ensure(cfg); err != nil {
 			b.Fatal(err)
 		}

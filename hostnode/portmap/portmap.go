@@ -32,8 +32,9 @@ const udpIdle = 2 * time.Minute
 
 // Config says what to serve.
 type Config struct {
-	// NodeIP is where connections go.
-	NodeIP netip.Addr
+	// NodeIPs are where connections go, one a family, the primary one first:
+	// to that of the client's family, or to the first if there is none.
+	NodeIPs []netip.Addr
 	// Files are the handed-over sockets; those whose names do not start with
 	// machinev1alpha1.SocketPortPrefix are left alone.
 	Files map[string]*os.File
@@ -48,7 +49,7 @@ func Run(ctx context.Context, cfg Config) error {
 		if !ok {
 			continue
 		}
-		target, network, err := parseName(cfg.NodeIP, rest)
+		target, network, err := parseName(cfg.NodeIPs, rest)
 		if err != nil {
 			return err
 		}
@@ -71,19 +72,39 @@ func Run(ctx context.Context, cfg Config) error {
 }
 
 // parseName reads "<protocol>/<containerPort>/<index>".
-func parseName(node netip.Addr, name string) (target netip.AddrPort, network string, err error) {
+func parseName(nodes []netip.Addr, name string) (t target, network string, err error) {
 	parts := strings.Split(name, "/")
 	if len(parts) != 3 || (parts[0] != "tcp" && parts[0] != "udp") {
-		return target, "", fmt.Errorf("socket %q: want <tcp|udp>/<port>/<index>", name)
+		return target{}, "", fmt.Errorf("socket %q: want <tcp|udp>/<port>/<index>", name)
 	}
 	port, err := strconv.ParseUint(parts[1], 10, 16)
 	if err != nil {
-		return target, "", fmt.Errorf("socket %q: port: %w", name, err)
+		return target{}, "", fmt.Errorf("socket %q: port: %w", name, err)
 	}
-	return netip.AddrPortFrom(node, uint16(port)), parts[0], nil
+	return target{nodes, uint16(port)}, parts[0], nil
 }
 
-func serveTCP(ctx context.Context, l net.Listener, target netip.AddrPort, log *slog.Logger) error {
+// target is a port of the node.
+type target struct {
+	nodes []netip.Addr
+	port  uint16
+}
+
+// forClient is the target on the node's address of the client's family.
+func (t target) forClient(client net.Addr) netip.AddrPort {
+	chosen := t.nodes[0]
+	if c, err := netip.ParseAddrPort(client.String()); err == nil {
+		for _, n := range t.nodes {
+			if n.Is4() == c.Addr().Unmap().Is4() {
+				chosen = n
+				break
+			}
+		}
+	}
+	return netip.AddrPortFrom(chosen, t.port)
+}
+
+func serveTCP(ctx context.Context, l net.Listener, target target, log *slog.Logger) error {
 	var conns sync.WaitGroup
 	defer conns.Wait()
 	stop := context.AfterFunc(ctx, func() { l.Close() })
@@ -94,9 +115,10 @@ func serveTCP(ctx context.Context, l net.Listener, target netip.AddrPort, log *s
 			return nil
 		}
 		if err != nil {
-			return fmt.Errorf("port mapping to %s: accept: %w", target, err)
+			return fmt.Errorf("port mapping to %d: accept: %w", target.port, err)
 		}
 		conns.Go(func() {
+			target := target.forClient(c.RemoteAddr())
 			if err := splice(ctx, c.(*net.TCPConn), target); err != nil {
 				log.Debug("port mapping", "target", target, "error", err)
 			}
@@ -131,7 +153,7 @@ func copyHalf(dst, src *net.TCPConn) error {
 
 // serveUDP gives each client address a socket of its own towards the target,
 // so that answers find their way back.
-func serveUDP(ctx context.Context, conn net.PacketConn, target netip.AddrPort, log *slog.Logger) error {
+func serveUDP(ctx context.Context, conn net.PacketConn, target target, log *slog.Logger) error {
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
 	var flows sync.WaitGroup
 	defer flows.Wait()
@@ -144,15 +166,15 @@ func serveUDP(ctx context.Context, conn net.PacketConn, target netip.AddrPort, l
 			return nil
 		}
 		if err != nil {
-			return fmt.Errorf("port mapping to %s/udp: %w", target, err)
+			return fmt.Errorf("port mapping to %d/udp: %w", target.port, err)
 		}
 		key := client.String()
 		mu.Lock()
 		flow := byClient[key]
 		mu.Unlock()
 		if flow == nil {
-			if flow, err = net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(target)); err != nil {
-				log.Debug("port mapping", "target", target, "error", err)
+			if flow, err = net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(target.forClient(client))); err != nil {
+				log.Debug("port mapping", "port", target.port, "error", err)
 				continue
 			}
 			mu.Lock()
@@ -167,7 +189,7 @@ func serveUDP(ctx context.Context, conn net.PacketConn, target netip.AddrPort, l
 		}
 		_ = flow.SetReadDeadline(time.Now().Add(udpIdle))
 		if _, err := flow.Write(buf[:n]); err != nil {
-			log.Debug("port mapping", "target", target, "error", err)
+			log.Debug("port mapping", "port", target.port, "error", err)
 		}
 	}
 }

@@ -131,9 +131,9 @@ func serve(t *testing.T, protocol string, port int, f *os.File) {
 	name := fmt.Sprintf("%s%s/%d/0", machinev1alpha1.SocketPortPrefix, protocol, port)
 	go func() {
 		done <- Run(ctx, Config{
-			NodeIP: netip.MustParseAddr("127.0.0.1"),
-			Files:  map[string]*os.File{name: f},
-			Log:    slog.New(slog.DiscardHandler),
+			NodeIPs: []netip.Addr{netip.MustParseAddr("127.0.0.1")},
+			Files:   map[string]*os.File{name: f},
+			Log:     slog.New(slog.DiscardHandler),
 		})
 	}()
 	t.Cleanup(func() {
@@ -142,4 +142,22 @@ func serve(t *testing.T, protocol string, port int, f *os.File) {
 			t.Errorf("Run: %v", err)
 		}
 	})
+}
+
+func TestConnectionsGoToTheAddressOfTheClientsFamily(t *testing.T) {
+	v4, v6 := netip.MustParseAddr("172.30.0.10"), netip.MustParseAddr("fd00::a")
+	for name, c := range map[string]struct {
+		nodes        []netip.Addr
+		client, want string
+	}{
+		"an IPv4 client":                     {[]netip.Addr{v4, v6}, "127.0.0.1:1", "172.30.0.10:80"},
+		"an IPv6 client":                     {[]netip.Addr{v4, v6}, "[::1]:1", "[fd00::a]:80"},
+		"an IPv4 client at an IPv6 listener": {[]netip.Addr{v6, v4}, "[::ffff:127.0.0.1]:1", "172.30.0.10:80"},
+		"a family that the node has not":     {[]netip.Addr{v6}, "127.0.0.1:1", "[fd00::a]:80"},
+	} {
+		client := net.TCPAddrFromAddrPort(netip.MustParseAddrPort(c.client))
+		if got := (target{c.nodes, 80}).forClient(client).String(); got != c.want {
+			t.Errorf("%s: got %s, want %s", name, got, c.want)
+		}
+	}
 }

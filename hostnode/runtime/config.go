@@ -68,9 +68,13 @@ func (r *Runtime) serverConfig() *srvconfig.Config {
 				"unset_seccomp_profile":       seccomp,
 				"cdi_spec_dirs":               []string{"/etc/cdi", "/var/run/cdi"},
 				"cni": map[string]any{
-					// No directory, no watch on it: see hookNetwork.
-					"conf_dir":              "",
+					// Without a directory, no watch on it: see hookNetwork.
+					"conf_dir":              r.cfg.CNIConfDir,
+					"bin_dirs":              []string{r.cfg.CNIBinDir},
+					"max_conf_num":          1,
 					"use_internal_loopback": true,
+					// Ours has the primary family's address first.
+					"ip_pref": "cni",
 				},
 				"containerd": map[string]any{
 					"default_runtime_name": "runc",

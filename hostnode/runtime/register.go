@@ -158,8 +158,10 @@ func newServer(ic *plugin.InitContext) (any, error) {
 	if !ok {
 		return nil, fmt.Errorf("CRI plugin is a %T, which is not the CRI", instance)
 	}
-	if err := hookNetwork(upstream, r.cfg.CNI); err != nil {
-		return nil, err
+	if r.cfg.CNIConfDir == "" {
+		if err := hookNetwork(upstream, r.cfg.CNI); err != nil {
+			return nil, err
+		}
 	}
 	images, err := newAdopter(ic)
 	if err != nil {

@@ -41,8 +41,13 @@ type Config struct {
 	ImageStore string
 	// CgroupParent is the cgroup of pods that name none.
 	CgroupParent string
-	// CNI connects pods; nil: they have a loopback interface only.
+	// CNI connects pods; nil: they have a loopback interface only, or are
+	// connected by the plugin whose configuration is in CNIConfDir.
 	CNI gocni.CNI
+	// CNIConfDir and CNIBinDir leave the pod network to CNI programs, as
+	// containerd does by itself; there is no network until a configuration
+	// appears.
+	CNIConfDir, CNIBinDir string
 	// SeccompDefault runs containers that name no seccomp profile under
 	// containerd's default one.
 	SeccompDefault bool
@@ -67,7 +72,12 @@ func (c *Config) check() error {
 	if _, _, err := net.SplitHostPort(c.StreamAddress); err != nil {
 		return fmt.Errorf("StreamAddress: %w", err)
 	}
-	if c.CNI == nil {
+	switch {
+	case c.CNI != nil && c.CNIConfDir != "":
+		return errors.New("CNI and CNIConfDir: two pod networks")
+	case c.CNIConfDir != "" && !filepath.IsAbs(c.CNIBinDir):
+		return fmt.Errorf("CNIBinDir: %q is not an absolute path", c.CNIBinDir)
+	case c.CNI == nil:
 		c.CNI = loopbackOnly{}
 	}
 	if c.Log == nil {

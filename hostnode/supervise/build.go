@@ -20,7 +20,7 @@ import (
 // machineDirs are the directories of a new machine, below its own.
 var machineDirs = []string{
 	"etc/pki", "kubernetes/manifests",
-	"var/cache", "var/lib/containerd", "var/lib/etcd", "var/lib/kubelet",
+	"cni/net.d", "cni/bin", "var/cache", "var/lib/containerd", "var/lib/etcd", "var/lib/kubelet",
 	"var/lib/skiff/images", "var/lib/skiff/volumes", "var/log/skiff", "var/spool", "var/tmp",
 }
 
@@ -183,17 +183,17 @@ func copyGiven(c *cluster.Cluster, own string) error {
 
 // pkiConfig names everybody who needs a certificate.
 func pkiConfig(dir string, rec *record) (pki.Config, error) {
-	serviceIP, err := nth(rec.Cluster.Networking.ServiceSubnet, 1)
+	serviceIPs, err := rec.serviceIPs(1)
 	if err != nil {
-		return pki.Config{}, &Refusal{Field: "networking.serviceSubnet", Err: err}
+		return pki.Config{}, err
 	}
 	cfg := pki.Config{
-		Dir: filepath.Join(dir, "pki"), DNSDomain: dnsDomain, ServiceIP: net.IP(serviceIP.AsSlice()),
+		Dir: filepath.Join(dir, "pki"), DNSDomain: dnsDomain, ServiceIPs: serviceIPs,
 		APIServerNames: serverNames(rec.Cluster.Networking.APIServerAddress),
 	}
 	for _, m := range rec.Machines {
 		cfg.Nodes = append(cfg.Nodes, pki.Node{
-			Name: m.Name, IP: net.IP(m.IP.AsSlice()), ControlPlane: m.Role == cluster.ControlPlaneRole,
+			Name: m.Name, IPs: m.IPs, ControlPlane: m.Role == cluster.ControlPlaneRole,
 			Dir: filepath.Join(dir, "machines", m.Name, "etc/pki"),
 		})
 	}

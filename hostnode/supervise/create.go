@@ -14,6 +14,7 @@ import (
 	"time"
 
 	cluster "github.com/skiff-k8s/skiff/apis/cluster/v1alpha1"
+	"github.com/skiff-k8s/skiff/dataplane/fabric"
 )
 
 const (
@@ -182,7 +183,11 @@ func (p Paths) reserve(ctx context.Context, c *cluster.Cluster) (*record, map[st
 	if err := p.oneHostDNS(c); err != nil {
 		return nil, nil, err
 	}
-	rec, err := newRecord(c, time.Now())
+	mtu, err := fabric.HostMTU("")
+	if err != nil {
+		return nil, nil, err
+	}
+	rec, err := newRecord(c, mtu, time.Now())
 	if err != nil {
 		return nil, nil, err
 	}

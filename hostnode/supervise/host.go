@@ -61,11 +61,26 @@ func parseResolvers(conf string) []string {
 			continue
 		}
 		addr, err := netip.ParseAddr(fields[1])
-		// The fabric carries IPv4 only so far.
-		if err != nil || addr.IsLoopback() || addr.IsUnspecified() || !addr.Is4() || slices.Contains(found, addr.String()) {
+		if err != nil || addr.IsLoopback() || addr.IsUnspecified() || slices.Contains(found, addr.String()) {
 			continue
 		}
 		found = append(found, addr.String())
+	}
+	return found
+}
+
+// reachable are the resolvers of the families of a machine's addresses. One
+// with a zone is on a link of the host's.
+func reachable(resolvers []string, ips []netip.Addr) []string {
+	var found []string
+	for _, r := range resolvers {
+		addr, err := netip.ParseAddr(r)
+		if err != nil || addr.Zone() != "" || addr.IsLinkLocalUnicast() {
+			continue
+		}
+		if slices.ContainsFunc(ips, func(ip netip.Addr) bool { return ip.Is4() == addr.Is4() }) {
+			found = append(found, r)
+		}
 	}
 	return found
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -47,10 +48,14 @@ type Info struct {
 
 // MachineInfo describes a machine.
 type MachineInfo struct {
-	Name    string       `json:"name"`
-	Role    cluster.Role `json:"role"`
-	IP      string       `json:"ip"`
-	PodCIDR string       `json:"podCIDR"`
+	Name string       `json:"name"`
+	Role cluster.Role `json:"role"`
+	// IP and PodCIDR are the first of IPs and PodCIDRs, which are one a
+	// family.
+	IP       string         `json:"ip"`
+	PodCIDR  string         `json:"podCIDR"`
+	IPs      []netip.Addr   `json:"ips"`
+	PodCIDRs []netip.Prefix `json:"podCIDRs"`
 	// PID of its init on the host; 0 when the machine is down.
 	PID     int       `json:"pid,omitempty"`
 	Running bool      `json:"running"`
@@ -129,7 +134,7 @@ func (p Paths) describe(rec *record) *Info {
 		up++
 	}
 	for _, m := range rec.Machines {
-		mi := MachineInfo{Name: m.Name, Role: m.Role, IP: m.IP.String(), PodCIDR: m.PodCIDR.String()}
+		mi := MachineInfo{Name: m.Name, Role: m.Role, IP: m.IPs[0].String(), PodCIDR: m.PodCIDRs[0].String(), IPs: m.IPs, PodCIDRs: m.PodCIDRs}
 		if proc, state, err := findProcess(p.machineState(c.Name, m.Name)); err == nil {
 			mi.PID, mi.Running, mi.Started = proc.PID, true, state.Started
 			proc.Close()

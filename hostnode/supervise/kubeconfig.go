@@ -3,9 +3,8 @@ package supervise
 import (
 	"encoding/base64"
 	"fmt"
-	"net"
+	"net/netip"
 	"os"
-	"strconv"
 
 	cluster "github.com/skiff-k8s/skiff/apis/cluster/v1alpha1"
 	"github.com/skiff-k8s/skiff/hostnode/pki"
@@ -59,8 +58,11 @@ current-context: %[1]s
 // clientAddress is where clients on the host call the API server.
 func clientAddress(c *cluster.Cluster) string {
 	address := c.Networking.APIServerAddress
-	if ip := net.ParseIP(address); ip != nil && ip.IsUnspecified() {
+	if ip, err := netip.ParseAddr(address); err == nil && ip.IsUnspecified() {
 		address = "127.0.0.1"
+		if ip.Is6() {
+			address = "::1"
+		}
 	}
-	return net.JoinHostPort(address, strconv.Itoa(int(c.Networking.APIServerPort)))
+	return joinPort(address, c.Networking.APIServerPort)
 }

@@ -6,42 +6,52 @@ import (
 	"slices"
 
 	cluster "github.com/skiff-k8s/skiff/apis/cluster/v1alpha1"
+	machine "github.com/skiff-k8s/skiff/apis/machine/v1alpha1"
 	"github.com/skiff-k8s/skiff/dataplane/fabric"
 	"github.com/skiff-k8s/skiff/dataplane/lb/switchnat"
 )
 
-// rangeFields are the four ranges of a cluster, as text and as prefixes.
+// rangeFields are the four kinds of ranges of a cluster, as text and as
+// prefixes.
 func rangeFields(n *cluster.Networking, r *fabric.Ranges) []struct {
-	name   string
-	text   *string
-	prefix *netip.Prefix
+	name     string
+	text     *string
+	prefixes *[]netip.Prefix
 } {
 	return []struct {
-		name   string
-		text   *string
-		prefix *netip.Prefix
+		name     string
+		text     *string
+		prefixes *[]netip.Prefix
 	}{
-		{"networking.nodeSubnet", &n.NodeSubnet, &r.NodeSubnet},
-		{"networking.podSubnet", &n.PodSubnet, &r.PodSubnet},
-		{"networking.serviceSubnet", &n.ServiceSubnet, &r.ServiceSubnet},
-		{"networking.loadBalancerSubnet", &n.LoadBalancerSubnet, &r.LoadBalancerSubnet},
+		{"networking.nodeSubnet", &n.NodeSubnet, &r.NodeSubnets},
+		{"networking.podSubnet", &n.PodSubnet, &r.PodSubnets},
+		{"networking.serviceSubnet", &n.ServiceSubnet, &r.ServiceSubnets},
+		{"networking.loadBalancerSubnet", &n.LoadBalancerSubnet, &r.LoadBalancerSubnets},
 	}
 }
 
-// rangesOf parses what is given; what is left open stays the zero value.
+// rangesOf parses what is given; what is left open stays empty.
 func rangesOf(n cluster.Networking) (fabric.Ranges, error) {
 	var r fabric.Ranges
 	for _, f := range rangeFields(&n, &r) {
-		if *f.text == "" {
-			continue
-		}
-		prefix, err := netip.ParsePrefix(*f.text)
+		prefixes, err := cluster.ParseSubnets(*f.text)
 		if err != nil {
 			return fabric.Ranges{}, &Refusal{Field: f.name, Err: err, Help: "a range in CIDR form, for example 10.244.0.0/16"}
 		}
-		*f.prefix = prefix.Masked()
+		for _, p := range prefixes {
+			*f.prefixes = append(*f.prefixes, p.Masked())
+		}
 	}
 	return r, nil
+}
+
+// familiesOf are the cluster's, the primary one first.
+func familiesOf(n *cluster.Networking) []fabric.Family {
+	var families []fabric.Family
+	for _, f := range n.Families() {
+		families = append(families, map[cluster.IPFamily]fabric.Family{cluster.IPv4: fabric.IPv4, cluster.IPv6: fabric.IPv6}[f])
+	}
+	return families
 }
 
 // chooseRanges fills in the ranges that c leaves open and refuses given ones
@@ -65,8 +75,8 @@ func (p Paths) chooseRanges(c *cluster.Cluster) error {
 		if err != nil {
 			return fmt.Errorf("read ranges of cluster %q: %w", rec.Cluster.Name, err)
 		}
-		for _, f := range rangeFields(&rec.Cluster.Networking, &ranges) {
-			taken = append(taken, fabric.InUse{Prefix: *f.prefix, By: "cluster " + rec.Cluster.Name})
+		for _, prefix := range ranges.All() {
+			taken = append(taken, fabric.InUse{Prefix: prefix, By: "cluster " + rec.Cluster.Name})
 		}
 	}
 	clusters := len(taken)
@@ -83,12 +93,12 @@ func (p Paths) chooseRanges(c *cluster.Cluster) error {
 	if err := fabric.Conflicts(want, taken); err != nil {
 		return err
 	}
-	ranges, err := fabric.FreeRanges(want, taken)
+	ranges, err := fabric.FreeRanges(want, familiesOf(&c.Networking), taken)
 	if err != nil {
 		return err
 	}
 	for _, f := range rangeFields(&c.Networking, &ranges) {
-		*f.text = f.prefix.String()
+		*f.text = machine.Join(*f.prefixes)
 	}
 	return nil
 }
@@ -99,12 +109,9 @@ func (p Paths) newFabric(rec *record) (*fabric.Fabric, error) {
 	if err != nil {
 		return nil, err
 	}
-	cfg := fabric.Config{
-		Cluster: rec.Cluster.Name, NetnsDir: p.netns(rec.Cluster.Name), MTU: mtu,
-		NodeSubnet: r.NodeSubnet, PodSubnet: r.PodSubnet, ServiceSubnet: r.ServiceSubnet, LoadBalancerSubnet: r.LoadBalancerSubnet,
-	}
+	cfg := fabric.Config{Cluster: rec.Cluster.Name, NetnsDir: p.netns(rec.Cluster.Name), MTU: rec.MTU, Ranges: r}
 	for _, m := range rec.Machines {
-		cfg.Nodes = append(cfg.Nodes, fabric.Node{Name: m.Name, IP: m.IP, PodCIDR: m.PodCIDR})
+		cfg.Nodes = append(cfg.Nodes, fabric.Node{Name: m.Name, IPs: m.IPs, PodCIDRs: m.PodCIDRs})
 	}
 	return fabric.New(cfg), nil
 }

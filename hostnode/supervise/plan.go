@@ -3,7 +3,6 @@ package supervise
 import (
 	"fmt"
 	"maps"
-	"strconv"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -15,9 +14,6 @@ import (
 
 const (
 	dnsDomain = "cluster.local"
-	// mtu of every cable: the host's usual one, so that packets to the
-	// outside need no fragments.
-	mtu = 1500
 	// dnsAddress is the place of cluster DNS in the service range.
 	dnsAddress = 10
 	// podTasks is how many processes and threads a declared Pod may count
@@ -73,6 +69,7 @@ func planMachine(rec *record, i int, h host) (*machinePlan, error) {
 	if err != nil {
 		return nil, err
 	}
+	resolvers := reachable(h.resolvers, familiesOf(&c.Networking))
 	plan := &machinePlan{node: *node, limits: limits, sockets: planSockets(rec, i)}
 	var portNames []string
 	for name := range plan.sockets {
@@ -84,7 +81,7 @@ func planMachine(rec *record, i int, h host) (*machinePlan, error) {
 		Name: "node", Args: []string{machine.LibexecDir + "/" + machineProgram, "node"}, Sockets: sorted(portNames),
 	}}
 	if m.Role == cluster.ControlPlaneRole {
-		if plan.controlPlane, err = planControlPlane(rec, i, h.resolvers); err != nil {
+		if plan.controlPlane, err = planControlPlane(rec, i, resolvers); err != nil {
 			return nil, err
 		}
 		// First: everybody waits for it.
@@ -98,7 +95,7 @@ func planMachine(rec *record, i int, h host) (*machinePlan, error) {
 		Cgroups:  h.layout.Machine(machineCgroup(c.Name, m.Name)),
 		Mounts:   planMounts(rec, i, h),
 		NewRoot:  h.paths.root(c.Name),
-		Files:    planFiles(rec, i, h.resolvers),
+		Files:    planFiles(rec, i, resolvers),
 		Services: services,
 		LogDir:   logDir,
 	}
@@ -107,9 +104,13 @@ func planMachine(rec *record, i int, h host) (*machinePlan, error) {
 
 func planNode(rec *record, i int) (*machine.NodeConfiguration, namespaces.Limits, error) {
 	c, m, n := &rec.Cluster, rec.Machines[i], rec.Cluster.Nodes[i]
-	dns, err := nth(c.Networking.ServiceSubnet, dnsAddress)
+	dns, err := rec.serviceIPs(dnsAddress)
 	if err != nil {
-		return nil, namespaces.Limits{}, &Refusal{Field: "networking.serviceSubnet", Err: err}
+		return nil, namespaces.Limits{}, err
+	}
+	ranges, err := rangesOf(c.Networking)
+	if err != nil {
+		return nil, namespaces.Limits{}, err
 	}
 	cpu, err := wholeNumber(n.Resources.CPU)
 	if err != nil {
@@ -130,13 +131,13 @@ func planNode(rec *record, i int) (*machine.NodeConfiguration, namespaces.Limits
 	}
 	maps.Copy(labels, n.Labels)
 	cfg := &machine.NodeConfiguration{
-		ClusterName: c.Name, NodeName: m.Name, NodeIP: m.IP.String(),
+		ClusterName: c.Name, NodeName: m.Name, NodeIPs: m.IPs,
 		APIServer:    apiServerURL(rec),
 		ControlPlane: m.Role == cluster.ControlPlaneRole,
 		Labels:       labels, Taints: taints,
 		ProviderID: "skiff://" + c.Name + "/" + m.Name,
-		PodCIDR:    m.PodCIDR.String(), PodSubnet: c.Networking.PodSubnet, ServiceSubnet: c.Networking.ServiceSubnet,
-		ClusterDNS: dns.String(), DNSDomain: dnsDomain, MTU: mtu,
+		PodCIDRs:   m.PodCIDRs, PodSubnets: ranges.PodSubnets, ServiceSubnets: ranges.ServiceSubnets,
+		ClusterDNS: dns[0], DNSDomain: dnsDomain, MTU: rec.MTU, ForeignCNI: c.Networking.DisableDefaultCNI,
 		CPU: int(cpu), MemoryBytes: memory, Pods: n.Resources.Pods,
 		FeatureGates: c.FeatureGates, SeccompDefault: c.SeccompDefault, Verbosity: rec.Verbosity,
 	}
@@ -149,20 +150,23 @@ func planNode(rec *record, i int) (*machine.NodeConfiguration, namespaces.Limits
 
 // apiServerURL is how machines reach the API server, without a Service.
 func apiServerURL(rec *record) string {
-	return "https://" + rec.controlPlane().IP.String() + ":" + strconv.Itoa(machine.APIServerPort)
+	return "https://" + joinPort(rec.controlPlane().IPs[0].String(), machine.APIServerPort)
 }
 
 func planControlPlane(rec *record, i int, resolvers []string) (*machine.ControlPlaneConfiguration, error) {
 	c, m := &rec.Cluster, rec.Machines[i]
-	dns, err := nth(c.Networking.ServiceSubnet, dnsAddress)
+	dns, err := rec.serviceIPs(dnsAddress)
 	if err != nil {
-		return nil, &Refusal{Field: "networking.serviceSubnet", Err: err}
+		return nil, err
+	}
+	ranges, err := rangesOf(c.Networking)
+	if err != nil {
+		return nil, err
 	}
 	cfg := &machine.ControlPlaneConfiguration{
-		ClusterName: c.Name, NodeName: m.Name, NodeIP: m.IP.String(),
-		PodSubnet: c.Networking.PodSubnet, ServiceSubnet: c.Networking.ServiceSubnet,
-		LoadBalancerSubnet: c.Networking.LoadBalancerSubnet,
-		DNSServiceIP:       dns.String(), DNSDomain: dnsDomain, UpstreamResolvers: resolvers,
+		ClusterName: c.Name, NodeName: m.Name, NodeIPs: m.IPs,
+		PodSubnets: ranges.PodSubnets, ServiceSubnets: ranges.ServiceSubnets, LoadBalancerSubnets: ranges.LoadBalancerSubnets,
+		DNSServiceIP: dns[0], DNSDomain: dnsDomain, UpstreamResolvers: resolvers,
 		EtcdServers: c.EtcdServers, Durable: c.Durability == cluster.Durable,
 		FeatureGates: c.FeatureGates, RuntimeConfig: c.RuntimeConfig,
 		TaintControlPlane: hasWorkers(c), NodeLabels: map[string]map[string]string{}, Verbosity: rec.Verbosity,
@@ -228,6 +232,11 @@ func planMounts(rec *record, i int, h host) []machine.Mount {
 		machine.Mount{Source: h.paths.Images(), Target: machine.ImageStoreDir, Type: "rbind", ReadOnly: true},
 		machine.Mount{Source: h.paths.Libexec, Target: machine.LibexecDir, Type: "bind", ReadOnly: true},
 	)
+	if c.Networking.DisableDefaultCNI {
+		mounts = append(mounts,
+			machine.Mount{Source: own + "/cni/net.d", Target: machine.CNIConfDir, Type: "bind"},
+			machine.Mount{Source: own + "/cni/bin", Target: machine.CNIBinDir, Type: "bind"})
+	}
 	if m.Role == cluster.ControlPlaneRole {
 		mounts = append(mounts, machine.Mount{Source: h.paths.switchBPF(c.Name), Target: machine.SwitchBPFDir, Type: "bind"})
 	}
@@ -247,7 +256,9 @@ func planFiles(rec *record, i int, resolvers []string) []machine.File {
 	var hosts, resolv strings.Builder
 	hosts.WriteString("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n")
 	for _, other := range rec.Machines {
-		fmt.Fprintf(&hosts, "%s\t%s\n", other.IP, other.Name)
+		for _, ip := range other.IPs {
+			fmt.Fprintf(&hosts, "%s\t%s\n", ip, other.Name)
+		}
 	}
 	for _, r := range resolvers {
 		fmt.Fprintf(&resolv, "nameserver %s\n", r)

@@ -6,11 +6,14 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	cluster "github.com/skiff-k8s/skiff/apis/cluster/v1alpha1"
+	machine "github.com/skiff-k8s/skiff/apis/machine/v1alpha1"
+	"github.com/skiff-k8s/skiff/dataplane/fabric"
 	"github.com/skiff-k8s/skiff/hostnode/namespaces"
 )
 
@@ -32,7 +35,24 @@ func plannedRecord(t *testing.T) *record {
 	c.Nodes[1].Resources = cluster.Resources{CPU: "2", Memory: "4Gi", Pods: 20}
 	c.Nodes[1].ExtraMounts = []cluster.Mount{{HostPath: "/data", ContainerPath: "/mnt/data", ReadOnly: true, Propagation: "HostToContainer"}}
 	c.Nodes[1].ExtraPortMappings = []cluster.PortMapping{{ContainerPort: 30080, HostPort: 8080, ListenAddress: "127.0.0.1", Protocol: "TCP"}}
-	rec, err := newRecord(c, time.Unix(0, 0))
+	rec, err := newRecord(c, 1500, time.Unix(0, 0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	rec.ID = "id"
+	return rec
+}
+
+// dualRecord is a cluster of both families, IPv6 first, with another CNI.
+func dualRecord(t *testing.T) *record {
+	t.Helper()
+	c := testCluster("dual", 0)
+	c.Networking = cluster.Networking{
+		IPFamily: cluster.DualStack, APIServerAddress: "::1", APIServerPort: 40000, DisableDefaultCNI: true,
+		NodeSubnet: "fd00:172:30::/64,172.30.0.0/24", PodSubnet: "fd00:10:244::/56,10.244.0.0/16",
+		ServiceSubnet: "fd00:10:96::/112,10.96.0.0/16", LoadBalancerSubnet: "fd00:172:31::/112,172.31.0.0/24",
+	}
+	rec, err := newRecord(c, 1400, time.Unix(0, 0))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -41,11 +61,15 @@ func plannedRecord(t *testing.T) *record {
 }
 
 func TestPlans(t *testing.T) {
-	rec := plannedRecord(t)
+	testPlans(t, plannedRecord(t))
+	testPlans(t, dualRecord(t))
+}
+
+func testPlans(t *testing.T, rec *record) {
 	h := host{
 		paths:     Paths{StateDir: "/var/lib/skiff", RunDir: "/run/skiff", Libexec: "/opt/skiff/libexec"},
 		layout:    namespaces.Hierarchies{{Mount: "/sys/fs/cgroup/cpu,cpuacct", Controllers: "cpu,cpuacct"}, {Mount: "/sys/fs/cgroup/unified"}},
-		resolvers: []string{"192.0.2.53"},
+		resolvers: []string{"192.0.2.53", "2001:db8::53", "fe80::1%eth0"},
 		dirs:      []string{"/usr", "/etc/ssl"},
 	}
 	for i, m := range rec.Machines {
@@ -107,7 +131,7 @@ func TestQuantities(t *testing.T) {
 
 func TestResolvers(t *testing.T) {
 	conf := "# comment\nnameserver 127.0.0.53\nnameserver ::1\nnameserver 2001:db8::1\nnameserver 192.0.2.1\nnameserver 192.0.2.1\nnameserver\nsearch x\nnameserver 198.51.100.2 # two\n"
-	if got := strings.Join(parseResolvers(conf), " "); got != "192.0.2.1 198.51.100.2" {
+	if got := strings.Join(parseResolvers(conf), " "); got != "2001:db8::1 192.0.2.1 198.51.100.2" {
 		t.Errorf("got %q", got)
 	}
 	dir := t.TempDir()
@@ -129,5 +153,28 @@ func TestMountOfFindsTheMountBelow(t *testing.T) {
 	point, _, err := mountOf("/proc/self/status")
 	if err != nil || point != "/proc" {
 		t.Errorf("got %q, %v", point, err)
+	}
+}
+
+func TestAddressesOfADualStackCluster(t *testing.T) {
+	rec := dualRecord(t)
+	if got, want := apiServerURL(rec), "https://[fd00:172:30::a]:6443"; got != want {
+		t.Errorf("API server for machines: %s, want %s", got, want)
+	}
+	for address, want := range map[string]string{"::1": "[::1]:40000", "::": "[::1]:40000", "0.0.0.0": "127.0.0.1:40000", "192.0.2.1": "192.0.2.1:40000"} {
+		rec.Cluster.Networking.APIServerAddress = address
+		if got := clientAddress(&rec.Cluster); got != want {
+			t.Errorf("API server for clients at %s: %s, want %s", address, got, want)
+		}
+	}
+	cfg, err := pkiConfig(t.TempDir(), rec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := machine.Join(cfg.ServiceIPs), "fd00:10:96::1,10.96.0.1"; got != want {
+		t.Errorf("certificates are for %s, want %s", got, want)
+	}
+	if got, want := familiesOf(&rec.Cluster.Networking), []fabric.Family{fabric.IPv6, fabric.IPv4}; !slices.Equal(got, want) {
+		t.Errorf("families %v, want %v", got, want)
 	}
 }

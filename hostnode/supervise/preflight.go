@@ -3,6 +3,7 @@ package supervise
 import (
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -27,6 +28,11 @@ func (p Paths) preflight(c *cluster.Cluster) error {
 	}
 	if err := probeKernel(); err != nil {
 		return err
+	}
+	if c.Networking.IPFamily != cluster.IPv4 {
+		if err := probeIPv6(); err != nil {
+			return err
+		}
 	}
 	return errors.Join(checkFiles(c)...)
 }
@@ -58,6 +64,18 @@ func probeKernel() error {
 	}
 	return &Refusal{Err: errors.New("kernel feature: no cgroup2 tree is mounted: Services cannot be programmed"),
 		Help: "mkdir -p /sys/fs/cgroup/unified && mount -t cgroup2 none /sys/fs/cgroup/unified"}
+}
+
+// probeIPv6 finds out whether the host has IPv6 at all: with the module left
+// out there are no such sockets, with net.ipv6.conf.all.disable_ipv6 not even
+// loopback has an address.
+func probeIPv6() error {
+	l, err := net.Listen("tcp6", "[::1]:0")
+	if err == nil {
+		return l.Close()
+	}
+	return &Refusal{Field: "networking.ipFamily", Err: fmt.Errorf("this host has no IPv6: %w", err),
+		Help: "sysctl -w net.ipv6.conf.all.disable_ipv6=0 (or boot without ipv6.disable=1), or use ipFamily: ipv4"}
 }
 
 // checkFiles looks for the files of the host that the config names.

@@ -20,8 +20,11 @@ import (
 type record struct {
 	Cluster cluster.Cluster `json:"cluster"`
 	// ID tells this cluster from others that had its name.
-	ID       string          `json:"id"`
-	Created  time.Time       `json:"created"`
+	ID      string    `json:"id"`
+	Created time.Time `json:"created"`
+	// MTU of every cable: what leaves the host whole, so that packets to the
+	// outside need no fragments.
+	MTU      int             `json:"mtu"`
 	Machines []machineRecord `json:"machines"`
 	// Verbosity of what runs in the machines, as klog counts it.
 	Verbosity int `json:"verbosity,omitempty"`
@@ -29,43 +32,58 @@ type record struct {
 
 // machineRecord belongs to the node of the same index.
 type machineRecord struct {
-	Name    string       `json:"name"`
-	Role    cluster.Role `json:"role"`
-	IP      netip.Addr   `json:"ip"`
-	PodCIDR netip.Prefix `json:"podCIDR"`
+	Name string       `json:"name"`
+	Role cluster.Role `json:"role"`
+	// IPs and PodCIDRs are one a family, the primary one's first.
+	IPs      []netip.Addr   `json:"ips"`
+	PodCIDRs []netip.Prefix `json:"podCIDRs"`
 }
 
 // newRecord gives every machine of c its addresses. All ranges of c are set.
-func newRecord(c *cluster.Cluster, now time.Time) (*record, error) {
+func newRecord(c *cluster.Cluster, mtu int, now time.Time) (*record, error) {
 	ranges, err := rangesOf(c.Networking)
 	if err != nil {
 		return nil, err
 	}
-	rec := &record{Cluster: *c, ID: strings.ToLower(rand.Text()), Created: now.UTC().Truncate(time.Second)}
+	rec := &record{Cluster: *c, MTU: mtu, ID: strings.ToLower(rand.Text()), Created: now.UTC().Truncate(time.Second)}
 	for i, n := range c.Nodes {
-		ip, cidr, err := ranges.Node(i)
+		ips, cidrs, err := ranges.Node(i)
 		if err != nil {
-			return nil, &Refusal{Err: err, Help: "use a larger range: every machine takes an address of nodeSubnet and a /24 of podSubnet"}
+			return nil, &Refusal{Err: err, Help: "use a larger range: every machine takes an address of nodeSubnet and a /24 or /64 of podSubnet"}
 		}
-		rec.Machines = append(rec.Machines, machineRecord{Name: n.Name, Role: n.Role, IP: ip, PodCIDR: cidr})
+		rec.Machines = append(rec.Machines, machineRecord{Name: n.Name, Role: n.Role, IPs: ips, PodCIDRs: cidrs})
 	}
 	return rec, nil
 }
 
-// nth address of an IPv4 range.
-func nth(cidr string, n int) (netip.Addr, error) {
-	p, err := netip.ParsePrefix(cidr)
-	if err != nil {
-		return netip.Addr{}, err
-	}
+// nth address of a range.
+func nth(p netip.Prefix, n int) (netip.Addr, error) {
 	a := p.Masked().Addr()
 	for range n {
 		a = a.Next()
 	}
 	if !p.Contains(a) {
-		return netip.Addr{}, fmt.Errorf("%s has no address %d", cidr, n)
+		return netip.Addr{}, fmt.Errorf("%s has no address %d", p, n)
 	}
 	return a, nil
+}
+
+// serviceIPs are the n-th addresses of the service ranges, the primary
+// family's first.
+func (r *record) serviceIPs(n int) ([]netip.Addr, error) {
+	ranges, err := rangesOf(r.Cluster.Networking)
+	if err != nil {
+		return nil, err
+	}
+	var ips []netip.Addr
+	for _, p := range ranges.ServiceSubnets {
+		ip, err := nth(p, n)
+		if err != nil {
+			return nil, &Refusal{Field: "networking.serviceSubnet", Err: err}
+		}
+		ips = append(ips, ip)
+	}
+	return ips, nil
 }
 
 // controlPlane is the first machine with that role.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -17,6 +18,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"k8s.io/klog/v2"
 
+	clusterv1alpha1 "github.com/skiff-k8s/skiff/apis/cluster/v1alpha1"
 	machinev1alpha1 "github.com/skiff-k8s/skiff/apis/machine/v1alpha1"
 	"github.com/skiff-k8s/skiff/apis/server"
 	"github.com/skiff-k8s/skiff/apis/storage"
@@ -124,7 +126,15 @@ func run(ctx context.Context, f flags) error {
 	group.Go(func() error { return store.Run(storeCtx) })
 
 	pki := filepath.Join(f.dir, "pki")
-	kubeconfig, err := certificates(pki, address, f.nodeIP, f.serviceCIDR)
+	node, err := netip.ParseAddr(f.nodeIP)
+	if err != nil {
+		return fmt.Errorf("-node-ip: %w", err)
+	}
+	services, err := clusterv1alpha1.ParseSubnets(f.serviceCIDR)
+	if err != nil {
+		return fmt.Errorf("-service-cidr: %w", err)
+	}
+	kubeconfig, err := certificates(pki, address, node, services)
 	if err != nil {
 		return err
 	}
@@ -132,9 +142,9 @@ func run(ctx context.Context, f flags) error {
 	cp := machinev1alpha1.ControlPlaneConfiguration{
 		ClusterName:     "test",
 		NodeName:        nodeName,
-		NodeIP:          f.nodeIP,
-		PodSubnet:       "10.244.0.0/16",
-		ServiceSubnet:   f.serviceCIDR,
+		NodeIPs:         []netip.Addr{node},
+		PodSubnets:      []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")},
+		ServiceSubnets:  services,
 		DNSDomain:       dnsDomain,
 		FeatureGates:    f.gates,
 		RuntimeConfig:   f.runtime,

@@ -1,11 +1,10 @@
 package main
 
 import (
-	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
@@ -20,24 +19,21 @@ const (
 
 // certificates makes the cluster's files in dir and beside it an admin
 // kubeconfig, whose path it returns.
-func certificates(dir string, address *net.TCPAddr, nodeIP, serviceCIDR string) (string, error) {
-	serviceCIDR, _, _ = strings.Cut(serviceCIDR, ",") // the second is of the other family
-	first, _, err := net.ParseCIDR(serviceCIDR)
-	if err != nil {
-		return "", fmt.Errorf("service range: %w", err)
+func certificates(dir string, address *net.TCPAddr, node netip.Addr, services []netip.Prefix) (string, error) {
+	var first []netip.Addr
+	for _, p := range services {
+		first = append(first, p.Addr().Next())
 	}
-	first = first.To4()
-	first[3]++
 	for _, d := range []string{dir, filepath.Join(dir, "ca")} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
 			return "", err
 		}
 	}
 	admin, err := pki.Ensure(pki.Config{
-		Dir:       filepath.Join(dir, "ca"),
-		Nodes:     []pki.Node{{Name: nodeName, IP: net.ParseIP(nodeIP), ControlPlane: true, Dir: dir}},
-		DNSDomain: dnsDomain,
-		ServiceIP: first,
+		Dir:        filepath.Join(dir, "ca"),
+		Nodes:      []pki.Node{{Name: nodeName, IPs: []netip.Addr{node}, ControlPlane: true, Dir: dir}},
+		DNSDomain:  dnsDomain,
+		ServiceIPs: first,
 	})
 	if err != nil {
 		return "", err

@@ -9,9 +9,9 @@ import (
 	"strings"
 )
 
-// ranges are the shared cluster's, as cluster.json has them.
-func ranges() []netip.Prefix {
-	data, err := os.ReadFile("/var/lib/skiff/clusters/" + shared.name + "/cluster.json")
+// ranges are a cluster's, as cluster.json has them.
+func (c cluster) ranges() []netip.Prefix {
+	data, err := os.ReadFile("/var/lib/skiff/clusters/" + c.name + "/cluster.json")
 	if err != nil {
 		fail(err.Error())
 	}
@@ -72,7 +72,7 @@ func rangesIn(data []byte) ([]netip.Prefix, error) {
 // unassigned is an address near the end of each range, which nobody has.
 func unassigned() []string {
 	var addresses []string
-	for _, p := range ranges() {
+	for _, p := range shared.ranges() {
 		addresses = append(addresses, nearEnd(p).String())
 	}
 	return addresses

@@ -35,6 +35,11 @@ const (
 	ContainerdState = "/run/containerd"
 	// ContainerdSocket is where crictl finds the CRI.
 	ContainerdSocket = "/run/containerd/containerd.sock"
+	// CNIConfDir and CNIBinDir are where another CNI plugin has its
+	// configuration and its programs, if networking.disableDefaultCNI leaves
+	// the pod network to one. They outlive the machine.
+	CNIConfDir = "/etc/cni/net.d"
+	CNIBinDir  = "/opt/cni/bin"
 	// StaticPodDir is where the kubelet looks for static Pod manifests.
 	StaticPodDir = "/etc/kubernetes/manifests"
 

@@ -1,23 +1,30 @@
 package v1alpha1
 
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+)
+
 // ControlPlaneConfiguration is all that `skiff-machine control-plane` needs.
 // Files are paths inside the machine.
 type ControlPlaneConfiguration struct {
 	ClusterName string `json:"clusterName"`
 	NodeName    string `json:"nodeName"`
-	// NodeIP is the machine's address on the fabric: the API server's
-	// advertise address and the address of cluster DNS.
-	NodeIP string `json:"nodeIP"`
+	// NodeIPs are the machine's addresses on the fabric, one a family, the
+	// primary one first: that is the API server's advertise address. Cluster
+	// DNS answers on all of them.
+	NodeIPs []netip.Addr `json:"nodeIPs"`
 
-	// PodSubnet and ServiceSubnet are CIDRs, comma separated when dual stack.
-	PodSubnet     string `json:"podSubnet"`
-	ServiceSubnet string `json:"serviceSubnet"`
-	// LoadBalancerSubnet are the CIDRs from which Services of type
-	// LoadBalancer get addresses, comma separated when dual stack.
-	LoadBalancerSubnet string `json:"loadBalancerSubnet"`
+	// PodSubnets and ServiceSubnets are one a family, in the same order.
+	PodSubnets     []netip.Prefix `json:"podSubnets"`
+	ServiceSubnets []netip.Prefix `json:"serviceSubnets"`
+	// LoadBalancerSubnets are the ranges from which Services of type
+	// LoadBalancer get addresses, one a family.
+	LoadBalancerSubnets []netip.Prefix `json:"loadBalancerSubnets"`
 	// DNSServiceIP is the ClusterIP of kube-system/kube-dns (the tenth
-	// address of ServiceSubnet).
-	DNSServiceIP string `json:"dnsServiceIP"`
+	// address of the first of ServiceSubnets).
+	DNSServiceIP netip.Addr `json:"dnsServiceIP"`
 	// DNSDomain is the cluster domain, "cluster.local".
 	DNSDomain string `json:"dnsDomain"`
 	// UpstreamResolvers are the host's nameservers that cluster DNS forwards
@@ -81,9 +88,11 @@ const (
 type NodeConfiguration struct {
 	ClusterName string `json:"clusterName"`
 	NodeName    string `json:"nodeName"`
-	NodeIP      string `json:"nodeIP"`
+	// NodeIPs are the machine's addresses on the fabric, one a family, the
+	// primary one first.
+	NodeIPs []netip.Addr `json:"nodeIPs"`
 	// APIServer is the URL of the API server on the fabric,
-	// "https://<control plane's node IP>:6443".
+	// "https://<control plane's first node IP>:6443".
 	APIServer string `json:"apiServer"`
 	// ControlPlane says that this machine has the control-plane role.
 	ControlPlane bool `json:"controlPlane,omitempty"`
@@ -94,13 +103,16 @@ type NodeConfiguration struct {
 	// ProviderID is "skiff://<cluster>/<node>".
 	ProviderID string `json:"providerID"`
 
-	// PodCIDR is this node's part of PodSubnet.
-	PodCIDR       string `json:"podCIDR"`
-	PodSubnet     string `json:"podSubnet"`
-	ServiceSubnet string `json:"serviceSubnet"`
-	ClusterDNS    string `json:"clusterDNS"`
-	DNSDomain     string `json:"dnsDomain"`
-	MTU           int    `json:"mtu"`
+	// PodCIDRs are this node's parts of PodSubnets, in the order of NodeIPs.
+	PodCIDRs       []netip.Prefix `json:"podCIDRs"`
+	PodSubnets     []netip.Prefix `json:"podSubnets"`
+	ServiceSubnets []netip.Prefix `json:"serviceSubnets"`
+	ClusterDNS     netip.Addr     `json:"clusterDNS"`
+	DNSDomain      string         `json:"dnsDomain"`
+	MTU            int            `json:"mtu"`
+	// ForeignCNI says that another CNI plugin connects the Pods: see
+	// CNIConfDir.
+	ForeignCNI bool `json:"foreignCNI,omitempty"`
 
 	// CPU (whole cores), MemoryBytes and Pods are the declared capacity;
 	// zero CPU or memory means the host's.
@@ -115,6 +127,15 @@ type NodeConfiguration struct {
 
 	// Verbosity is klog's -v.
 	Verbosity int `json:"verbosity,omitempty"`
+}
+
+// Join writes addresses or ranges as upstream's flags take them.
+func Join[T fmt.Stringer](list []T) string {
+	texts := make([]string, len(list))
+	for i, item := range list {
+		texts[i] = item.String()
+	}
+	return strings.Join(texts, ",")
 }
 
 // Taint is corev1.Taint without its time.

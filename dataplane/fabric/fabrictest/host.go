@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -33,10 +35,12 @@ type Host struct {
 // Uplink is the name of a Host's device to the outside.
 const Uplink = "uplink"
 
-// Addresses of a Host and of what is beyond it.
+// Addresses of a Host and of what is beyond it; the IPv6 ones after AddIPv6.
 var (
-	HostAddr    = netip.MustParseAddr("192.0.2.2")
-	OutsideAddr = netip.MustParseAddr("192.0.2.1")
+	HostAddr     = netip.MustParseAddr("192.0.2.2")
+	OutsideAddr  = netip.MustParseAddr("192.0.2.1")
+	HostAddr6    = netip.MustParseAddr("2001:db8::2")
+	OutsideAddr6 = netip.MustParseAddr("2001:db8::1")
 )
 
 // NewHost makes a Host that goes with the test. It does not forward.
@@ -66,11 +70,29 @@ func NewHost(t testing.TB) Host {
 	return h
 }
 
+// AddIPv6 gives a Host IPv6 as well, beside the device with IPv4.
+func (h Host) AddIPv6(t testing.TB) {
+	t.Helper()
+	Sysctl(t, h.Netns, "net/ipv6/conf/default/disable_ipv6", "0")
+	Sysctl(t, h.Netns, "net/ipv6/conf/"+Uplink+"/disable_ipv6", "0")
+	Sysctl(t, h.Outside, "net/ipv6/conf/inward/disable_ipv6", "0")
+	host, outside := Handle(t, h.Netns), Handle(t, h.Outside)
+	address(t, host, Uplink, netip.PrefixFrom(HostAddr6, 64))
+	address(t, outside, "inward", netip.PrefixFrom(OutsideAddr6, 64))
+	uplink, err := host.LinkByName(Uplink)
+	must(t, err)
+	must(t, host.RouteAdd(&netlink.Route{LinkIndex: uplink.Attrs().Index, Gw: OutsideAddr6.AsSlice()}))
+}
+
 func address(t testing.TB, h *netlink.Handle, device string, p netip.Prefix) {
 	t.Helper()
 	link, err := h.LinkByName(device)
 	must(t, err)
-	must(t, h.AddrAdd(link, &netlink.Addr{IPNet: &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), 32)}}))
+	a := &netlink.Addr{IPNet: &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}}
+	if p.Addr().Is6() {
+		a.Flags = unix.IFA_F_NODAD
+	}
+	must(t, h.AddrAdd(link, a))
 	must(t, h.LinkSetUp(link))
 }
 
@@ -107,6 +129,17 @@ func Handle(t testing.TB, path string) *netlink.Handle {
 func Sysctl(t testing.TB, path, name, value string) {
 	t.Helper()
 	must(t, In(path, func() error { return os.WriteFile("/proc/sys/"+name, []byte(value), 0) }))
+}
+
+// ReadSysctl reads a setting of the namespace at path.
+func ReadSysctl(t testing.TB, path, name string) string {
+	t.Helper()
+	var value []byte
+	must(t, In(path, func() (err error) {
+		value, err = os.ReadFile("/proc/sys/" + name)
+		return err
+	}))
+	return strings.TrimSpace(string(value))
 }
 
 // In runs fn on a thread inside the namespace at path.
@@ -156,10 +189,10 @@ func Serve(t testing.TB, path, addr string) {
 	var l net.Listener
 	var p net.PacketConn
 	must(t, In(path, func() (err error) {
-		if l, err = net.Listen("tcp4", addr); err != nil {
+		if l, err = net.Listen("tcp", addr); err != nil {
 			return err
 		}
-		p, err = net.ListenPacket("udp4", addr)
+		p, err = net.ListenPacket("udp", addr)
 		return err
 	}))
 	t.Cleanup(func() { l.Close(); p.Close() })
@@ -200,7 +233,7 @@ func Ask(path, network, addr string, timeout time.Duration) (seen netip.Addr, to
 	}
 	defer c.Close()
 	c.SetDeadline(start.Add(timeout))
-	if network == "udp4" {
+	if strings.HasPrefix(network, "udp") {
 		if _, err := c.Write([]byte("?")); err != nil {
 			return netip.Addr{}, time.Since(start), err
 		}
@@ -226,7 +259,7 @@ func must(t testing.TB, err error) {
 func Uplinks(t testing.TB, path string) []string {
 	t.Helper()
 	h := Handle(t, path)
-	routes, err := h.RouteList(nil, netlink.FAMILY_V4)
+	routes, err := h.RouteList(nil, netlink.FAMILY_ALL)
 	must(t, err)
 	var names []string
 	for _, r := range routes {
@@ -235,7 +268,9 @@ func Uplinks(t testing.TB, path string) []string {
 		}
 		link, err := h.LinkByIndex(r.LinkIndex)
 		must(t, err)
-		names = append(names, link.Attrs().Name)
+		if name := link.Attrs().Name; !slices.Contains(names, name) {
+			names = append(names, name)
+		}
 	}
 	return names
 }

@@ -64,7 +64,7 @@ func stock() ([]string, error) {
 	for _, l := range links {
 		found = append(found, "device "+l.Attrs().Name)
 	}
-	routes, err := h.RouteList(nil, netlink.FAMILY_V4)
+	routes, err := h.RouteList(nil, netlink.FAMILY_ALL)
 	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
 		return nil, err
 	}

@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Watch fails the test at its end if an IPv4 packet with a source or
+// Watch fails the test at its end if a packet with a source or
 // destination in one of ranges left by the device in the namespace at path.
 func Watch(t testing.TB, path, device string, ranges ...netip.Prefix) {
 	t.Helper()
@@ -20,14 +20,19 @@ func Watch(t testing.TB, path, device string, ranges ...netip.Prefix) {
 		return slices.ContainsFunc(ranges, func(p netip.Prefix) bool { return p.Contains(a) })
 	}
 	listen(t, path, device, unix.ETH_P_ALL, func(packet []byte, outgoing bool) string {
-		if !outgoing || len(packet) < 20 || packet[0]>>4 != 4 {
+		var src, dst netip.Addr
+		switch {
+		case !outgoing:
 			return ""
+		case len(packet) >= 20 && packet[0]>>4 == 4:
+			src, dst = netip.AddrFrom4([4]byte(packet[12:16])), netip.AddrFrom4([4]byte(packet[16:20]))
+		case len(packet) >= 40 && packet[0]>>4 == 6:
+			src, dst = netip.AddrFrom16([16]byte(packet[8:24])), netip.AddrFrom16([16]byte(packet[24:40]))
 		}
-		src, dst := netip.AddrFrom4([4]byte(packet[12:16])), netip.AddrFrom4([4]byte(packet[16:20]))
 		if !bad(src) && !bad(dst) {
 			return ""
 		}
-		return fmt.Sprintf("packet %s -> %s, protocol %d", src, dst, packet[9])
+		return fmt.Sprintf("packet %s -> %s: %x", src, dst, packet[:min(len(packet), 48)])
 	})
 }
 
