@@ -67,3 +67,23 @@ func TestComponentConfig(t *testing.T) {
 		t.Errorf("differs from upstream's: %s", diff.Diff(want.ComponentConfig, got))
 	}
 }
+
+func TestNodeRangesOfADualStackCluster(t *testing.T) {
+	parse := netip.MustParsePrefix
+	got, err := componentConfig(Config{PKIDir: "/pki", ControlPlane: machinev1alpha1.ControlPlaneConfiguration{
+		PodSubnets:     []netip.Prefix{parse("fd00:10:244::/56"), parse("10.244.0.0/16")},
+		ServiceSubnets: []netip.Prefix{parse("fd00:10:96::/112"), parse("10.96.0.0/16")},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.KubeCloudShared.ClusterCIDR != "fd00:10:244::/56,10.244.0.0/16" ||
+		got.NodeIPAMController.ServiceCIDR != "fd00:10:96::/112" || got.NodeIPAMController.SecondaryServiceCIDR != "10.96.0.0/16" {
+		t.Errorf("%q, %+v", got.KubeCloudShared.ClusterCIDR, got.NodeIPAMController)
+	}
+	// Upstream's defaults by family, a /24 and a /64, are what nodes are
+	// created with; a mask of ours would be for one family only.
+	if ipam := got.NodeIPAMController; ipam.NodeCIDRMaskSize != 0 || ipam.NodeCIDRMaskSizeIPv4 != 0 || ipam.NodeCIDRMaskSizeIPv6 != 0 {
+		t.Errorf("mask sizes: %+v", ipam)
+	}
+}
