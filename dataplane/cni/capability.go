@@ -99,11 +99,11 @@ func lead(hostIP string, pods []netip.Addr) ([]leading, error) {
 		host = host.Unmap()
 	}
 	for _, pod := range pods {
-		any := netip.IPv4Unspecified()
+		unspecified := netip.IPv4Unspecified()
 		if pod.Is6() {
-			any = netip.IPv6Unspecified()
+			unspecified = netip.IPv6Unspecified()
 		}
-		all = append(all, leading{any, pod})
+		all = append(all, leading{unspecified, pod})
 		if host.IsValid() && host.Is4() == pod.Is4() {
 			matching = append(matching, leading{host, pod})
 		}

@@ -209,6 +209,22 @@ func TestFabricIPv6HearsNoRouter(t *testing.T) {
 	})
 }
 
+// TestFabricForeignPodsAreLeftAlone is a node whose pods another plugin
+// connects: a bridge that asks its neighbours from link-local addresses.
+func TestFabricForeignPodsAreLeftAlone(t *testing.T) {
+	forEach(t, func(t *testing.T, host fabrictest.Host, cfg fabric.Config) {
+		cfg.ForeignPods = true
+		f := up(t, cfg)
+		connectsIPv6(t, f, cfg, host.Netns)
+		worker := f.NodeNetns("worker")
+		for setting, want := range map[string]string{"accept_dad": "1", "addr_gen_mode": "0", "disable_ipv6": "0"} {
+			if got := fabrictest.ReadSysctl(t, worker, "net/ipv6/conf/default/"+setting); got != want {
+				t.Errorf("%s of a new device is %s, want %s", setting, got, want)
+			}
+		}
+	})
+}
+
 func TestFabricHostMTU(t *testing.T) {
 	fabrictest.Root(t)
 	host := fabrictest.NewHost(t)

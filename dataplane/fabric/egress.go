@@ -189,7 +189,7 @@ func (f *Fabric) egressRules(family Family, mode egressMode) ruleset {
 // unreachableAnswers refuse what is for nobody: IPv4 with "network is
 // unreachable". Of the codes that say so it is one that ends connected UDP as
 // well: clients do not wait for a timeout. IPv6 has none that does for both
-// (see ensureIPv6), so that TCP is reset, and all else "permission denied".
+// (see refuseNobody), so that TCP is reset, and all else "permission denied".
 func unreachableAnswers(family Family) [][]expr.Any {
 	const (
 		netProhibited   = 9 // ICMP

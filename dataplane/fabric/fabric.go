@@ -47,6 +47,10 @@ type Config struct {
 	Nodes []Node
 	// MTU of all devices, in bytes. Default 1500.
 	MTU int
+	// ForeignPods says that the nodes' pods are not dataplane/cni's: their
+	// devices start as the kernel has it, and their IPv6 sources are not
+	// checked in the node.
+	ForeignPods bool
 }
 
 // Node is one machine on the fabric.

@@ -11,33 +11,34 @@ import (
 // for IPv6 what the kernel has only for IPv4.
 const ipv6Table = "skiff-ipv6"
 
-// ensureIPv6 makes a namespace
-//   - drop forged packets, as rp_filter does: those whose source address would
-//     not be answered on the device they came by;
-//   - refuse connections to addresses that nobody has at once. The answer "no
-//     route" finds the connecting socket locked when it comes from the same
-//     host, and is dropped until the SYN's retransmission a second later; a
-//     reset waits for the lock.
-func ensureIPv6(netns string) error {
-	fromElsewhere := []expr.Any{
-		&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: 1},
-		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: deviceName("lo")},
-	}
-	unanswered := []expr.Any{
-		&expr.Fib{Register: 1, FlagSADDR: true, FlagIIF: true, ResultOIF: true},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.NativeEndian.PutUint32(0)},
-	}
-	toNobody := []expr.Any{
-		&expr.Fib{Register: 1, FlagDADDR: true, ResultADDRTYPE: true},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.NativeEndian.PutUint32(unix.RTN_UNREACHABLE)},
-	}
+// ensureIPv6 gives a namespace the table with rules.
+func ensureIPv6(netns string, rules ...[]expr.Any) error {
 	check := chain{Chain: nftables.Chain{
 		Name: "prerouting", Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityFilter}}
-	check.rules = [][]expr.Any{
-		rule(fromElsewhere, unanswered, drop()),
-		rule(matchTCP(), firstSegment(), toNobody, resetTCP()),
-	}
+	check.rules = rules
 	return ensureTables(netns, ruleset{ipv6Table, IPv6, []chain{check}})
+}
+
+// dropForged is what rp_filter does: it drops packets whose source address
+// would not be answered on the device they came by.
+func dropForged() []expr.Any {
+	return rule([]expr.Any{
+		&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: deviceName("lo")},
+		&expr.Fib{Register: 1, FlagSADDR: true, FlagIIF: true, ResultOIF: true},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.NativeEndian.PutUint32(0)},
+	}, drop())
+}
+
+// refuseNobody resets connections to addresses that nobody has. The answer
+// "no route" of the kernel's own finds the connecting socket locked when it
+// comes from the same host, and is dropped, until a second later the SYN is
+// sent again; a reset waits for the lock.
+func refuseNobody() []expr.Any {
+	return rule(matchTCP(), firstSegment(), []expr.Any{
+		&expr.Fib{Register: 1, FlagDADDR: true, ResultADDRTYPE: true},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.NativeEndian.PutUint32(unix.RTN_UNREACHABLE)},
+	}, resetTCP())
 }
 
 func matchTCP() []expr.Any {

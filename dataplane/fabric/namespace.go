@@ -41,31 +41,38 @@ var routerSettings = []setting{
 // ::1.
 var withoutIPv6 = []setting{{"net/ipv6/conf/default/disable_ipv6", "1"}}
 
-// withIPv6 is the same quiet router. Pods' devices start with these values, so
-// that nothing has to be written for each.
+// withIPv6 is the same quiet router.
 var withIPv6 = []setting{
 	{"net/ipv6/conf/all/disable_ipv6", "0"},
 	{"net/ipv6/conf/default/disable_ipv6", "0"},
 	{"net/ipv6/conf/all/forwarding", "1"},
-	// Nobody's advertisements, redirects or probes.
+	// Nobody's advertisements or redirects.
 	{"net/ipv6/conf/all/accept_ra", "0"},
-	{"net/ipv6/conf/default/accept_ra", "0"},
 	{"net/ipv6/conf/all/accept_redirects", "0"},
-	{"net/ipv6/conf/default/accept_redirects", "0"},
-	{"net/ipv6/conf/all/accept_dad", "0"},
-	{"net/ipv6/conf/default/accept_dad", "0"},
-	// No link-local addresses.
-	{"net/ipv6/conf/default/addr_gen_mode", "1"},
 	// As icmp_ratemask: an empty list.
 	{"net/ipv6/icmp/ratemask", "\n"},
 }
 
-// settings of the cluster's namespaces.
-func (f *Fabric) settings() []setting {
-	if f.has(IPv6) {
+// quietDevices is how pods' devices start, so that nothing has to be written
+// for each: deaf, without questions after duplicates and without addresses
+// that nobody gave them.
+var quietDevices = []setting{
+	{"net/ipv6/conf/default/accept_ra", "0"},
+	{"net/ipv6/conf/default/accept_redirects", "0"},
+	{"net/ipv6/conf/default/accept_dad", "0"},
+	{"net/ipv6/conf/default/addr_gen_mode", "1"},
+}
+
+// settings of a namespace of the cluster; foreign says that its devices are
+// not ours alone.
+func (f *Fabric) settings(foreign bool) []setting {
+	switch {
+	case !f.has(IPv6):
+		return slices.Concat(routerSettings, withoutIPv6)
+	case foreign:
 		return slices.Concat(routerSettings, withIPv6)
 	}
-	return slices.Concat(routerSettings, withoutIPv6)
+	return slices.Concat(routerSettings, withIPv6, quietDevices)
 }
 
 // currentNetns is the calling thread's network namespace. The threads on which

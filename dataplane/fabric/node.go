@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/google/nftables/expr"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sync/errgroup"
 )
@@ -25,12 +26,17 @@ func (f *Fabric) ensureNode(ctx context.Context, n Node) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if err := ensureNamespace(f.NodeNetns(n.Name), f.settings()); err != nil {
+	if err := ensureNamespace(f.NodeNetns(n.Name), f.settings(f.cfg.ForeignPods)); err != nil {
 		return err
 	}
 	var steps errgroup.Group
 	if f.has(IPv6) {
-		steps.Go(func() error { return ensureIPv6(f.NodeNetns(n.Name)) })
+		var rules [][]expr.Any
+		if !f.cfg.ForeignPods {
+			rules = append(rules, dropForged())
+		}
+		rules = append(rules, refuseNobody())
+		steps.Go(func() error { return ensureIPv6(f.NodeNetns(n.Name), rules...) })
 	}
 	steps.Go(func() error { return f.connect(n) })
 	return steps.Wait()

@@ -32,12 +32,12 @@ func (f *Fabric) EnsureSwitch(ctx context.Context) error {
 }
 
 func (f *Fabric) ensureSwitch(ctx context.Context, host *space) error {
-	if err := ensureNamespace(f.SwitchNetns(), f.settings()); err != nil {
+	if err := ensureNamespace(f.SwitchNetns(), f.settings(false)); err != nil {
 		return err
 	}
 	var rules errgroup.Group
 	if f.has(IPv6) {
-		rules.Go(func() error { return ensureIPv6(f.SwitchNetns()) })
+		rules.Go(func() error { return ensureIPv6(f.SwitchNetns(), dropForged(), refuseNobody()) })
 	}
 	return errors.Join(f.connectSwitch(ctx, host), rules.Wait())
 }

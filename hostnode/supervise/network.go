@@ -109,7 +109,8 @@ func (p Paths) newFabric(rec *record) (*fabric.Fabric, error) {
 	if err != nil {
 		return nil, err
 	}
-	cfg := fabric.Config{Cluster: rec.Cluster.Name, NetnsDir: p.netns(rec.Cluster.Name), MTU: rec.MTU, Ranges: r}
+	cfg := fabric.Config{Cluster: rec.Cluster.Name, NetnsDir: p.netns(rec.Cluster.Name), MTU: rec.MTU, Ranges: r,
+		ForeignPods: rec.Cluster.Networking.DisableDefaultCNI}
 	for _, m := range rec.Machines {
 		cfg.Nodes = append(cfg.Nodes, fabric.Node{Name: m.Name, IPs: m.IPs, PodCIDRs: m.PodCIDRs})
 	}
