@@ -37,7 +37,9 @@ func podNetwork(node *machinev1alpha1.NodeConfiguration, services *lb.Loader) (*
 func hostPorts(ports []cni.HostPort) []lb.HostPort {
 	converted := make([]lb.HostPort, 0, len(ports))
 	for _, p := range ports {
-		converted = append(converted, lb.HostPort(p))
+		if p.PodIP.Is4() { // as firstIPv4
+			converted = append(converted, lb.HostPort(p))
+		}
 	}
 	return converted
 }
