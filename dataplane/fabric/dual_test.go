@@ -2,6 +2,7 @@ package fabric_test
 
 import (
 	"errors"
+	"maps"
 	"net"
 	"net/netip"
 	"testing"
@@ -237,5 +238,27 @@ func TestFabricHostMTU(t *testing.T) {
 		if got, err := fabric.HostMTU(host.Netns); err != nil || got != want {
 			t.Errorf("with an uplink of %d: got %d, %v, want %d", device, got, err, want)
 		}
+	}
+}
+
+// BenchmarkFabricUp is a cluster's network from nothing to three nodes, by
+// families: IPv6 may not cost a start its second of duplicate detection.
+func BenchmarkFabricUp(b *testing.B) {
+	fabrictest.Root(b)
+	kinds := map[string]fabric.Ranges{"ipv4": prefixes("100.70.0.0/24", "100.71.0.0/16", "100.72.0.0/16", "100.73.0.0/24")}
+	maps.Copy(kinds, clusters)
+	for name, ranges := range kinds {
+		b.Run(name, func(b *testing.B) {
+			host := fabrictest.NewHost(b)
+			host.AddIPv6(b)
+			cfg := configIn(b, host.Netns, "fabrictest", ranges)
+			for b.Loop() {
+				f := fabric.New(cfg)
+				ensure(b, f, cfg)
+				b.StopTimer()
+				must(b, f.Remove(b.Context()))
+				b.StartTimer()
+			}
+		})
 	}
 }
