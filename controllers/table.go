@@ -92,12 +92,8 @@ var ours = map[string]func(context.Context, *parts) error{
 		return nodelabels.New(s.cfg.NodeLabels).SetupWithManager(s.mgr)
 	},
 	loadbalancer.Name: func(_ context.Context, s *parts) error {
-		ranges, err := loadbalancer.ParseRanges(s.cfg.ControlPlane.LoadBalancerSubnet)
-		if err != nil {
-			return err
-		}
 		return loadbalancer.New(loadbalancer.Config{
-			Ranges: ranges, Informers: s.informers, Recorder: s.recorder("service-controller"),
+			Ranges: s.cfg.ControlPlane.LoadBalancerSubnets, Informers: s.informers, Recorder: s.recorder("service-controller"),
 		}).SetupWithManager(s.mgr)
 	},
 	hostpath.Name: func(_ context.Context, s *parts) error {

@@ -37,9 +37,7 @@ func podNetwork(node *machinev1alpha1.NodeConfiguration, services *lb.Loader) (*
 func hostPorts(ports []cni.HostPort) []lb.HostPort {
 	converted := make([]lb.HostPort, 0, len(ports))
 	for _, p := range ports {
-		if p.PodIP.Is4() { // as firstIPv4
-			converted = append(converted, lb.HostPort(p))
-		}
+		converted = append(converted, lb.HostPort(p))
 	}
 	return converted
 }

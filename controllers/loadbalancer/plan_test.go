@@ -297,11 +297,7 @@ func TestPlan(t *testing.T) {
 			if c.ranges == "" {
 				c.ranges = "172.31.0.0/29"
 			}
-			ranges, err := ParseRanges(c.ranges)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if got := text(plan(ranges, c.services)); !slices.Equal(got, c.want) {
+			if got := text(plan(parseRanges(c.ranges), c.services)); !slices.Equal(got, c.want) {
 				t.Errorf("got\n\t%s\nwant\n\t%s", strings.Join(got, "\n\t"), strings.Join(c.want, "\n\t"))
 			}
 		})
@@ -312,10 +308,7 @@ func TestPlan(t *testing.T) {
 // it, and when what left is gone, the same is decided again in whatever order
 // they come.
 func TestPlanSettles(t *testing.T) {
-	ranges, err := ParseRanges("172.31.0.0/28,fd00::/124")
-	if err != nil {
-		t.Fatal(err)
-	}
+	ranges := parseRanges("172.31.0.0/28,fd00::/124")
 	for seed := range uint64(300) {
 		random := rand.New(rand.NewPCG(seed, 0))
 		var services []*corev1.Service
@@ -383,4 +376,13 @@ func BenchmarkPlan(b *testing.B) {
 	for b.Loop() {
 		plan(ranges, services)
 	}
+}
+
+// parseRanges reads ranges separated by commas.
+func parseRanges(text string) []netip.Prefix {
+	var ranges []netip.Prefix
+	for part := range strings.SplitSeq(text, ",") {
+		ranges = append(ranges, netip.MustParsePrefix(part))
+	}
+	return ranges
 }

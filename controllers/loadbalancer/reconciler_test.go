@@ -3,6 +3,7 @@ package loadbalancer_test
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -27,10 +28,19 @@ func TestMain(m *testing.M) {
 	os.Exit(apitest.Main(m))
 }
 
+// prefixes reads ranges separated by commas.
+func prefixes(text string) []netip.Prefix {
+	var ranges []netip.Prefix
+	for part := range strings.SplitSeq(text, ",") {
+		ranges = append(ranges, netip.MustParsePrefix(part))
+	}
+	return ranges
+}
+
 // run runs all controllers with a LoadBalancer range until the test ends.
 func run(t *testing.T, ranges string) {
 	t.Helper()
-	apitest.RunWith(t, controllers.Config{ControlPlane: machinev1alpha1.ControlPlaneConfiguration{LoadBalancerSubnet: ranges}})
+	apitest.RunWith(t, controllers.Config{ControlPlane: machinev1alpha1.ControlPlaneConfiguration{LoadBalancerSubnets: prefixes(ranges)}})
 }
 
 // bench is a namespace with what a user does in it.

@@ -20,22 +20,6 @@ const (
 	SharingAnnotation = "skiff.cluster/allow-shared-ip"
 )
 
-// ParseRanges reads ranges separated by commas; empty means none.
-func ParseRanges(text string) ([]netip.Prefix, error) {
-	var ranges []netip.Prefix
-	for part := range strings.SplitSeq(text, ",") {
-		if text == "" {
-			break
-		}
-		r, err := netip.ParsePrefix(part)
-		if err != nil {
-			return nil, err
-		}
-		ranges = append(ranges, r.Masked())
-	}
-	return ranges, nil
-}
-
 // familyOf is an address's.
 func familyOf(a netip.Addr) corev1.IPFamily {
 	if a.Is4() {

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/skiff-k8s/skiff/dataplane/fabric"
 	"github.com/skiff-k8s/skiff/hostnode/hostdns"
 	"github.com/skiff-k8s/skiff/hostnode/namespaces"
 )
@@ -69,16 +70,16 @@ func parseResolvers(conf string) []string {
 	return found
 }
 
-// reachable are the resolvers of the families of a machine's addresses. One
-// with a zone is on a link of the host's.
-func reachable(resolvers []string, ips []netip.Addr) []string {
+// reachable are the resolvers of the cluster's families. One with a zone is on
+// a link of the host's.
+func reachable(resolvers []string, families []fabric.Family) []string {
 	var found []string
 	for _, r := range resolvers {
 		addr, err := netip.ParseAddr(r)
 		if err != nil || addr.Zone() != "" || addr.IsLinkLocalUnicast() {
 			continue
 		}
-		if slices.ContainsFunc(ips, func(ip netip.Addr) bool { return ip.Is4() == addr.Is4() }) {
+		if slices.Contains(families, fabric.FamilyOf(addr)) {
 			found = append(found, r)
 		}
 	}

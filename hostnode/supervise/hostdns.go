@@ -11,6 +11,7 @@ import (
 	"time"
 
 	cluster "github.com/skiff-k8s/skiff/apis/cluster/v1alpha1"
+	"github.com/skiff-k8s/skiff/dataplane/fabric"
 	"github.com/skiff-k8s/skiff/hostnode/hostdns"
 )
 
@@ -21,19 +22,24 @@ const dnsBound = 20 * time.Second
 func (p Paths) hostDNSFiles() hostdns.Files { return hostdns.Files{EtcDir: p.EtcDir} }
 
 // hostDNS is what a cluster that wants it asks of the host.
-func (p Paths) hostDNS(name string) (hostdns.Config, error) {
+func (p Paths) hostDNS(c *cluster.Cluster) (hostdns.Config, error) {
 	h, err := readHost(p)
 	if err != nil {
 		return hostdns.Config{}, err
 	}
 	// What a cluster's device will get when it is made.
-	forwarding, err := os.ReadFile("/proc/sys/net/ipv4/conf/default/forwarding")
+	families := familiesOf(&c.Networking)
+	path := "/proc/sys/net/ipv4/conf/default/forwarding"
+	if families[0] == fabric.IPv6 {
+		path = "/proc/sys/net/ipv6/conf/all/forwarding"
+	}
+	forwarding, err := os.ReadFile(path)
 	if err != nil {
 		return hostdns.Config{}, fmt.Errorf("read the host's forwarding: %w", err)
 	}
 	return hostdns.Config{
-		Files: p.hostDNSFiles(), Cluster: name, Domain: dnsDomain,
-		Upstreams: h.resolvers, Forwards: strings.TrimSpace(string(forwarding)) == "1",
+		Files: p.hostDNSFiles(), Cluster: c.Name, Domain: dnsDomain,
+		Upstreams: reachable(h.resolvers, families), Forwards: strings.TrimSpace(string(forwarding)) == "1",
 	}, nil
 }
 
@@ -47,7 +53,7 @@ func (p Paths) checkHostDNS(ctx context.Context, c *cluster.Cluster) error {
 	if err := p.oneHostDNS(c); err != nil {
 		return err
 	}
-	cfg, err := p.hostDNS(c.Name)
+	cfg, err := p.hostDNS(c)
 	if err != nil {
 		return err
 	}
@@ -92,7 +98,7 @@ func (p Paths) startHostDNS(ctx context.Context, rec *record) error {
 
 // ensureHostDNS writes nothing if all is as it should be.
 func (p Paths) ensureHostDNS(ctx context.Context, rec *record) error {
-	cfg, err := p.hostDNS(rec.Cluster.Name)
+	cfg, err := p.hostDNS(&rec.Cluster)
 	if err != nil {
 		return err
 	}
@@ -124,12 +130,11 @@ func (p Paths) removeHostDNS(ctx context.Context, name string) error {
 
 // dnsServer is the address of cluster DNS, the first one of several.
 func dnsServer(rec *record) (netip.Addr, error) {
-	first, _, _ := strings.Cut(rec.Cluster.Networking.ServiceSubnet, ",")
-	server, err := nth(first, dnsAddress)
+	servers, err := rec.serviceIPs(dnsAddress)
 	if err != nil {
-		return netip.Addr{}, &Refusal{Field: "networking.serviceSubnet", Err: err}
+		return netip.Addr{}, err
 	}
-	return server, nil
+	return servers[0], nil
 }
 
 // awaitDNS asks until there is an answer. Before there is a server, a question

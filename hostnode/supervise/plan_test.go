@@ -28,7 +28,7 @@ func plannedRecord(t *testing.T) *record {
 	c.EtcdServers = []string{"https://192.0.2.1:2379"}
 	c.EtcdTLS = &cluster.EtcdTLS{CAFile: "/home/me/ca.crt"}
 	c.Networking = cluster.Networking{
-		APIServerAddress: "127.0.0.1", APIServerPort: 40000, NodeSubnet: "172.30.0.0/24", PodSubnet: "10.244.0.0/16",
+		IPFamily: cluster.IPv4, APIServerAddress: "127.0.0.1", APIServerPort: 40000, NodeSubnet: "172.30.0.0/24", PodSubnet: "10.244.0.0/16",
 		ServiceSubnet: "10.96.0.0/16", LoadBalancerSubnet: "172.31.0.0/24", DNSSearch: &[]string{"example.org"},
 	}
 	c.Nodes[1].Labels = map[string]string{"tier": "db"}

@@ -57,7 +57,7 @@ var _ = BeforeSuite(func() {
 	shared, r = create("e2e", threeNodes)
 	living = shared.name
 	r.must()
-	for _, p := range ranges() {
+	for _, p := range shared.ranges() {
 		Expect(uplinks.covers(p)).To(BeTrue(), "the firewall counter does not watch "+p.String())
 	}
 	skiff("load", "image-archive", filepath.Join(root, "_output/images.tar"), "--name", shared.name).must()

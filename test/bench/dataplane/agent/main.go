@@ -100,5 +100,5 @@ func newLoader(f flags, seen *arrivals) (*lb.Loader, error) {
 	if err != nil {
 		return nil, err
 	}
-	return lb.New(lb.Config{NodeName: f.node, NodeIP: ip, CgroupPath: f.cgroup, PinDir: f.pins, Client: client})
+	return lb.New(lb.Config{NodeName: f.node, NodeIPs: []netip.Addr{ip}, CgroupPath: f.cgroup, PinDir: f.pins, Client: client})
 }
