@@ -40,6 +40,9 @@ func TestCounterSeesWhatLeaves(t *testing.T) {
 	}
 	g.Expect(netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "uplink"}, PeerName: "peer"})).To(Succeed())
 	up("peer")
+	for i := range 6 { // hosts have many
+		g.Expect(netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: fmt.Sprintf("more%d", i)}, PeerName: fmt.Sprintf("else%d", i)})).To(Succeed())
+	}
 	uplink := up("uplink", "192.0.2.1/24", "2001:db8::1/64")
 	c, err := startCounter()
 	g.Expect(err).NotTo(HaveOccurred())

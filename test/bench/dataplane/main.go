@@ -76,9 +76,13 @@ func run(ctx context.Context, o options) (err error) {
 			return fmt.Errorf("%d services: %w", size, err)
 		}
 		results.Sizes = append(results.Sizes, got)
+		if err := results.write(o.out); err != nil {
+			return err
+		}
 		progress("%d services done after %v", size, time.Since(begin).Round(time.Second))
 	}
-	return results.write(o.out)
+	fmt.Print(markdown(results))
+	return nil
 }
 
 // progress says on standard error what the run is at.

@@ -141,6 +141,7 @@ func contents(file string) string {
 	return strings.TrimSpace(string(data))
 }
 
+// write writes both files; what was measured so far outlives an interruption.
 func (r *Results) write(dir string) error {
 	for _, s := range r.Sizes {
 		for _, subjects := range s.Paths {
@@ -157,10 +158,8 @@ func (r *Results) write(dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	report := markdown(r)
-	fmt.Print(report)
 	if err := os.WriteFile(filepath.Join(dir, "dataplane.json"), data, 0o644); err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(dir, "dataplane.md"), []byte(report), 0o644)
+	return os.WriteFile(filepath.Join(dir, "dataplane.md"), []byte(markdown(r)), 0o644)
 }

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"log"
+	"net"
 	"net/http"
 	"os"
 	"os/signal"
@@ -28,15 +29,20 @@ func main() {
 	mux.HandleFunc("GET /", answer)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer stop()
-	if err := serve(ctx, &http.Server{Addr: ":8080", Handler: mux}); err != nil {
+	l, err := net.Listen("tcp", ":8080")
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := serve(ctx, l, mux, farewell); err != nil {
 		log.Fatal(err)
 	}
 }
 
 // serve serves until a while after ctx ends, and every request to its end.
-func serve(ctx context.Context, server *http.Server) error {
+func serve(ctx context.Context, l net.Listener, handler http.Handler, farewell time.Duration) error {
+	server := &http.Server{Handler: handler}
 	done := make(chan error, 1)
-	go func() { done <- server.ListenAndServe() }()
+	go func() { done <- server.Serve(l) }()
 	select {
 	case err := <-done:
 		return err

@@ -77,9 +77,13 @@ func startCounter() (c *counter, err error) {
 					conn.AddRule(&nftables.Rule{Table: c.table, Chain: chain, Exprs: append(match, &expr.Counter{}), UserData: []byte(name)})
 				}
 			}
+			// All at once, the answers would not fit into the socket's buffer.
+			if err := conn.Flush(); err != nil {
+				return nil, err
+			}
 		}
 	}
-	return c, conn.Flush()
+	return c, nil
 }
 
 // close removes the counter.
