@@ -11,8 +11,8 @@ import (
 	"k8s.io/kubernetes/plugin/pkg/auth/authorizer/rbac/bootstrappolicy"
 )
 
-// policy reconciles upstream's default roles and bindings with upstream's
-// reconciler: what is missing is made, rules that are missing are added, and
+// policy reconciles upstream's default roles and bindings, and skiff's own,
+// with upstream's reconciler: what is missing is made, rules that are missing are added, and
 // what is annotated rbac.authorization.kubernetes.io/autoupdate=false stays.
 //
 // Upstream's hook also carries roles over from clusters older than 1.14; no
@@ -31,7 +31,7 @@ func (b *bootstrap) policy(ctx context.Context) error {
 func (b *bootstrap) roles(group *errgroup.Group) {
 	lister := b.informers.Rbac().V1()
 	clusterRoles := reconciliation.ClusterRoleModifier{Client: b.client.RbacV1().ClusterRoles()}
-	for _, role := range slices.Concat(bootstrappolicy.ClusterRoles(), bootstrappolicy.ControllerRoles()) {
+	for _, role := range slices.Concat(bootstrappolicy.ClusterRoles(), bootstrappolicy.ControllerRoles(), ownClusterRoles()) {
 		reconcileRole(group, reconciliation.ClusterRoleRuleOwner{ClusterRole: &role}, &roles{
 			RuleOwnerModifier: clusterRoles,
 			known: func() (reconciliation.RuleOwner, error) {
@@ -57,7 +57,7 @@ func (b *bootstrap) roles(group *errgroup.Group) {
 func (b *bootstrap) bindings(group *errgroup.Group) {
 	lister := b.informers.Rbac().V1()
 	clusterBindings := reconciliation.ClusterRoleBindingClientAdapter{Client: b.client.RbacV1().ClusterRoleBindings()}
-	for _, binding := range slices.Concat(bootstrappolicy.ClusterRoleBindings(), bootstrappolicy.ControllerRoleBindings()) {
+	for _, binding := range slices.Concat(bootstrappolicy.ClusterRoleBindings(), bootstrappolicy.ControllerRoleBindings(), ownClusterRoleBindings()) {
 		reconcileBinding(group, reconciliation.ClusterRoleBindingAdapter{ClusterRoleBinding: &binding}, &bindings{
 			RoleBindingModifier: clusterBindings,
 			known: func() (reconciliation.RoleBinding, error) {

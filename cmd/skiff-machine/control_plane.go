@@ -18,7 +18,6 @@ import (
 	"github.com/skiff-k8s/skiff/apis/storage"
 	"github.com/skiff-k8s/skiff/controllers"
 	"github.com/skiff-k8s/skiff/controllers/nodelabels"
-	"github.com/skiff-k8s/skiff/controllers/policynotice"
 	"github.com/skiff-k8s/skiff/controllers/scheduling"
 	"github.com/skiff-k8s/skiff/dataplane/dns"
 	"github.com/skiff-k8s/skiff/hostnode/agent"
@@ -116,7 +115,6 @@ func runOnStorage(ctx context.Context, cfg machinev1alpha1.ControlPlaneConfigura
 	group.Go(func() error { return manager.Run(ctx) })
 	group.Go(func() error { return scheduling.Run(ctx, scheduling.Config{Client: api.LoopbackClientConfig()}) })
 	group.Go(func() error { return dns.Run(ctx, dnsConfiguration(cfg, api)) })
-	group.Go(func() error { return policynotice.Run(ctx, client) })
 	return group.Wait()
 }
 

@@ -12,17 +12,23 @@ import (
 	machinev1alpha1 "github.com/skiff-k8s/skiff/apis/machine/v1alpha1"
 	"github.com/skiff-k8s/skiff/dataplane/cni"
 	"github.com/skiff-k8s/skiff/dataplane/lb"
+	"github.com/skiff-k8s/skiff/dataplane/policy"
 )
 
 // podNetwork is the node's in-process network plugin. The service loader
-// serves its host ports, those of pods that outlived the last process at once.
-func podNetwork(node *machinev1alpha1.NodeConfiguration, services *lb.Loader) (*cni.Plugin, error) {
+// serves its host ports, those of pods that outlived the last process at once;
+// the policy loader has a pod's policies in force before the pod starts.
+func podNetwork(node *machinev1alpha1.NodeConfiguration, services *lb.Loader, policies *policy.Loader) (*cni.Plugin, error) {
 	network, err := cni.New(cni.Config{
 		PodCIDRs: node.PodCIDRs, NodeIPs: node.NodeIPs, MTU: node.MTU,
 		StateDir: machinev1alpha1.RunDir + "/cni",
 		HostPorts: func(ports []cni.HostPort, added bool) error {
 			return services.HostPorts(hostPorts(ports), added)
 		},
+		Admit: func(ctx context.Context, pod cni.Pod) error {
+			return policies.Admit(ctx, policy.Admission(pod))
+		},
+		Dismiss: policies.Dismiss,
 	})
 	if err != nil {
 		return nil, err
@@ -45,16 +51,9 @@ func hostPorts(ports []cni.HostPort) []lb.HostPort {
 // serviceLoader attaches the Services' programs to the machine's cgroup. The
 // control plane's node also writes the maps of the cluster's switch.
 func serviceLoader(node *machinev1alpha1.NodeConfiguration) (*lb.Loader, error) {
-	client, err := kubernetes.NewForConfig(&rest.Config{
-		Host: node.APIServer,
-		TLSClientConfig: rest.TLSClientConfig{
-			CAFile: machinev1alpha1.CACertFile, CertFile: machinev1alpha1.DataplaneClientCertFile, KeyFile: machinev1alpha1.DataplaneClientKeyFile,
-		},
-		ContentConfig: rest.ContentConfig{ContentType: "application/vnd.kubernetes.protobuf", AcceptContentTypes: "application/vnd.kubernetes.protobuf,application/json"},
-		QPS:           -1,
-	})
+	client, err := dataplaneClient(node)
 	if err != nil {
-		return nil, fmt.Errorf("dataplane client: %w", err)
+		return nil, err
 	}
 	cfg := lb.Config{
 		NodeName: node.NodeName, NodeIPs: node.NodeIPs, Client: client,
@@ -70,4 +69,33 @@ func serviceLoader(node *machinev1alpha1.NodeConfiguration) (*lb.Loader, error) 
 // runServices keeps the maps until ctx ends and lets go of them.
 func runServices(ctx context.Context, l *lb.Loader) error {
 	return errors.Join(l.Run(ctx), l.Close())
+}
+
+// policyLoader enforces NetworkPolicies for the node's pods.
+func policyLoader(node *machinev1alpha1.NodeConfiguration) (*policy.Loader, error) {
+	client, err := dataplaneClient(node)
+	if err != nil {
+		return nil, err
+	}
+	return policy.New(policy.Config{
+		NodeName: node.NodeName, Client: client,
+		PinDir: machinev1alpha1.BPFDir + "/policies", Log: slog.Default(),
+	})
+}
+
+// dataplaneClient is the API server as user system:kube-proxy. All of a
+// process share one connection.
+func dataplaneClient(node *machinev1alpha1.NodeConfiguration) (kubernetes.Interface, error) {
+	client, err := kubernetes.NewForConfig(&rest.Config{
+		Host: node.APIServer,
+		TLSClientConfig: rest.TLSClientConfig{
+			CAFile: machinev1alpha1.CACertFile, CertFile: machinev1alpha1.DataplaneClientCertFile, KeyFile: machinev1alpha1.DataplaneClientKeyFile,
+		},
+		ContentConfig: rest.ContentConfig{ContentType: "application/vnd.kubernetes.protobuf", AcceptContentTypes: "application/vnd.kubernetes.protobuf,application/json"},
+		QPS:           -1,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("dataplane client: %w", err)
+	}
+	return client, nil
 }

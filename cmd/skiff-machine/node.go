@@ -38,9 +38,13 @@ func nodeCommand(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
+	policies, err := policyLoader(node)
+	if err != nil {
+		return err
+	}
 	var network gocni.CNI
 	if !node.ForeignCNI {
-		plugin, err := podNetwork(node, services)
+		plugin, err := podNetwork(node, services, policies)
 		if err != nil {
 			return err
 		}
@@ -54,6 +58,7 @@ func nodeCommand(ctx context.Context, args []string) error {
 
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return runServices(ctx, services) })
+	group.Go(func() error { return policies.Run(ctx) })
 	group.Go(func() error {
 		return portmap.Run(ctx, portmap.Config{NodeIPs: node.NodeIPs, Files: files, Log: slog.Default()})
 	})

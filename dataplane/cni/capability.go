@@ -16,31 +16,38 @@ import (
 
 // capabilities applies opts and returns the capability arguments they set.
 func capabilities(opts []gocni.NamespaceOpts) (map[string]any, error) {
+	args, _, err := arguments(opts)
+	return args, err
+}
+
+// arguments applies opts and returns the arguments they set: capabilities,
+// and what CRI calls labels.
+func arguments(opts []gocni.NamespaceOpts) (map[string]any, map[string]string, error) {
 	ns := &gocni.Namespace{}
-	args := map[string]any{}
-	for name, value := range map[string]any{"capabilityArgs": args, "args": map[string]string{}} {
+	args, labels := map[string]any{}, map[string]string{}
+	for name, value := range map[string]any{"capabilityArgs": args, "args": labels} {
 		field := reflect.ValueOf(ns).Elem().FieldByName(name)
 		if !field.IsValid() || field.Type() != reflect.TypeOf(value) {
-			return nil, fmt.Errorf("go-cni's Namespace has no field %s of type %T any more", name, value)
+			return nil, nil, fmt.Errorf("go-cni's Namespace has no field %s of type %T any more", name, value)
 		}
 		reflect.NewAt(field.Type(), field.Addr().UnsafePointer()).Elem().Set(reflect.ValueOf(value))
 	}
 	for _, o := range opts {
 		if err := o(ns); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
-	return args, nil
+	return args, labels, nil
 }
 
 // checkCapabilityAccess says at start what would fail at the first pod.
 func checkCapabilityAccess() error {
-	args, err := capabilities([]gocni.NamespaceOpts{gocni.WithCapability("probe", true), gocni.WithArgs("probe", "")})
+	args, labels, err := arguments([]gocni.NamespaceOpts{gocni.WithCapability("probe", true), gocni.WithArgs("probe", "yes")})
 	if err != nil {
 		return err
 	}
-	if args["probe"] != true {
-		return fmt.Errorf("go-cni's capability arguments are kept elsewhere now")
+	if args["probe"] != true || labels["probe"] != "yes" {
+		return fmt.Errorf("go-cni's arguments are kept elsewhere now")
 	}
 	return nil
 }

@@ -35,6 +35,12 @@ type Config struct {
 	// refused. It may be called for several pods at once, and is not called
 	// for pods found at New: see Plugin.HostPorts.
 	HostPorts func(ports []HostPort, added bool) error
+	// Admit is asked before a pod gets its cable, and returns when the pod may
+	// send and receive; an error refuses the pod, and the kubelet tries again.
+	// Dismiss hears that addresses are nobody's again. Both may be nil, and
+	// may be called for several pods at once.
+	Admit   func(ctx context.Context, pod Pod) error
+	Dismiss func(addrs []netip.Addr)
 }
 
 // HostPort is a port of the node that leads to a pod.
@@ -174,6 +180,9 @@ func (p *Plugin) setup(ctx context.Context, id, path string, opts []gocni.Namesp
 			err = errors.Join(err, p.undo(id))
 		}
 	}()
+	if err := p.admit(ctx, opts, r.IPs); err != nil {
+		return nil, err
+	}
 	mac, err := p.attach(r, path, limits)
 	if err != nil {
 		return nil, err
@@ -232,6 +241,7 @@ func (p *Plugin) remove(id string) error {
 	if err := p.cut(r); err != nil {
 		return err
 	}
+	p.dismiss(r.IPs)
 	return p.release(id)
 }
 
@@ -241,6 +251,7 @@ func (p *Plugin) undo(id string) error {
 		if err := p.closeHostPorts(r); err != nil {
 			return err
 		}
+		p.dismiss(r.IPs)
 	}
 	if err := p.unplug(id); err != nil {
 		return err
