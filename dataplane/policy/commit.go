@@ -253,18 +253,14 @@ func (m *model) groupOf(d Direction, policies []types.NamespacedName, ports map[
 // regrantAll compares all that a group grants with what it should.
 func (m *model) regrantAll(c *changes, g *group) {
 	m.settleBlocks(c, g)
+	candidates := m.candidates(g)
 	for p := range g.grants {
-		m.regrant(c, g, p)
-	}
-	m.regrant(c, g, m.any)
-	m.regrant(c, g, m.anyPod)
-	for _, ns := range m.namespaces {
-		m.regrant(c, g, ns.peer)
-	}
-	for _, id := range m.identities {
-		m.regrant(c, g, id)
+		candidates[p] = struct{}{}
 	}
 	for _, p := range g.blocks {
+		candidates[p] = struct{}{}
+	}
+	for p := range candidates {
 		m.regrant(c, g, p)
 	}
 	if g.whole {

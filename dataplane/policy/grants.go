@@ -102,6 +102,55 @@ func (pr *peerRule) holdsNamespace(own string, ns *namespace) bool {
 	return pr.namespaces.Empty() || ns.known && pr.namespaces.Matches(labels.Set(ns.labels))
 }
 
+// candidates are the peers, without blocks, that a group's rules may name:
+// to ask about all of a large cluster takes long.
+func (m *model) candidates(g *group) map[*peer]struct{} {
+	out := map[*peer]struct{}{m.any: {}, m.anyPod: {}}
+	identities := func(of map[*peer]struct{}) {
+		for id := range of {
+			out[id] = struct{}{}
+		}
+	}
+	for _, name := range g.policies {
+		policy := m.policies[name]
+		if policy == nil {
+			continue
+		}
+		for _, r := range policy.rules[g.direction] {
+			// Named ports on the way out are granted to identities.
+			named := g.direction == Egress && len(r.named) > 0
+			if named && (r.everybody || slices.ContainsFunc(r.peers, func(pr peerRule) bool { return pr.block != nil })) {
+				for _, ns := range m.namespaces {
+					identities(ns.identities)
+				}
+			}
+			for _, pr := range r.peers {
+				if pr.block != nil {
+					continue
+				}
+				for _, ns := range m.scope(name.Namespace, &pr) {
+					out[ns.peer] = struct{}{}
+					if named || pr.pods != nil {
+						identities(ns.identities)
+					}
+				}
+			}
+		}
+	}
+	return out
+}
+
+// scope are the namespaces that a peer of a rule looks into.
+func (m *model) scope(own string, pr *peerRule) map[string]*namespace {
+	if pr.namespaces != nil {
+		return m.namespaces
+	}
+	if ns, ok := m.namespaces[own]; ok {
+		return map[string]*namespace{own: ns}
+	}
+	return nil
+}
+
 // blocksOf are the prefixes that a group's rules name.
 func (m *model) blocksOf(g *group) []*block {
 	var out []*block
