@@ -163,19 +163,6 @@ spec:
 		shared.kubectl("delete", "namespace", "short", "--timeout=20s").must()
 	})
 
-	It("says on a NetworkPolicy that it is not enforced", func() {
-		shared.apply(`
-apiVersion: networking.k8s.io/v1
-kind: NetworkPolicy
-metadata: {name: deny, namespace: demo}
-spec: {podSelector: {}}
-`).must()
-		Eventually(func() string {
-			return shared.kubectl("get", "events", "-n", "demo", "--field-selector", "involvedObject.name=deny", "-o", "jsonpath={.items[*].reason}").out
-		}).Should(ContainSubstring("NotEnforced"))
-		shared.kubectl("delete", "networkpolicy", "deny", "-n", "demo").must()
-	})
-
 	It("keeps Secrets encrypted in etcd's files", func() {
 		secret := "plain-text-needle-" + fmt.Sprint(os.Getpid())
 		shared.kubectl("create", "secret", "generic", "needle", "-n", "demo", "--from-literal=k="+secret).must()
