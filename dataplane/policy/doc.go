@@ -41,9 +41,9 @@
 //
 // # Cost without policies
 //
-// One watch. Programs are loaded and Pods and Namespaces watched when the
-// first policy exists, programs attached when the first pod of the node is
-// isolated.
+// One watch. Pods and Namespaces are watched when the first policy exists,
+// programs loaded when the first pod of the node is isolated, and attached
+// while one is.
 //
 // # Pods that start
 //

@@ -57,7 +57,8 @@ type Loader struct {
 	listed bool
 	// peers is nil while there are no policies.
 	peers *peersWatch
-	// kernel is nil while there are no policies, and until all is listed.
+	// kernel is nil until all is listed and there is an isolated pod, and
+	// while there are no policies.
 	kernel *kernel
 	// resting: there are no policies, and nothing to take away.
 	resting bool
@@ -232,10 +233,15 @@ func (l *Loader) enforce() (again bool) {
 	return !errors.Is(l.trouble, errUnsupported)
 }
 
-// program loads the programs if they are not, writes what changed, and
-// attaches the programs if there is an isolated pod.
+// program writes what changed, and has the programs attached while there is
+// an isolated pod. They are loaded when there is the first one.
 func (l *Loader) program() error {
 	if l.kernel == nil {
+		// To know whether there is one.
+		l.model.commit()
+		if l.model.isolated() == 0 {
+			return removeSets(l.cfg.PinDir, 0)
+		}
 		if err := features.HaveProgramType(ebpf.Netfilter); errors.Is(err, ebpf.ErrNotSupported) {
 			return errUnsupported
 		}
