@@ -59,19 +59,54 @@ __attribute__((noinline)) int policy_match(__u32 group, __u32 peer, __u32 mask, 
 	return 0;
 }
 
-static __always_inline struct policy_peer peer_of(const struct policy_addr *addr, __u8 proto, __u16 called)
+/* How often a reader looks when a writer is in its way. */
+#define LOOKS 2
+
+/* What was read before is not read after. */
+#define barrier() asm volatile("" ::: "memory")
+
+/* Copies the peer of a key; false if there is none. */
+static __always_inline bool find_peer(const struct policy_peer_key *key, struct policy_peer *to)
+{
+	for (int i = 0; i < LOOKS; i++) {
+		struct policy_peer *p = bpf_map_lookup_elem(&policy_peers, key);
+
+		if (!p)
+			return false;
+		*to = *p;
+		barrier();
+		if (same(&p->self.addr, &key->addr) && p->self.port == key->port && p->self.proto == key->proto)
+			return true;
+	}
+	return false;
+}
+
+static __always_inline bool peer_of(const struct policy_addr *addr, __u8 proto, __u16 called, struct policy_peer *to)
 {
 	struct policy_peer_key key = { .addr = *addr };
-	struct policy_peer *p = bpf_map_lookup_elem(&policy_peers, &key);
 
-	if (!p && called) {
-		key.port = called;
-		key.proto = proto;
-		p = bpf_map_lookup_elem(&policy_peers, &key);
+	if (find_peer(&key, to))
+		return true;
+	if (!called)
+		return false;
+	key.port = called;
+	key.proto = proto;
+	return find_peer(&key, to);
+}
+
+static __always_inline bool find_group(__u32 group, struct policy_group *to)
+{
+	for (int i = 0; i < LOOKS; i++) {
+		struct policy_group *g = bpf_map_lookup_elem(&policy_groups, &group);
+
+		if (!g)
+			return false;
+		*to = *g;
+		barrier();
+		if (g->self == group)
+			return true;
 	}
-	if (!p)
-		return (struct policy_peer){};
-	return *p;
+	return false;
 }
 
 static __always_inline __u32 block_of(__u32 group, const struct policy_addr *addr, __u32 family)
@@ -91,33 +126,32 @@ static __always_inline __u32 block_of(__u32 group, const struct policy_addr *add
  * pod calls; 0 where addr is the caller. */
 static __always_inline bool allowed(__u32 group, const struct policy_addr *addr, const struct packet *p, __u16 called)
 {
-	struct policy_group *g = bpf_map_lookup_elem(&policy_groups, &group);
+	struct policy_group g;
 	struct policy_peer peer;
 	__u32 block;
 
-	if (!g)
+	if (!find_group(group, &g))
 		return false;
-	if (g->ports[POLICY_KIND_ANY] &&
-	    policy_match(group, POLICY_PEER_ANY, g->ports[POLICY_KIND_ANY], p->flow.proto, p->port))
+	if (g.ports[POLICY_KIND_ANY] &&
+	    policy_match(group, POLICY_PEER_ANY, g.ports[POLICY_KIND_ANY], p->flow.proto, p->port))
 		return true;
-	if (g->ports[POLICY_KIND_POD] | g->ports[POLICY_KIND_NAMESPACE] | g->ports[POLICY_KIND_IDENTITY]) {
-		peer = peer_of(addr, p->flow.proto, called);
-		if (peer.identity) {
-			if (g->ports[POLICY_KIND_IDENTITY] &&
-			    policy_match(group, peer.identity, g->ports[POLICY_KIND_IDENTITY], p->flow.proto, p->port))
+	if (g.ports[POLICY_KIND_POD] | g.ports[POLICY_KIND_NAMESPACE] | g.ports[POLICY_KIND_IDENTITY]) {
+		if (peer_of(addr, p->flow.proto, called, &peer)) {
+			if (g.ports[POLICY_KIND_IDENTITY] &&
+			    policy_match(group, peer.identity, g.ports[POLICY_KIND_IDENTITY], p->flow.proto, p->port))
 				return true;
-			if (g->ports[POLICY_KIND_NAMESPACE] &&
-			    policy_match(group, peer.ns, g->ports[POLICY_KIND_NAMESPACE], p->flow.proto, p->port))
+			if (g.ports[POLICY_KIND_NAMESPACE] &&
+			    policy_match(group, peer.ns, g.ports[POLICY_KIND_NAMESPACE], p->flow.proto, p->port))
 				return true;
-			if (g->ports[POLICY_KIND_POD] &&
-			    policy_match(group, POLICY_PEER_POD, g->ports[POLICY_KIND_POD], p->flow.proto, p->port))
+			if (g.ports[POLICY_KIND_POD] &&
+			    policy_match(group, POLICY_PEER_POD, g.ports[POLICY_KIND_POD], p->flow.proto, p->port))
 				return true;
 		}
 	}
-	if (!g->ports[POLICY_KIND_BLOCK])
+	if (!g.ports[POLICY_KIND_BLOCK])
 		return false;
 	block = block_of(group, addr, p->family);
-	return block && policy_match(group, block, g->ports[POLICY_KIND_BLOCK], p->flow.proto, p->port);
+	return block && policy_match(group, block, g.ports[POLICY_KIND_BLOCK], p->flow.proto, p->port);
 }
 
 static __always_inline struct policy_flow reversed(const struct policy_flow *f)
@@ -218,13 +252,25 @@ static __always_inline int verdict(int accept)
 	return accept ? NF_ACCEPT : NF_DROP;
 }
 
+/* No group has this number: its pods are allowed nothing. */
+#define NOTHING 0xffffffff
+
 /* The groups of a pod; none where the address is of no isolated pod. */
 static __always_inline struct policy_pod pod_of(const struct policy_addr *addr)
 {
-	struct policy_pod *pod = bpf_map_lookup_elem(&policy_pods, addr);
+	struct policy_pod copy = {};
 
-	/* By value: the verifier knows no "or" of pointers. */
-	return pod ? *pod : (struct policy_pod){};
+	for (int i = 0; i < LOOKS; i++) {
+		struct policy_pod *pod = bpf_map_lookup_elem(&policy_pods, addr);
+
+		if (!pod)
+			return (struct policy_pod){};
+		copy = *pod;
+		barrier();
+		if (same(&pod->self, addr))
+			return copy;
+	}
+	return (struct policy_pod){ .ingress = NOTHING, .egress = NOTHING };
 }
 
 static __always_inline bool isolated(struct policy_pod pod)

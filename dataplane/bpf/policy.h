@@ -25,6 +25,10 @@
  * peers, then pods; and removes in the opposite order. In between, what the
  * old or the new state allows is allowed, and nothing else.
  *
+ * Elements of these hashes are reused at once for other keys, so every value
+ * begins with its own key, which the reader compares after it has copied the
+ * rest: a value that was overwritten meanwhile begins with another one.
+ *
  * Addresses have 16 bytes, IPv4 ones as ::ffff:a.b.c.d. Names ending in _be
  * are in network byte order.
  */
@@ -41,10 +45,11 @@ _Static_assert(sizeof(struct policy_addr) == 16, "policy_addr");
 
 /* Groups of a pod; 0: not isolated in that direction. */
 struct policy_pod {
+	struct policy_addr self;
 	__u32 ingress;
 	__u32 egress;
 };
-_Static_assert(sizeof(struct policy_pod) == 8, "policy_pod");
+_Static_assert(sizeof(struct policy_pod) == 24, "policy_pod");
 
 /* With a port: who is this peer only where that port is called. */
 struct policy_peer_key {
@@ -56,10 +61,11 @@ struct policy_peer_key {
 _Static_assert(sizeof(struct policy_peer_key) == 20, "policy_peer_key");
 
 struct policy_peer {
+	struct policy_peer_key self;
 	__u32 identity;
 	__u32 ns;
 };
-_Static_assert(sizeof(struct policy_peer) == 8, "policy_peer");
+_Static_assert(sizeof(struct policy_peer) == 28, "policy_peer");
 
 /* The peers that have no address of their own. */
 enum policy_peer_number {
@@ -86,9 +92,10 @@ enum policy_mask {
 };
 
 struct policy_group {
+	__u32 self;
 	enum policy_mask ports[POLICY_KINDS];
 };
-_Static_assert(sizeof(struct policy_group) == 20, "policy_group");
+_Static_assert(sizeof(struct policy_group) == 24, "policy_group");
 
 /* proto 0: all protocols, also those without ports. */
 struct policy_rule {

@@ -47,6 +47,7 @@ type bpfPolicyFlow struct {
 
 type bpfPolicyGroup struct {
 	_     structs.HostLayout
+	Self  uint32
 	Ports [5]bpfPolicyMask
 }
 
@@ -70,6 +71,7 @@ const (
 
 type bpfPolicyPeer struct {
 	_        structs.HostLayout
+	Self     bpfPolicyPeerKey
 	Identity uint32
 	Ns       uint32
 }
@@ -92,6 +94,7 @@ const (
 
 type bpfPolicyPod struct {
 	_       structs.HostLayout
+	Self    bpfPolicyAddr
 	Ingress uint32
 	Egress  uint32
 }

@@ -42,6 +42,7 @@ func (t table) apply(c *changes) failures {
 	var f failures
 	t.putRules(c.rules, &f)
 	for _, e := range c.groups {
+		e.mask.Self = e.id
 		if err := t.maps.PolicyGroups.Put(&e.id, &e.mask); err != nil {
 			f.group(e.id, full("policy_groups", t.maps.PolicyGroups, err))
 		}
@@ -50,6 +51,7 @@ func (t table) apply(c *changes) failures {
 	t.putPeers(c.peers, &f)
 	for _, e := range c.pods {
 		key := rawAddr(e.addr)
+		e.pod.Self = key
 		if err := t.maps.PolicyPods.Put(&key, &e.pod); err != nil {
 			if f.pods == nil {
 				f.pods = map[netip.Addr]error{}
@@ -73,6 +75,7 @@ func (t table) apply(c *changes) failures {
 		f.deleted("policy_groups", t.maps.PolicyGroups.Delete(&c.groupsGone[i]))
 	}
 	for _, e := range c.narrowed {
+		e.mask.Self = e.id
 		// It may have gone since.
 		if err := t.maps.PolicyGroups.Update(&e.id, &e.mask, ebpf.UpdateExist); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 			f.group(e.id, fmt.Errorf("write policy_groups: %w", err))
@@ -119,6 +122,7 @@ func (t table) putPeers(entries []peerEntry, f *failures) {
 		keys, peers := make([]bpfPolicyPeerKey, len(entries)), make([]bpfPolicyPeer, len(entries))
 		for i, e := range entries {
 			keys[i], peers[i] = e.claim.raw(), e.peer
+			peers[i].Self = keys[i]
 		}
 		if _, err := t.maps.PolicyPeers.BatchUpdate(keys, peers, nil); err == nil {
 			return
@@ -126,6 +130,7 @@ func (t table) putPeers(entries []peerEntry, f *failures) {
 	}
 	for _, e := range entries {
 		key := e.claim.raw()
+		e.peer.Self = key
 		if err := t.maps.PolicyPeers.Put(&key, &e.peer); err != nil {
 			if f.peers == nil {
 				f.peers = map[claim]error{}
