@@ -78,7 +78,9 @@ func (m *model) commit() *changes {
 				}
 				changed := false
 				for p := range m.dirty.peers {
-					changed = m.regrant(c, g, p) || changed
+					if g.looksAt(p) {
+						changed = m.regrant(c, g, p) || changed
+					}
 				}
 				if changed {
 					m.writeMask(c, g)

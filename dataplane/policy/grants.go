@@ -102,10 +102,21 @@ func (pr *peerRule) holdsNamespace(own string, ns *namespace) bool {
 	return pr.namespaces.Empty() || ns.known && pr.namespaces.Matches(labels.Set(ns.labels))
 }
 
+// looksAt says whether a group's rules might grant a peer something, which
+// for most identities in a large cluster they might not.
+func (g *group) looksAt(p *peer) bool {
+	if p.kind != bpfPolicyKindPOLICY_KIND_IDENTITY || g.wide || g.policies[0].Namespace == p.namespace.name {
+		return true
+	}
+	return len(g.grants[p]) > 0
+}
+
 // candidates are the peers, without blocks, that a group's rules may name:
-// to ask about all of a large cluster takes long.
+// to ask about all of a large cluster takes long. It also finds whether the
+// group is wide.
 func (m *model) candidates(g *group) map[*peer]struct{} {
 	out := map[*peer]struct{}{m.any: {}, m.anyPod: {}}
+	g.wide = false
 	identities := func(of map[*peer]struct{}) {
 		for id := range of {
 			out[id] = struct{}{}
@@ -120,6 +131,7 @@ func (m *model) candidates(g *group) map[*peer]struct{} {
 			// Named ports on the way out are granted to identities.
 			named := g.direction == Egress && len(r.named) > 0
 			if named && (r.everybody || slices.ContainsFunc(r.peers, func(pr peerRule) bool { return pr.block != nil })) {
+				g.wide = true
 				for _, ns := range m.namespaces {
 					identities(ns.identities)
 				}
@@ -128,9 +140,11 @@ func (m *model) candidates(g *group) map[*peer]struct{} {
 				if pr.block != nil {
 					continue
 				}
+				oneByOne := named || pr.pods != nil
+				g.wide = g.wide || oneByOne && pr.namespaces != nil
 				for _, ns := range m.scope(name.Namespace, &pr) {
 					out[ns.peer] = struct{}{}
-					if named || pr.pods != nil {
+					if oneByOne {
 						identities(ns.identities)
 					}
 				}

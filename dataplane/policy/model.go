@@ -131,6 +131,8 @@ type group struct {
 	// ports resolve named ports of ingress rules: they are the group's pods'.
 	ports map[namedPort]uint16
 	pods  int
+	// wide: there are rules that look at pods of other namespaces one by one.
+	wide bool
 
 	// What the maps hold.
 	grants map[*peer][]portKey
