@@ -79,7 +79,7 @@ const (
 	// DataplaneClientCertFile is the certificate of user
 	// "system:node:<name>"'s dataplane: CN "system:kube-proxy", which
 	// upstream's bootstrap roles allow to watch services, endpoint slices
-	// and nodes.
+	// and nodes, and a role of ours pods, namespaces and network policies.
 	DataplaneClientCertFile = PKIDir + "/dataplane-client.crt"
 	DataplaneClientKeyFile  = PKIDir + "/dataplane-client.key"
 )
