@@ -11,7 +11,6 @@ import (
 	"os"
 
 	"golang.org/x/sync/errgroup"
-	"k8s.io/client-go/kubernetes"
 
 	machinev1alpha1 "github.com/skiff-k8s/skiff/apis/machine/v1alpha1"
 	"github.com/skiff-k8s/skiff/apis/server"
@@ -95,10 +94,6 @@ func runOnStorage(ctx context.Context, cfg machinev1alpha1.ControlPlaneConfigura
 	manager, err := controllers.New(controllers.Config{
 		RESTConfig: api.LoopbackClientConfig(), ControlPlane: cfg, NodeLabels: nodeLabels(cfg), Log: slog.Default(),
 	})
-	if err != nil {
-		return err
-	}
-	client, err := kubernetes.NewForConfig(api.LoopbackClientConfig())
 	if err != nil {
 		return err
 	}

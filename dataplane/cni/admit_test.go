@@ -26,7 +26,7 @@ func TestAPodIsAdmittedBeforeItIsPlugged(t *testing.T) {
 	var plugin *cni.Plugin
 	must(t, fabric.Do(home.netns, func() (err error) {
 		plugin, err = cni.New(cni.Config{
-			PodCIDR: home.PodCIDR, NodeIP: home.IP, StateDir: t.TempDir(),
+			PodCIDRs: home.PodCIDRs, NodeIPs: home.IPs, StateDir: t.TempDir(),
 			Admit: func(_ context.Context, pod cni.Pod) error {
 				admitted = append(admitted, pod)
 				plugged = devices(t, home)
