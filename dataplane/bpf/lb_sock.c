@@ -185,7 +185,7 @@ static __always_inline int on_sendmsg(struct bpf_sock_addr *ctx, struct lb_addr 
 			at = LB_RING + i;
 	}
 	had = &ring->pairs[at % LB_RING];
-	if (at >= LB_RING && svc.affinity_s == 0 && !(svc.flags & LB_SOURCES)) {
+	if (at >= LB_RING) {
 		b.addr = had->backend;
 		b.port_be = had->backend_port_be;
 		if (had->set == svc.set || lb_has(&key, &svc, &b, 1)) {

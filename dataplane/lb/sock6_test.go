@@ -119,6 +119,18 @@ func TestUnconnectedIPv6SocketsKeepServicesApart(t *testing.T) {
 			t.Errorf("a new flow went to %q, which terminates: %v", answer, err)
 		}
 	}
+	// Affinity and source ranges are for new flows.
+	w.set(table.Frontend{
+		Key: key(vip6.Next(), 53, table.UDP), Backends: more, Affinity: time.Hour, Sources: []netip.Prefix{netip.MustParsePrefix("2001:db8::/32")},
+	})
+	for range 10 {
+		if got := ask(second); got != first {
+			t.Fatalf("moved from %s to %s", first, got)
+		}
+	}
+	if _, _, err := call("udp6", second.String()); !errors.Is(err, unix.EPERM) {
+		t.Errorf("a new flow of a client in no range: %v, want operation not permitted", err)
+	}
 	// It is gone: the flow moves.
 	w.set(table.Frontend{Key: key(vip6.Next(), 53, table.UDP), Backends: left})
 	if got := ask(second); got == first {
