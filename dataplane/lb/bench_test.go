@@ -164,7 +164,9 @@ func BenchmarkConnect(b *testing.B) {
 			if err != nil {
 				return
 			}
-			c.Write([]byte{1})
+			if _, err := c.Write([]byte{1}); err != nil {
+				b.Error(err)
+			}
 			c.Close()
 		}
 	})

@@ -82,7 +82,9 @@ func TestUnconnectedIPv6SocketsKeepServicesApart(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	c.SetDeadline(time.Now().Add(3 * time.Second))
+	if err := c.SetDeadline(time.Now().Add(3 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
 	ask := func(to netip.AddrPort) string {
 		t.Helper()
 		if _, err := c.WriteTo([]byte("x"), net.UDPAddrFromAddrPort(to)); err != nil {

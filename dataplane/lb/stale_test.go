@@ -37,7 +37,9 @@ func TestStaleUDPSocketsAreEnded(t *testing.T) {
 		return c
 	}
 	ask := func(c net.Conn) (string, error) {
-		c.SetDeadline(time.Now().Add(time.Second))
+		if err := c.SetDeadline(time.Now().Add(time.Second)); err != nil {
+			return "", err
+		}
 		if _, err := c.Write([]byte("x")); err != nil {
 			return "", err
 		}
@@ -105,7 +107,9 @@ func TestUDPClientsMoveWhenTheirBackendLeaves(t *testing.T) {
 	c.endpoints("names", "dns", corev1.ProtocolUDP, second)
 	start := time.Now()
 	for {
-		conn.SetDeadline(time.Now().Add(50 * time.Millisecond))
+		if err := conn.SetDeadline(time.Now().Add(50 * time.Millisecond)); err != nil {
+			t.Fatal(err)
+		}
 		_, err := conn.Write([]byte("x"))
 		if err == nil {
 			_, err = conn.Read(make([]byte, 100))

@@ -124,11 +124,11 @@ func newFabric(t *testing.T, a addresses) *fabric {
 
 func (f *fabric) set(addr string, port uint16, proto table.Protocol, backends ...string) {
 	f.Helper()
-	any := netip.IPv4Unspecified()
+	everyNode := netip.IPv4Unspecified()
 	if strings.Contains(f.vip1, ":") {
-		any = netip.IPv6Unspecified()
+		everyNode = netip.IPv6Unspecified()
 	}
-	fe := table.Frontend{Key: table.Key{Addr: any, Scope: table.AnyNode, Port: port, Proto: proto}}
+	fe := table.Frontend{Key: table.Key{Addr: everyNode, Scope: table.AnyNode, Port: port, Proto: proto}}
 	if addr != "" {
 		fe.Addr, fe.Scope = netip.MustParseAddr(addr), table.All
 	}

@@ -26,7 +26,7 @@ func contentOf(backends, keep []netip.AddrPort) content {
 	slices.SortFunc(all, compareBackends)
 	all = slices.Compact(all)
 	c := content{count: len(all)}
-	rest := all[len(all):]
+	var rest []tablesLbBackend
 	for _, b := range keep {
 		raw := rawBackend(b)
 		if _, has := slices.BinarySearchFunc(all, raw, compareBackends); !has {
@@ -34,7 +34,8 @@ func contentOf(backends, keep []netip.AddrPort) content {
 		}
 	}
 	slices.SortFunc(rest, compareBackends)
-	c.backends = append(all, slices.Compact(rest)...)
+	all = append(all, slices.Compact(rest)...)
+	c.backends = all
 	return c
 }
 

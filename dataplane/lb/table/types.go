@@ -33,12 +33,12 @@ func (p Protocol) String() string {
 type Scope uint8
 
 const (
-	// All: the key is Addr.
+	// All keys are what they say, for everybody.
 	All = Scope(tablesLbScopeLB_SCOPE_ALL)
 	// FromNode keys are seen by the node's own sockets only, and only where
 	// the frontend of AnyNode has NodeOwn.
 	FromNode = Scope(tablesLbScopeLB_SCOPE_NODE)
-	// AnyNode: the key is every address of Addr's family that SetNodes named;
+	// AnyNode keys are every address of Addr's family that SetNodes named;
 	// Addr is the family's unspecified address.
 	AnyNode = Scope(tablesLbScopeLB_SCOPE_ANY)
 )
