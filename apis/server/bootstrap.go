@@ -18,6 +18,8 @@ import (
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
+	apiregistrationclient "k8s.io/kube-aggregator/pkg/client/clientset_generated/clientset/typed/apiregistration/v1"
+	apiregistrationlisters "k8s.io/kube-aggregator/pkg/client/listers/apiregistration/v1"
 	"k8s.io/kubernetes/cmd/kube-apiserver/app/options"
 	schedulinghelpers "k8s.io/kubernetes/pkg/apis/scheduling/v1"
 	"k8s.io/kubernetes/pkg/controlplane/controller/defaultservicecidr"
@@ -25,6 +27,8 @@ import (
 	"k8s.io/kubernetes/pkg/features"
 	rbacrest "k8s.io/kubernetes/pkg/registry/rbac/rest"
 	schedulingrest "k8s.io/kubernetes/pkg/registry/scheduling/rest"
+
+	"github.com/skiff-k8s/skiff/apis/metrics"
 )
 
 // bootstrap makes the objects without which a cluster does not work, as
@@ -36,6 +40,9 @@ type bootstrap struct {
 	client    kubernetes.Interface
 	informers informers.SharedInformerFactory
 	opts      options.CompletedOptions
+	// apiServices are the aggregator's.
+	apiServices apiregistrationlisters.APIServiceLister
+	register    apiregistrationclient.APIServicesGetter
 }
 
 const (
@@ -56,7 +63,14 @@ func addHooks(c *chain, opts options.CompletedOptions) (<-chan struct{}, error) 
 	if err != nil {
 		return nil, fmt.Errorf("make loopback client: %w", err)
 	}
-	b := &bootstrap{client: client, informers: c.informers, opts: opts}
+	register, err := apiregistrationclient.NewForConfig(front.LoopbackClientConfig)
+	if err != nil {
+		return nil, fmt.Errorf("make loopback client: %w", err)
+	}
+	b := &bootstrap{
+		client: client, informers: c.informers, opts: opts, register: register,
+		apiServices: c.aggregator.APIRegistrationInformers.Apiregistration().V1().APIServices().Lister(),
+	}
 	// An informer asked for before the factory starts is a started informer.
 	for _, informer := range []interface {
 		Informer() cache.SharedIndexInformer
@@ -125,6 +139,21 @@ func (b *bootstrap) priorityClasses(ctx context.Context) error {
 		if err != nil && !apierrors.IsAlreadyExists(err) {
 			return fmt.Errorf("create PriorityClass %s: %w", class.Name, err)
 		}
+	}
+	return nil
+}
+
+// metricsAPI registers our metrics API unless there is one. It is not among
+// those that upstream's controller registers: that would put ours back at
+// every start when a user has installed metrics-server.
+func (b *bootstrap) metricsAPI(ctx context.Context) error {
+	want := metrics.APIService()
+	if _, err := b.apiServices.Get(want.Name); err == nil {
+		return nil
+	}
+	_, err := b.register.APIServices().Create(ctx, want, metav1.CreateOptions{})
+	if err != nil && !apierrors.IsAlreadyExists(err) {
+		return fmt.Errorf("create APIService %s: %w", want.Name, err)
 	}
 	return nil
 }

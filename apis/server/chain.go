@@ -14,6 +14,7 @@ import (
 	"k8s.io/apiserver/pkg/util/notfoundhandler"
 	"k8s.io/apiserver/pkg/util/webhook"
 	"k8s.io/client-go/informers"
+	"k8s.io/client-go/rest"
 	aggregatorapiserver "k8s.io/kube-aggregator/pkg/apiserver"
 	aggregatoropenapi "k8s.io/kube-aggregator/pkg/generated/openapi"
 	"k8s.io/kubernetes/cmd/kube-apiserver/app"
@@ -23,6 +24,7 @@ import (
 	rbacrest "k8s.io/kubernetes/pkg/registry/rbac/rest"
 	schedulingrest "k8s.io/kubernetes/pkg/registry/scheduling/rest"
 
+	"github.com/skiff-k8s/skiff/apis/metrics"
 	"github.com/skiff-k8s/skiff/apis/server/loopback"
 	"github.com/skiff-k8s/skiff/apis/storage"
 )
@@ -104,6 +106,13 @@ func newChain(opts options.CompletedOptions, lb *loopback.Transport, shared *sto
 	c.kube, err = kubeCompleted.New(c.crds.GenericAPIServer)
 	if err != nil {
 		return nil, fmt.Errorf("compose server of built-in groups: %w", err)
+	}
+	kubelets := opts.KubeletConfig.TLSClientConfig
+	if err := metrics.Install(c.kube.ControlPlane.GenericAPIServer, metrics.Config{
+		Informers: base.informers,
+		TLS:       rest.TLSClientConfig{CAFile: kubelets.CAFile, CertFile: kubelets.CertFile, KeyFile: kubelets.KeyFile},
+	}); err != nil {
+		return nil, err
 	}
 	if err := installOpenAPI(c.kube.ControlPlane.GenericAPIServer, generic); err != nil {
 		return nil, err

@@ -12,8 +12,9 @@ import (
 )
 
 // policy reconciles upstream's default roles and bindings, and skiff's own,
-// with upstream's reconciler: what is missing is made, rules that are missing are added, and
-// what is annotated rbac.authorization.kubernetes.io/autoupdate=false stays.
+// with upstream's reconciler: what is missing is made, rules that are missing
+// are added, and what is annotated
+// rbac.authorization.kubernetes.io/autoupdate=false stays.
 //
 // Upstream's hook also carries roles over from clusters older than 1.14; no
 // supported upgrade leads from there.
@@ -25,6 +26,8 @@ func (b *bootstrap) policy(ctx context.Context) error {
 	group.SetLimit(writers)
 	b.roles(group)
 	b.bindings(group)
+	// /readyz has upstream's checks and no others; it goes with its role.
+	group.Go(func() error { return b.metricsAPI(ctx) })
 	return group.Wait()
 }
 

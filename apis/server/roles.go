@@ -4,6 +4,8 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apiserver/pkg/authentication/user"
+
+	"github.com/skiff-k8s/skiff/apis/metrics"
 )
 
 // policyReader is what a node's dataplane may read beyond upstream's
@@ -20,7 +22,7 @@ func ownClusterRoles() []rbacv1.ClusterRole {
 			{APIGroups: []string{""}, Resources: []string{"namespaces", "pods"}, Verbs: watch},
 			{APIGroups: []string{"networking.k8s.io"}, Resources: []string{"networkpolicies"}, Verbs: watch},
 		},
-	}}
+	}, *metrics.ReaderRole()}
 }
 
 // ownClusterRoleBindings bind them to the user that dataplanes are, as

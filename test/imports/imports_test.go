@@ -78,7 +78,7 @@ var rules = []rule{
 		reason:    "API types import nothing of skiff: everything may import them",
 	},
 	{
-		from:      []string{"./apis/server/...", "./apis/storage/..."},
+		from:      []string{"./apis/server/...", "./apis/storage/...", "./apis/metrics/..."},
 		forbidden: []string{"./cmd", "./controllers", "./hostnode", "./dataplane"},
 		reason:    "the API server does not know who uses it: commands put them together",
 	},
