@@ -3,9 +3,13 @@ package supervise
 import (
 	"context"
 	"errors"
+	"net"
+	"net/netip"
 	"os"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	cluster "github.com/skiff-k8s/skiff/apis/cluster/v1alpha1"
 )
@@ -72,4 +76,30 @@ func TestCreateAndDelete(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Logf("deleted in %v", time.Since(start))
+}
+
+func TestCreateInEveryFamily(t *testing.T) {
+	needRoot(t)
+	if err := probeIPv6(); err != nil {
+		t.Skip(err)
+	}
+	subnets := map[string]bool{}
+	for name, family := range map[string]cluster.IPFamily{"svt-dual": cluster.DualStack, "svt-six": cluster.IPv6} {
+		c := &cluster.Cluster{Name: name, Networking: cluster.Networking{IPFamily: family}}
+		cluster.SetDefaults(c)
+		info := create(t, c)
+		ip := info.Machines[0].IPs[len(info.Machines[0].IPs)-1]
+		if len(info.Machines[0].IPs) != len(c.Networking.Families()) || !ip.Is6() {
+			t.Errorf("%s: node addresses %v", name, info.Machines[0].IPs)
+		}
+		if subnets[info.PodSubnet] {
+			t.Errorf("%s: another cluster has %s", name, info.PodSubnet)
+		}
+		subnets[info.PodSubnet] = true
+		// Nobody listens there, and the node itself says so.
+		dialer := net.Dialer{Timeout: 500 * time.Millisecond}
+		if _, err := dialer.Dial("tcp", netip.AddrPortFrom(ip, 9).String()); !errors.Is(err, unix.ECONNREFUSED) {
+			t.Errorf("%s: the host to %s: %v, want %v", name, ip, err, unix.ECONNREFUSED)
+		}
+	}
 }
