@@ -32,7 +32,7 @@ _Static_assert(sizeof(struct lb_addr) == 16, "lb_addr");
 
 enum lb_scope {
 	LB_SCOPE_ALL = 0,
-	/* Seen by the node's own sockets only; asked for when the entry of
+	/* Another node's address; asked for by sockets when the entry of
 	 * LB_SCOPE_ANY has LB_NODE_OWN. */
 	LB_SCOPE_NODE = 1,
 	/* Any address in lb_nodes; addr is the unspecified one of its family. */
@@ -50,8 +50,8 @@ _Static_assert(sizeof(struct lb_key) == 20, "lb_key");
 enum lb_flags {
 	/* Only sockets in the node's own network namespace see the entry. */
 	LB_NODE_ONLY = 1 << 0,
-	/* externalTrafficPolicy Local: a socket of the node itself that calls
-	 * another node's port sees that node's own endpoints. */
+	/* externalTrafficPolicy Local: who calls another node's port, from the
+	 * node or from a pod, sees that node's own endpoints. */
 	LB_NODE_OWN = 1 << 1,
 	/* Only clients in the list sources of lb_sources may call. */
 	LB_SOURCES = 1 << 2,

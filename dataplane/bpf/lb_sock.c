@@ -48,8 +48,7 @@ static __always_inline int find(struct bpf_sock_addr *ctx, const struct lb_addr 
 	lb_any_key(key);
 	if (!lb_lookup(key, svc))
 		return 0;
-	if (!(svc->flags & LB_NODE_OWN) || node == LB_NODE_SELF ||
-	    bpf_get_netns_cookie(ctx) != lb_node_netns)
+	if (!(svc->flags & LB_NODE_OWN) || node == LB_NODE_SELF)
 		return 1;
 	key->addr = *addr;
 	key->scope = LB_SCOPE_NODE;

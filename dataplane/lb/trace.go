@@ -142,7 +142,7 @@ func match(c Call, frontends []table.Frontend, nodes map[netip.Addr]bool) *table
 		return nil
 	}
 	f := at(anyOf(familyOf(to)), table.AnyNode)
-	if f == nil || !f.NodeOwn || self || !own {
+	if f == nil || !f.NodeOwn || self {
 		return f
 	}
 	return at(to, table.FromNode)

@@ -147,14 +147,20 @@ func Address(t testing.TB, dev, addr string) {
 			t.Error(err)
 		}
 	})
-	// The kernel makes an IPv6 address's route a moment later, unasked.
+	awaitRoute(t, a, netlink.RouteGet)
+}
+
+// awaitRoute waits for an address's route: the kernel makes IPv6's a moment
+// after the address.
+func awaitRoute(t testing.TB, a *netlink.Addr, get func(net.IP) ([]netlink.Route, error)) {
+	t.Helper()
 	for start := time.Now(); ; time.Sleep(time.Millisecond) {
-		routes, err := netlink.RouteGet(a.IP)
+		routes, err := get(a.IP)
 		if err == nil && routes[0].Type == unix.RTN_LOCAL {
 			return
 		}
 		if time.Since(start) > 5*time.Second {
-			t.Fatalf("address %s on %s: no route to it: %v, %v", addr, dev, routes, err)
+			t.Fatalf("address %s: no route to it: %v, %v", a, routes, err)
 		}
 	}
 }
@@ -277,9 +283,13 @@ func (n *Namespace) Address(dev, addr string) {
 	if err != nil {
 		n.t.Fatal(err)
 	}
+	if a.IP.To4() == nil {
+		a.Flags = unix.IFA_F_NODAD // usable at once
+	}
 	if err := n.Link.AddrAdd(l, a); err != nil {
 		n.t.Fatalf("address %s on %s: %v", addr, dev, err)
 	}
+	awaitRoute(n.t, a, n.Link.RouteGet)
 }
 
 // Route adds a route through a device; an empty via means on the link, kind

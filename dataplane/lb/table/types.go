@@ -35,8 +35,8 @@ type Scope uint8
 const (
 	// All keys are what they say, for everybody.
 	All = Scope(tablesLbScopeLB_SCOPE_ALL)
-	// FromNode keys are seen by the node's own sockets only, and only where
-	// the frontend of AnyNode has NodeOwn.
+	// FromNode keys are another node's address, as sockets of the node and its
+	// pods see it where the frontend of AnyNode has NodeOwn.
 	FromNode = Scope(tablesLbScopeLB_SCOPE_NODE)
 	// AnyNode keys are every address of Addr's family that SetNodes named;
 	// Addr is the family's unspecified address.
@@ -89,8 +89,8 @@ type Frontend struct {
 	// network namespace: what 127.0.0.1 is to a node is not what it is to
 	// a pod.
 	NodeOnly bool
-	// NodeOwn belongs to a frontend of AnyNode: the node's own sockets that
-	// call another node see the FromNode key of that address instead.
+	// NodeOwn belongs to a frontend of AnyNode: sockets that call another node
+	// see the FromNode key of that address instead.
 	NodeOwn bool
 }
 
