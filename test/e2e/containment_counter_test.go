@@ -4,12 +4,14 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"slices"
 	"strings"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
+	"github.com/miekg/dns"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -160,8 +162,8 @@ func match(protocol uint16, offset uint32, p netip.Prefix) []expr.Any {
 	}
 }
 
-// away lists the devices that lead away from the host, and the networks that
-// the host itself is in there.
+// away lists the devices that lead away from the host, and what the host itself
+// has there: its networks and its nameservers.
 func away() (devices []string, own []netip.Prefix, err error) {
 	links, err := netlink.LinkList()
 	if err != nil {
@@ -187,7 +189,27 @@ func away() (devices []string, own []netip.Prefix, err error) {
 			}
 		}
 	}
-	return devices, own, nil
+	nameservers, err := nameservers("/etc/resolv.conf")
+	return devices, append(own, nameservers...), err
+}
+
+// nameservers are those of a resolv.conf, which may be missing.
+func nameservers(path string) ([]netip.Prefix, error) {
+	conf, err := dns.ClientConfigFromFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read nameservers: %w", err)
+	}
+	var all []netip.Prefix
+	for _, server := range conf.Servers {
+		if a, err := netip.ParseAddr(server); err == nil {
+			a = a.Unmap().WithZone("")
+			all = append(all, netip.PrefixFrom(a, a.BitLen()))
+		}
+	}
+	return all, nil
 }
 
 // subtract cuts a prefix into those that have nothing of own.

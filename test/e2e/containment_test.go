@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"testing"
@@ -94,6 +95,21 @@ func TestSubtractLeavesWhatIsNotTheHosts(t *testing.T) {
 		if left := subtract(netip.MustParsePrefix(c.of), c.own); !slices.Equal(left, c.left) {
 			t.Errorf("%s: %v, want %v", name, left, c.left)
 		}
+	}
+}
+
+func TestNameserversAreTheHosts(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "resolv.conf")
+	if err := os.WriteFile(file, []byte("nameserver 10.255.255.53\nnameserver fe80::1%eth0\nsearch example.org\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	got, err := nameservers(file)
+	want := []netip.Prefix{netip.MustParsePrefix("10.255.255.53/32"), netip.MustParsePrefix("fe80::1/128")}
+	if err != nil || !slices.Equal(got, want) {
+		t.Errorf("%v, %v; want %v", got, err, want)
+	}
+	if got, err := nameservers(file + ".missing"); err != nil || len(got) > 0 {
+		t.Errorf("without a file: %v, %v", got, err)
 	}
 }
 
