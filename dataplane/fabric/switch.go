@@ -119,8 +119,9 @@ func (f *Fabric) ensureSwitchRoutes(sw *space) error {
 	return ensureRoutes(sw, routes...)
 }
 
-// Remove takes the whole fabric down: cables, namespaces, and last the host's
-// unreachable routes. Machines must have ended.
+// Remove takes the whole fabric down: cables, namespaces, the host's connections
+// to the cluster, and last the host's unreachable routes. Machines have ended or
+// are ending.
 func (f *Fabric) Remove(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -134,6 +135,9 @@ func (f *Fabric) Remove(ctx context.Context) error {
 		return err
 	}
 	if err := errors.Join(f.removeEgress(), f.removeNamespaces()); err != nil {
+		return err
+	}
+	if err := f.endSockets(); err != nil {
 		return err
 	}
 	return removeRoutes(host, f.guards()...)

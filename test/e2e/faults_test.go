@@ -106,7 +106,7 @@ func (c cluster) find(pattern, node string) []int {
 			continue
 		}
 		cgroup, err := os.ReadFile(d + "/cgroup")
-		if err != nil || (node != "" && !strings.Contains(string(cgroup), "/skiff/"+c.name+"/"+node)) {
+		if err != nil || (node != "" && !strings.Contains(strings.ReplaceAll(string(cgroup), "\n", "/"), "/skiff/"+c.name+"/"+node+"/")) {
 			continue
 		}
 		if stat, err := os.ReadFile(d + "/stat"); err != nil || strings.Contains(string(stat), ") Z ") {
