@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 
@@ -62,7 +63,7 @@ func startCounter() (c *counter, err error) {
 		c.watched = append(c.watched, subtract(p, own)...)
 	}
 	c.table = conn.AddTable(&nftables.Table{
-		Name: "skiff-e2e-uplink", Family: nftables.TableFamilyNetdev, Flags: tableOwned,
+		Name: fmt.Sprintf("skiff-e2e-uplink-%d", os.Getpid()), Family: nftables.TableFamilyNetdev, Flags: tableOwned,
 	})
 	for _, device := range devices {
 		for _, hook := range []struct {
