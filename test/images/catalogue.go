@@ -58,8 +58,15 @@ var commands = merge(users, map[string]file{
 	"usr/bin/printenv": {content: "#!/bin/sh\n[ $# = 0 ] && exec env\nenv | sed -n \"s/^$1=//p\"\n", mode: 0o755},
 })
 
+// shellAnd gives the packages of an image with a shell and busybox's
+// commands, and more. wget is GNU's: the one in Debian's static busybox ends
+// with a segmentation fault, whatever it is asked for.
+func shellAnd(more ...string) []string {
+	return append([]string{"bash-static", "busybox-static", "wget"}, more...)
+}
+
 // tools are what upstream's agnhost image takes from Alpine.
-var tools = []string{"bash-static", "busybox-static", "bind9-dnsutils", "libc-bin", "curl", "netcat-openbsd", "iproute2", "iperf", "socat", "util-linux"}
+var tools = shellAnd("bind9-dnsutils", "libc-bin", "curl", "netcat-openbsd", "iproute2", "iperf", "socat", "util-linux")
 
 // shell is bash where no spec compares messages: busybox's shell prefers its
 // applets to PATH (its nc lacks the suite's flags) and drops variables whose
@@ -95,7 +102,7 @@ func pictured(name, picture string) recipe {
 func busybox(names ...string) recipe {
 	return recipe{
 		names: names,
-		debs:  []string{"bash-static", "busybox-static", "wget"},
+		debs:  shellAnd(),
 		programs: map[string]string{
 			"usr/bin/hostname": kubernetes + "/test/images/busybox",
 			"usr/bin/sh":       "github.com/skiff-k8s/skiff/test/images/sh",
@@ -108,7 +115,7 @@ func busybox(names ...string) recipe {
 func nginx(tag string) recipe {
 	return recipe{
 		names: []string{e2eRegistry + "nginx:" + tag},
-		debs:  []string{"bash-static", "busybox-static", "nginx-light"},
+		debs:  shellAnd("nginx-light"),
 		files: merge(users, map[string]file{
 			"usr/share/nginx/html/index.html": {content: "<!DOCTYPE html>\n<html>\n<head>\n<title>Welcome to nginx!</title>\n</head>\n<body><h1>Welcome to nginx!</h1></body>\n</html>\n", mode: 0o644},
 			"etc/nginx/nginx.conf":            {content: "user www-data;\nworker_processes 1;\npid /run/nginx.pid;\nerror_log /dev/stderr;\nevents { worker_connections 512; }\nhttp {\n  include /etc/nginx/mime.types;\n  access_log /dev/stdout;\n  server {\n    listen 80 default_server;\n    listen [::]:80 default_server;\n    root /usr/share/nginx/html;\n  }\n}\n", mode: 0o644},
@@ -146,10 +153,12 @@ func recipes() []recipe {
 		return recipe{names: []string{e2eRegistry + tag}, programs: map[string]string{path: kubernetes + pkg}, files: users, config: v1.Config{Entrypoint: []string{"/" + path}}}
 	}
 	device := program("sample-device-plugin:1.7", "sampledeviceplugin", "/test/images/sample-device-plugin")
+	// The DRA specs deploy a manifest with a newer tag.
+	device.names = append(device.names, e2eRegistry+"sample-device-plugin:1.8.0")
 	device.config.Entrypoint = append(device.config.Entrypoint, "-alsologtostderr")
 	consumer := program("resource-consumer:1.14", "consumer", "/test/images/resource-consumer")
 	consumer.programs["consume-cpu"] = kubernetes + "/test/images/resource-consumer/consume-cpu"
-	consumer.debs = []string{"bash-static", "busybox-static", "stress"}
+	consumer.debs = shellAnd("stress")
 	consumer.links = shell
 	return []recipe{
 		{
@@ -166,7 +175,7 @@ func recipes() []recipe {
 			config:   v1.Config{Entrypoint: []string{"/load"}},
 		},
 		pause("registry.k8s.io/pause:3.10.2"),
-		busybox(e2eRegistry+"busybox:1.37.0-2", "docker.io/library/busybox:latest"),
+		busybox(e2eRegistry+"busybox:1.37.0-2", e2eRegistry+"busybox:1.36.1-1", "docker.io/library/busybox:latest"),
 		agnhost(e2eRegistry+"agnhost:2.66.1", e2eRegistry+"agnhost:2.55"),
 		nginx("1.27.0-2"),
 		nginx("1.28.0-2"),
@@ -176,7 +185,7 @@ func recipes() []recipe {
 		pictured("nautilus", "nautilus.jpg"),
 		{
 			names:    []string{e2eRegistry + "glibc-dns-testing:2.1.1"},
-			debs:     []string{"bash-static", "busybox-static", "bind9-dnsutils", "libc-bin"},
+			debs:     shellAnd("bind9-dnsutils", "libc-bin"),
 			programs: map[string]string{"coredns": "github.com/coredns/coredns"},
 			files:    users,
 			links:    shell,
@@ -184,17 +193,38 @@ func recipes() []recipe {
 		},
 		{
 			names:  []string{e2eRegistry + "ipc-utils:1.4"},
-			debs:   []string{"bash-static", "busybox-static", "util-linux"},
+			debs:   shellAnd("util-linux"),
 			files:  users,
 			links:  shell,
 			config: v1.Config{Cmd: []string{"sh"}, Env: []string{shellPath}},
 		},
 		{
 			names:  []string{e2eRegistry + "perl:5.26"},
-			debs:   []string{"bash-static", "busybox-static", "perl"},
+			debs:   shellAnd("perl"),
 			files:  users,
 			links:  shell,
 			config: v1.Config{Cmd: []string{"perl"}, Env: []string{shellPath}},
+		},
+		{
+			// What kube-proxy's image is built on. Debian's scripts, which do not
+			// run here, choose between iptables on nftables and the older one.
+			names: []string{"registry.k8s.io/build-image/distroless-iptables:v0.9.9"},
+			debs:  shellAnd("conntrack", "ipset", "iptables", "kmod", "nftables"),
+			files: users,
+			links: merge(shell, map[string]string{
+				"usr/sbin/ebtables": "xtables-nft-multi", "usr/sbin/arptables": "xtables-nft-multi",
+				"usr/sbin/iptables": "xtables-nft-multi", "usr/sbin/iptables-save": "xtables-nft-multi", "usr/sbin/iptables-restore": "xtables-nft-multi",
+				"usr/sbin/ip6tables": "xtables-nft-multi", "usr/sbin/ip6tables-save": "xtables-nft-multi", "usr/sbin/ip6tables-restore": "xtables-nft-multi",
+			}),
+			config: v1.Config{Cmd: []string{"sh"}, Env: []string{shellPath}},
+		},
+		{
+			names:    []string{e2eRegistry + "apparmor-loader:1.4"},
+			debs:     shellAnd("apparmor"),
+			programs: map[string]string{"usr/bin/loader": kubernetes + "/test/images/apparmor-loader"},
+			files:    users,
+			links:    shell,
+			config:   v1.Config{Entrypoint: []string{"/usr/bin/loader", "-logtostderr", "-v=2"}, Cmd: []string{"/profiles"}, Env: []string{shellPath}},
 		},
 		program("regression-issue-74839:1.5", "regression-issue-74839", "/test/images/regression-issue-74839"),
 		consumer,

@@ -156,7 +156,7 @@ func (b *builder) addApplets(ctx context.Context, w *tar.Writer, seen map[string
 	}
 	for _, applet := range applets {
 		p := "usr/bin/" + applet
-		if applet == "busybox" || applet == "sh" || applet == "nc" || seen[p] || seen["usr/sbin/"+applet] {
+		if applet == "busybox" || applet == "sh" || applet == "nc" || applet == "wget" || seen[p] || seen["usr/sbin/"+applet] {
 			continue
 		}
 		if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeSymlink, Name: p, Linkname: "busybox", Mode: 0o777, ModTime: epoch}); err != nil {
@@ -167,7 +167,7 @@ func (b *builder) addApplets(ctx context.Context, w *tar.Writer, seen map[string
 }
 
 // applets asks the package's busybox what it can do; recipes bring their own
-// sh and nc.
+// sh, nc and wget.
 func (b *builder) applets(ctx context.Context) ([]string, error) {
 	dir, err := filepath.Abs(filepath.Join(b.cache, "busybox"))
 	if err != nil {
