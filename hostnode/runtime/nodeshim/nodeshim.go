@@ -160,7 +160,7 @@ func (s *Shim) start() error {
 func (s *Shim) supervise(process *pidfd.Process) {
 	s.process = process
 	s.watch.Go(func() {
-		const backOff = 100 * time.Millisecond // a shim that cannot start must not spin
+		const backOff = 100 * time.Millisecond    // a shim that cannot start must not spin
 		_, _ = process.Wait(context.Background()) // however it ended, there is none
 		s.mu.Lock()
 		defer s.mu.Unlock()
