@@ -152,6 +152,9 @@ func configurePod(pod *netlink.Handle, addrs []netip.Addr, limits limits) error 
 		return fmt.Errorf("limit egress bandwidth: %w", err)
 	}
 	for _, addr := range addrs {
+		if err := fabric.EnsureLocal(pod, index, addr); err != nil {
+			return err
+		}
 		way := wayOf(addr)
 		if err := pod.NeighSet(fabric.Neighbour(index, way.gateway, gatewayMAC)); err != nil {
 			return fmt.Errorf("set the pod's gateway: %w", err)

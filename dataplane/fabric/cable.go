@@ -172,6 +172,11 @@ func configureEnd(e end, link netlink.Link, other net.HardwareAddr, mtu int) err
 	if err := ensureUp(e.space, link); err != nil {
 		return err
 	}
+	for _, address := range e.addresses {
+		if err := EnsureLocal(e.space.Handle, link.Attrs().Index, address); err != nil {
+			return err
+		}
+	}
 	for _, neighbour := range e.neighbours {
 		if err := ensureNeighbour(e.space, link, neighbour, other); err != nil {
 			return err

@@ -101,6 +101,14 @@ func connectsIPv6(t *testing.T, f *fabric.Fabric, cfg fabric.Config, hostNetns s
 func TestFabricIPv6SecondEnsureWritesNothing(t *testing.T) {
 	forEach(t, func(t *testing.T, host fabrictest.Host, cfg fabric.Config) {
 		f := up(t, cfg)
+		for _, n := range cfg.Nodes {
+			awaitKernel(t, f.NodeNetns(n.Name), n.IPs...)
+		}
+		for _, subnet := range cfg.NodeSubnets {
+			first := subnet.Addr().Next()
+			awaitKernel(t, f.SwitchNetns(), first)
+			awaitKernel(t, host.Netns, first.Next())
+		}
 		watched := map[string]*changes{"host": watchChanges(t, host.Netns), "switch": watchChanges(t, f.SwitchNetns())}
 		for _, n := range cfg.Nodes {
 			watched[n.Name] = watchChanges(t, f.NodeNetns(n.Name))
@@ -112,6 +120,28 @@ func TestFabricIPv6SecondEnsureWritesNothing(t *testing.T) {
 			}
 		}
 	})
+}
+
+// awaitKernel waits until the kernel has added its own local routes for
+// addresses.
+func awaitKernel(t *testing.T, path string, addrs ...netip.Addr) {
+	t.Helper()
+	h := fabrictest.Handle(t, path)
+	for _, addr := range addrs {
+		want := &netlink.Route{
+			Dst: netlink.NewIPNet(addr.AsSlice()), Table: unix.RT_TABLE_LOCAL, Type: unix.RTN_LOCAL, Protocol: unix.RTPROT_KERNEL}
+		for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+			routes, err := h.RouteListFiltered(netlink.FAMILY_ALL, want,
+				netlink.RT_FILTER_DST|netlink.RT_FILTER_TABLE|netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TYPE)
+			must(t, err)
+			if len(routes) > 0 {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("%s: the kernel has no local route for %s", path, addr)
+			}
+		}
+	}
 }
 
 // TestFabricIPv6NothingLeaves sends to the cluster's ranges before it is

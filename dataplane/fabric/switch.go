@@ -108,6 +108,9 @@ func (f *Fabric) ensureSwitchRoutes(sw *space) error {
 		if err := ensureAddress(sw, lo, ip); err != nil {
 			return err
 		}
+		if err := EnsureLocal(sw.Handle, lo.Attrs().Index, ip); err != nil {
+			return err
+		}
 	}
 	var routes []netlink.Route
 	for _, p := range slices.Concat(f.cfg.NodeSubnets, f.cfg.PodSubnets, f.cfg.LoadBalancerSubnets) {
