@@ -8,11 +8,18 @@ import (
 
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
+	"k8s.io/component-base/metrics"
 
 	machinev1alpha1 "github.com/skiff-k8s/skiff/apis/machine/v1alpha1"
 	"github.com/skiff-k8s/skiff/dataplane/cni"
 	"github.com/skiff-k8s/skiff/dataplane/lb"
 	"github.com/skiff-k8s/skiff/dataplane/policy"
+)
+
+// Where a node's loaders pin what goes on without them.
+const (
+	servicePins = machinev1alpha1.BPFDir + "/services"
+	policyPins  = machinev1alpha1.BPFDir + "/policies"
 )
 
 // podNetwork is the node's in-process network plugin. The service loader
@@ -49,16 +56,18 @@ func hostPorts(ports []cni.HostPort) []lb.HostPort {
 }
 
 // serviceLoader attaches the Services' programs to the machine's cgroup. The
-// control plane's node also writes the maps of the cluster's switch.
-func serviceLoader(node *machinev1alpha1.NodeConfiguration) (*lb.Loader, error) {
+// control plane's node also writes the maps of the cluster's switch. Its
+// metrics show those of policies as well.
+func serviceLoader(node *machinev1alpha1.NodeConfiguration, policies *policy.Loader) (*lb.Loader, error) {
 	client, err := dataplaneClient(node)
 	if err != nil {
 		return nil, err
 	}
 	cfg := lb.Config{
 		NodeName: node.NodeName, NodeIPs: node.NodeIPs, Client: client,
-		PinDir: machinev1alpha1.BPFDir + "/services", Log: slog.Default(),
+		PinDir: servicePins, Log: slog.Default(),
 		HealthzAddress: lb.HealthzAddress, MetricsAddress: lb.MetricsAddress,
+		Collectors: []metrics.StableCollector{policies.Collector()},
 	}
 	if node.ControlPlane {
 		cfg.SwitchPinDir = machinev1alpha1.SwitchBPFDir
@@ -79,7 +88,7 @@ func policyLoader(node *machinev1alpha1.NodeConfiguration) (*policy.Loader, erro
 	}
 	return policy.New(policy.Config{
 		NodeName: node.NodeName, Client: client,
-		PinDir: machinev1alpha1.BPFDir + "/policies", Log: slog.Default(),
+		PinDir: policyPins, Log: slog.Default(),
 	})
 }
 

@@ -32,13 +32,13 @@ func nodeCommand(ctx context.Context, args []string) error {
 	}
 	logTo(os.Stderr, node.Verbosity)
 
-	// Before anything opens a socket: the programs are at the cgroup, and
-	// connections to Services are translated as soon as they are known.
-	services, err := serviceLoader(node)
+	policies, err := policyLoader(node)
 	if err != nil {
 		return err
 	}
-	policies, err := policyLoader(node)
+	// Before anything opens a socket: the programs are at the cgroup, and
+	// connections to Services are translated as soon as they are known.
+	services, err := serviceLoader(node, policies)
 	if err != nil {
 		return err
 	}

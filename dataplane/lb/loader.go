@@ -12,6 +12,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/component-base/metrics"
 	"k8s.io/kubernetes/pkg/proxy/healthcheck"
 
 	"github.com/skiff-k8s/skiff/dataplane/lb/switchnat"
@@ -41,6 +42,8 @@ type Config struct {
 	// HealthzAddress and MetricsAddress are where the Loader answers while it
 	// runs, as upstream's proxy; empty: nowhere.
 	HealthzAddress, MetricsAddress string
+	// Collectors are what /metrics shows beside the Loader's own.
+	Collectors []metrics.StableCollector
 	// Client may list and watch Services, EndpointSlices and Nodes, and
 	// create Events, as upstream's ClusterRole system:node-proxier allows.
 	Client kubernetes.Interface

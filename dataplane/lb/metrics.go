@@ -39,6 +39,7 @@ func newMeters(l *Loader) *meters {
 	}
 	m.registry.MustRegister(m.programming, m.unwritten, m.destroyed, m.affinities)
 	m.registry.CustomMustRegister(&mapCollector{loader: l})
+	m.registry.CustomMustRegister(l.cfg.Collectors...)
 	return m
 }
 

@@ -1,12 +1,15 @@
 package lb
 
 import (
+	"cmp"
+	"fmt"
 	"net/netip"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/kubernetes/pkg/proxy"
 	proxyapis "k8s.io/kubernetes/pkg/proxy/apis"
 
 	"github.com/skiff-k8s/skiff/dataplane/lb/table"
@@ -38,6 +41,12 @@ type Objects struct {
 type Trace struct {
 	// Service is the one called; empty if To is no Service's.
 	Service types.NamespacedName
+	// Port is the name of its port, if that has one.
+	Port string
+	// HostPort: it is a host port of a pod, which is in no Service.
+	HostPort bool
+	// Endpoints are all of the port, whether the caller may use them or not.
+	Endpoints []Endpoint
 	// Planned is the frontend that should be in the maps, Programmed the one
 	// that is; nil where there is none.
 	Planned, Programmed *table.Frontend
@@ -46,6 +55,14 @@ type Trace struct {
 	// Missing are planned backends that the maps lack, Extra those in the maps
 	// that are not planned (any more).
 	Missing, Extra []netip.AddrPort
+}
+
+// Endpoint is one of a Service's port.
+type Endpoint struct {
+	Addr netip.AddrPort
+	Node string
+	// Ready, Serving and Terminating are its conditions, as defaulted.
+	Ready, Serving, Terminating bool
 }
 
 // Verdict is what the programs do with a Call.
@@ -60,8 +77,51 @@ const (
 )
 
 // InSync says whether the maps hold what is planned.
-func (t Trace) InSync() bool {
-	return (t.Planned == nil) == (t.Programmed == nil) && len(t.Missing) == 0 && len(t.Extra) == 0
+func (t Trace) InSync() bool { return len(t.Differences()) == 0 }
+
+// Differences are the entries of the maps that are not as planned.
+func (t Trace) Differences() []string {
+	switch {
+	case t.HostPort, t.Planned == nil && t.Programmed == nil:
+		return nil
+	case t.Programmed == nil:
+		return []string{fmt.Sprintf("lb_services lacks %s: the Service is not translated", t.Planned.Key)}
+	case t.Planned == nil:
+		return []string{fmt.Sprintf("lb_services has %s, which is no Service's for this client", t.Programmed.Key)}
+	}
+	var out []string
+	differ := func(format string, args ...any) {
+		out = append(out, fmt.Sprintf("%s in lb_services ", t.Programmed.Key)+fmt.Sprintf(format, args...))
+	}
+	if t.Planned.Key != t.Programmed.Key {
+		differ("is found instead of %s", t.Planned.Key)
+	}
+	for _, b := range t.Missing {
+		differ("lacks the backend %s", b)
+	}
+	for _, b := range t.Extra {
+		differ("has the backend %s, which is not planned (any more)", b)
+	}
+	if !slices.Equal(sorted(t.Planned.Sources), sorted(t.Programmed.Sources)) || (t.Planned.Sources == nil) != (t.Programmed.Sources == nil) {
+		differ("has the source ranges %v, planned are %v", t.Programmed.Sources, t.Planned.Sources)
+	}
+	if t.Planned.Affinity != t.Programmed.Affinity {
+		differ("has the affinity %s, planned is %s", t.Programmed.Affinity, t.Planned.Affinity)
+	}
+	if t.Planned.NodeOnly != t.Programmed.NodeOnly || t.Planned.NodeOwn != t.Programmed.NodeOwn || t.Planned.Group != t.Programmed.Group {
+		differ("is not of the planned kind")
+	}
+	return out
+}
+
+// sorted are prefixes in an order of their own, without doubles.
+func sorted(all []netip.Prefix) []netip.Prefix {
+	all = slices.Clone(all)
+	for i, p := range all {
+		all[i] = p.Masked()
+	}
+	slices.SortFunc(all, func(a, b netip.Prefix) int { return cmp.Or(a.Addr().Compare(b.Addr()), a.Bits()-b.Bits()) })
+	return slices.Compact(all)
 }
 
 // TraceCall follows a call through maps (table.Inspect reads them, of the
@@ -101,15 +161,42 @@ func TraceCall(c Call, o Objects, maps table.Snapshot) Trace {
 			nodes[a] = name == c.Node
 		}
 	}
-	t := Trace{Planned: match(c, planned, nodes), Programmed: match(c, maps.Frontends, maps.Nodes)}
+	t := Trace{Planned: match(c, planned, nodes), Programmed: whole(match(c, maps.Frontends, maps.Nodes))}
 	if t.Planned != nil {
 		t.Service = owners[t.Planned.Key]
 	} else if t.Programmed != nil {
 		t.Service = groups[t.Programmed.Group]
 	}
+	// No Service's port has group 0.
+	t.HostPort = t.Planned == nil && t.Programmed != nil && t.Programmed.Group == 0
+	t.Port, t.Endpoints = f.portOf(t.Service, cmp.Or(t.Planned, t.Programmed))
 	t.Verdict = verdict(c, t.Programmed)
 	t.Missing, t.Extra = without(backendsOf(t.Planned), backendsOf(t.Programmed)), without(backendsOf(t.Programmed), backendsOf(t.Planned))
 	return t
+}
+
+// portOf is the port of a Service that a frontend is of.
+func (f *feed) portOf(service types.NamespacedName, fe *table.Frontend) (string, []Endpoint) {
+	s := f.services[service]
+	if s == nil || fe == nil {
+		return "", nil
+	}
+	for family, ports := range s.ports {
+		for name := range ports {
+			if groupOf(family, name) == fe.Group {
+				return name.Port, endpointsIn(family, name, f.slices[service])
+			}
+		}
+	}
+	return "", nil
+}
+
+func endpointsIn(family corev1.IPFamily, name proxy.ServicePortName, all map[string]*slice) []Endpoint {
+	var out []Endpoint
+	for _, e := range endpointsOf(family, name, all) {
+		out = append(out, Endpoint{Addr: e.addrPort(), Node: e.node, Ready: e.ready, Serving: e.serving, Terminating: e.terminating})
+	}
+	return out
 }
 
 // ours says whether an object is not another proxy's.
@@ -146,6 +233,16 @@ func match(c Call, frontends []table.Frontend, nodes map[netip.Addr]bool) *table
 		return f
 	}
 	return at(to, table.FromNode)
+}
+
+// whole leaves out what of an entry's backends is not in the maps.
+func whole(f *table.Frontend) *table.Frontend {
+	if f == nil {
+		return nil
+	}
+	out := *f
+	out.Backends = slices.DeleteFunc(slices.Clone(f.Backends), func(b netip.AddrPort) bool { return b.Port() == 0 })
+	return &out
 }
 
 func verdict(c Call, f *table.Frontend) Verdict {

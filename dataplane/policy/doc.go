@@ -19,6 +19,9 @@
 //	kernel.go    programs, links and pins
 //	feed.go      the API server's objects
 //	loader.go    puts them together
+//	metrics.go   what is counted
+//	snapshot.go  reads the maps of a node, as the programs do
+//	trace.go     compares that with what it should be, for a packet
 //
 // # What is decided where upstream leaves it open
 //
