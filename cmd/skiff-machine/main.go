@@ -1,6 +1,6 @@
 // Command skiff-machine holds everything big that runs inside a machine, in
 // one file so that all its processes share its pages: the control plane, the
-// node, and the image tools that the host calls.
+// node, and the tools that the host calls.
 package main
 
 import (
@@ -17,12 +17,20 @@ const usage = `skiff-machine is started by skiff, not by hand.
   skiff-machine control-plane   etcd, API server, scheduler, controllers, DNS
   skiff-machine node            containerd, kubelet, dataplane
   skiff-machine images VERB     load, list and delete images of the host's store
+  skiff-machine trace VERB      what Services and policies do with a connection
 `
 
 var commands = map[string]func(ctx context.Context, args []string) error{
 	"control-plane": controlPlaneCommand,
 	"node":          nodeCommand,
 	"images":        imagesCommand,
+	"trace":         traceCommand,
+}
+
+// mender is an error that knows what its user can do.
+type mender interface {
+	error
+	Mend() string
 }
 
 func main() {
@@ -34,6 +42,9 @@ func main() {
 	defer stop()
 	if err := commands[os.Args[1]](ctx, os.Args[2:]); err != nil && !errors.Is(err, context.Canceled) {
 		fmt.Fprintf(os.Stderr, "Error: skiff-machine %s: %v\n", os.Args[1], err)
+		if m, ok := errors.AsType[mender](err); ok {
+			fmt.Fprintf(os.Stderr, "  Mend: %s\n", m.Mend())
+		}
 		stop()
 		os.Exit(1)
 	}

@@ -91,6 +91,7 @@ A config file makes more nodes; kind's files (kind.x-k8s.io/v1alpha4) work too:
 		a.group("load", "Load images for all nodes of all clusters", a.loadImageArchiveCommand(), a.loadDockerImageCommand()),
 		a.group("export", "Export logs or a kubeconfig", a.exportLogsCommand(), a.exportKubeconfigCommand()),
 		a.group("kill", "Pull the plug of a node", a.killNodeCommand()),
+		a.group("trace", "Say what Services and NetworkPolicies do with a connection", a.traceServiceCommand(), a.tracePolicyCommand()),
 		a.execCommand(),
 		a.logsCommand(),
 		a.superviseCommand(),
@@ -188,9 +189,11 @@ func (a *app) say(format string, args ...any) {
 // EnvClusterName names the cluster that commands work on.
 const EnvClusterName = "SKIFF_CLUSTER_NAME"
 
+const nameUsage = "the cluster (default $" + EnvClusterName + ", else \"" + v1alpha1.DefaultName + "\")"
+
 // nameFlag adds --name. Its value comes from clusterName.
 func (a *app) nameFlag(cmd *cobra.Command, name *string) {
-	cmd.Flags().StringVarP(name, "name", "n", "", "the cluster (default $"+EnvClusterName+", else \""+v1alpha1.DefaultName+"\")")
+	cmd.Flags().StringVarP(name, "name", "n", "", nameUsage)
 	a.completeFlag(cmd, "name", a.clusterNames)
 }
 
