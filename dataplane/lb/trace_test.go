@@ -3,7 +3,9 @@ package lb
 import (
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -92,8 +94,47 @@ func TestTraceCall(t *testing.T) {
 		if got.Service.Name != c.service || key != c.key || got.Verdict != c.verdict || got.InSync() == c.late {
 			t.Errorf("%s: service %q by %q, %s, in sync %v; want %q by %q, %s, %v", c.name, got.Service.Name, key, got.Verdict, got.InSync(), c.service, c.key, c.verdict, !c.late)
 		}
+		if c.service != "" && (got.Port != "http" || len(got.Endpoints) != 1 || got.Endpoints[0].Node != "n1" || !got.Endpoints[0].Ready) {
+			t.Errorf("%s: port %q, endpoints %+v", c.name, got.Port, got.Endpoints)
+		}
 		if c.late && (!slices.Equal(got.Missing, []netip.AddrPort{at("[fd00:244::1]:8080")}) || !slices.Equal(got.Extra, []netip.AddrPort{at("[fd00:244::9]:8080")})) {
 			t.Errorf("%s: missing %v, extra %v", c.name, got.Missing, got.Extra)
+		}
+	}
+}
+
+func TestDifferencesNameTheEntry(t *testing.T) {
+	key := table.Key{Addr: netip.MustParseAddr("10.96.7.7"), Port: 80, Proto: table.TCP}
+	at, prefix := netip.MustParseAddrPort, netip.MustParsePrefix
+	planned := table.Frontend{Key: key, Group: 7, Backends: []netip.AddrPort{at("10.244.1.1:8080")}, Sources: []netip.Prefix{prefix("192.0.2.0/24"), prefix("10.0.0.0/8")}}
+	other := func(change func(*table.Frontend)) *table.Frontend {
+		f := planned
+		change(&f)
+		return &f
+	}
+	for _, c := range []struct {
+		name  string
+		trace Trace
+		want  string
+	}{
+		{"equal", Trace{Planned: &planned, Programmed: &planned}, ""},
+		{"neither", Trace{}, ""},
+		{"a host port is in no plan", Trace{Programmed: &planned, HostPort: true}, ""},
+		{"missing", Trace{Planned: &planned}, "lb_services lacks 10.96.7.7:80/TCP"},
+		{"left over", Trace{Programmed: &planned}, "lb_services has 10.96.7.7:80/TCP"},
+		{"the order of source ranges is none", Trace{Planned: &planned, Programmed: other(func(f *table.Frontend) {
+			f.Sources = []netip.Prefix{prefix("10.0.0.0/8"), prefix("192.0.2.0/24")}
+		})}, ""},
+		{"other source ranges", Trace{Planned: &planned, Programmed: other(func(f *table.Frontend) { f.Sources = f.Sources[:1] })}, "has the source ranges [192.0.2.0/24]"},
+		{"everybody instead of nobody", Trace{Planned: other(func(f *table.Frontend) { f.Sources = []netip.Prefix{} }), Programmed: other(func(f *table.Frontend) { f.Sources = nil })}, "has the source ranges []"},
+		{"affinity", Trace{Planned: &planned, Programmed: other(func(f *table.Frontend) { f.Affinity = time.Hour })}, "has the affinity 1h0m0s, planned is 0s"},
+		{"another port's", Trace{Planned: &planned, Programmed: other(func(f *table.Frontend) { f.Group = 8 })}, "is not of the planned kind"},
+		{"a backend less", Trace{Planned: &planned, Programmed: &planned, Missing: planned.Backends}, "lacks the backend 10.244.1.1:8080"},
+		{"a backend more", Trace{Planned: &planned, Programmed: &planned, Extra: planned.Backends}, "has the backend 10.244.1.1:8080"},
+	} {
+		have := strings.Join(c.trace.Differences(), "; ")
+		if (c.want == "") != (have == "") || !strings.Contains(have, c.want) || c.trace.InSync() != (have == "") {
+			t.Errorf("%s: %q, want %q", c.name, have, c.want)
 		}
 	}
 }
