@@ -81,12 +81,7 @@ func (o Objects) remarks(r machine.TraceRoute, c machine.TraceCall, t lb.Trace) 
 	var out []string
 	i := slices.IndexFunc(o.Services, func(s *corev1.Service) bool { return s.Namespace == t.Service.Namespace && s.Name == t.Service.Name })
 	if i < 0 {
-		for _, s := range o.Services {
-			if proxy, other := s.Labels[proxyapis.LabelServiceProxyName]; other && slices.Contains(s.Spec.ClusterIPs, c.To.Addr().String()) {
-				out = append(out, fmt.Sprintf("Service %s/%s has the address; its label %s leaves it to %q", s.Namespace, s.Name, proxyapis.LabelServiceProxyName, proxy))
-			}
-		}
-		return out
+		return o.whose(c.To.Addr(), r.Client.Node)
 	}
 	s := o.Services[i]
 	internal := slices.Contains(s.Spec.ClusterIPs, c.To.Addr().String())
@@ -116,6 +111,42 @@ func (o Objects) remarks(r machine.TraceRoute, c machine.TraceCall, t lb.Trace) 
 	}
 	if s.Spec.PublishNotReadyAddresses {
 		out = append(out, "publishNotReadyAddresses: endpoints count as ready whether they are or not")
+	}
+	return out
+}
+
+// whose says what is known of an address that is called at a port which no
+// Service has.
+func (o Objects) whose(addr netip.Addr, from string) []string {
+	for _, s := range o.Services {
+		if !slices.Contains(addressesOf(s), addr.String()) {
+			continue
+		}
+		if proxy, other := s.Labels[proxyapis.LabelServiceProxyName]; other {
+			return []string{fmt.Sprintf("Service %s/%s has the address; its label %s leaves it to %q", s.Namespace, s.Name, proxyapis.LabelServiceProxyName, proxy)}
+		}
+		return []string{fmt.Sprintf("Service %s/%s has the address, with the ports %s only", s.Namespace, s.Name, strings.Join(portsOf(s), ", "))}
+	}
+	if name, node := policy.WorldOf(o.Objects).PodAt(addr); name.Name != "" {
+		return []string{fmt.Sprintf("it is the address of pod %s on node %s", name, node)}
+	}
+	for _, n := range o.Nodes {
+		if !slices.Contains(nodeAddresses(n), addr) {
+			continue
+		}
+		if n.Name == from {
+			return []string{"it is this node's address"}
+		}
+		return []string{fmt.Sprintf("it is the address of node %s, where host ports of its pods are translated", n.Name)}
+	}
+	return nil
+}
+
+// addressesOf are all that lead to a Service.
+func addressesOf(s *corev1.Service) []string {
+	out := slices.Concat(s.Spec.ClusterIPs, s.Spec.ExternalIPs)
+	for _, in := range s.Status.LoadBalancer.Ingress {
+		out = append(out, in.IP)
 	}
 	return out
 }

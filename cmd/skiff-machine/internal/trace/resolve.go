@@ -135,16 +135,12 @@ func (o Objects) service(q machine.TraceQuestion, r *machine.TraceRoute) ([]neti
 
 // servicePort finds a port by number or name; without either the only one.
 func servicePort(s *corev1.Service, port string, protocol corev1.Protocol) (corev1.ServicePort, error) {
-	var found, all []string
+	var found []string
 	var one corev1.ServicePort
-	for _, p := range s.Spec.Ports {
-		text := fmt.Sprintf("%d/%s", p.Port, p.Protocol)
-		if p.Name != "" {
-			text += " (" + p.Name + ")"
-		}
-		all = append(all, text)
+	all := portsOf(s)
+	for i, p := range s.Spec.Ports {
 		if p.Protocol == protocol && (port == "" || port == p.Name || port == strconv.Itoa(int(p.Port))) {
-			found, one = append(found, text), p
+			found, one = append(found, all[i]), p
 		}
 	}
 	switch {
@@ -163,6 +159,19 @@ func servicePort(s *corev1.Service, port string, protocol corev1.Protocol) (core
 		fmt.Errorf("service %s/%s has no %s: it has %s", s.Namespace, s.Name, what, strings.Join(all, ", ")),
 		"name one of these, with --protocol udp for a UDP port",
 	}
+}
+
+// portsOf are a Service's ports as "80/TCP (http)".
+func portsOf(s *corev1.Service) []string {
+	var out []string
+	for _, p := range s.Spec.Ports {
+		text := fmt.Sprintf("%d/%s", p.Port, p.Protocol)
+		if p.Name != "" {
+			text += " (" + p.Name + ")"
+		}
+		out = append(out, text)
+	}
+	return out
 }
 
 // podPort is a number, or the container port of that name, or the only one.

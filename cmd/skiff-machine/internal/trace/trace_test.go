@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"os"
 	"reflect"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -189,6 +190,32 @@ func TestServicesAreToldWithWhatIsOdd(t *testing.T) {
 		}
 		if (c.difference == "") != (differences == "") || !strings.Contains(differences, c.difference) {
 			t.Errorf("%s: differences %q, want %q", c.name, differences, c.difference)
+		}
+	}
+}
+
+func TestAddressesThatNoServiceServesAreTold(t *testing.T) {
+	o := town(t)
+	for address, want := range map[string]string{
+		"10.96.0.7:81":       "Service shop/web has the address, with the ports 80/TCP (http) only",
+		"10.96.0.11:80":      `leaves it to "mesh"`,
+		"10.244.2.7:8080":    "it is the address of pod shop/web-a on node n2",
+		"172.30.0.12:8088":   "it is the address of node n2, where host ports",
+		"172.30.0.11:8088":   "it is this node's address",
+		"192.0.2.1:80":       "",
+		"[fd00:96::7]:65535": "Service shop/web has the address",
+	} {
+		to := netip.MustParseAddrPort(address)
+		from := pod("client")
+		r, err := o.Resolve(machine.TraceQuestion{Client: from, Destination: machine.TraceName{Kind: machine.TraceAddress, Address: to.Addr(), Port: strconv.Itoa(int(to.Port()))}, Protocol: "TCP"})
+		if err != nil {
+			t.Errorf("%s: %v", address, err)
+			continue
+		}
+		got := o.TraceServices(*r, table.Snapshot{})[0]
+		remarks := strings.Join(got.Remarks, "; ")
+		if got.Outcome != machine.TraceUntouched || len(got.Differences) > 0 || (want == "") != (remarks == "") || !strings.Contains(remarks, want) {
+			t.Errorf("%s: %s, %q, differences %v; want %q", address, got.Outcome, remarks, got.Differences, want)
 		}
 	}
 }
