@@ -80,7 +80,8 @@ func connectsIPv6(t *testing.T, f *fabric.Fabric, cfg fabric.Config, hostNetns s
 		"fd00:f:70::63":    false, // node
 		"fd00:f:71:1::63":  false, // pod of a node
 		"fd00:f:71:63::1":  false, // pod of no node
-		"fd00:f:73::9":     false, // load balancer
+		"fd00:f:73::9":     true,  // load balancer
+		"fd00:f:73::ffff":  true,  // load balancer
 		"fd00:f:72::2c":    true,
 		"fd00:f:72::ffff":  true,
 		"fd00:f:70::1":     true, // the switch itself

@@ -135,7 +135,8 @@ func connects(t *testing.T, f *fabric.Fabric, cfg fabric.Config, hostNetns strin
 		"100.70.0.99":   unix.EHOSTUNREACH, // node
 		"100.71.1.99":   unix.EHOSTUNREACH, // pod of a node
 		"100.71.99.1":   unix.EHOSTUNREACH, // pod of no node
-		"100.73.0.9":    unix.EHOSTUNREACH, // load balancer
+		"100.73.0.9":    unix.ECONNREFUSED, // load balancer
+		"100.73.0.255":  unix.ECONNREFUSED, // load balancer
 		"100.72.33.44":  unix.ECONNREFUSED, // service
 		"100.72.0.1":    unix.ECONNREFUSED, // service
 		"100.70.0.1":    unix.ECONNREFUSED, // the switch itself

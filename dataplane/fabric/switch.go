@@ -96,9 +96,10 @@ func (f *Fabric) guards() []netlink.Route {
 }
 
 // ensureSwitchRoutes gives the switch its address and what it says about
-// addresses that nobody has. The service range is local to it: whatever was
-// not translated before is refused at once by its own stack. Only the switch
-// may do so; in a node, programs that listen on every address would answer.
+// addresses that nobody has. The ranges of services and load balancers are
+// local to it: whatever was not translated before is refused at once by its
+// own stack. Only the switch may do so; in a node, programs that listen on
+// every address would answer.
 func (f *Fabric) ensureSwitchRoutes(sw *space) error {
 	lo, err := ensureLoopback(sw)
 	if err != nil {
@@ -113,10 +114,10 @@ func (f *Fabric) ensureSwitchRoutes(sw *space) error {
 		}
 	}
 	var routes []netlink.Route
-	for _, p := range slices.Concat(f.cfg.NodeSubnets, f.cfg.PodSubnets, f.cfg.LoadBalancerSubnets) {
+	for _, p := range slices.Concat(f.cfg.NodeSubnets, f.cfg.PodSubnets) {
 		routes = append(routes, unreachable(p))
 	}
-	for _, p := range f.cfg.ServiceSubnets {
+	for _, p := range slices.Concat(f.cfg.ServiceSubnets, f.cfg.LoadBalancerSubnets) {
 		routes = append(routes, local(p, lo.Attrs().Index))
 	}
 	return ensureRoutes(sw, routes...)
