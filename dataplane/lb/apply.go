@@ -2,6 +2,7 @@ package lb
 
 import (
 	"errors"
+	"iter"
 	"maps"
 	"net/netip"
 	"slices"
@@ -34,41 +35,59 @@ func (l *Loader) apply(c change, first bool) map[types.NamespacedName]error {
 			}
 			names = l.feed.allServices(t.claims)
 		}
-		plans := l.feed.plan(names, t.node)
-		if t.node != "" {
-			if err := l.health.update(plans); err != nil {
-				l.log.Error("health check node ports", "err", err)
-			}
-		}
 		if first {
 			var beside []table.Frontend
 			if i == 0 {
 				beside = slices.Collect(maps.Values(l.hostPorts.frontends))
 			}
-			l.fill(t, names, plans, beside, failed)
-			l.departures.add(t, t.table.Departed())
-			continue
-		}
-		for _, name := range names {
-			if err := l.write(t, name, plans[name]); err != nil {
-				failed[name] = errors.Join(failed[name], err)
-			}
+			l.fill(t, names, beside, failed)
+		} else {
+			l.follow(t, names, failed)
 		}
 		l.departures.add(t, t.table.Departed())
 	}
 	return failed
 }
 
+// plans plans Services for a target, one by one. On the way it keeps the
+// health check node ports of the node.
+func (l *Loader) plans(t *target, names []types.NamespacedName) iter.Seq2[types.NamespacedName, wanted] {
+	return func(yield func(types.NamespacedName, wanted) bool) {
+		changed := false
+		for name, w := range l.feed.plan(names, t.node) {
+			changed = t.node != "" && l.health.note(name, w.checks) || changed
+			if !yield(name, w) {
+				break
+			}
+		}
+		if !changed {
+			return
+		}
+		if err := l.health.update(); err != nil {
+			l.log.Error("health check node ports", "err", err)
+		}
+	}
+}
+
+// follow brings the entries of some Services in a target to their plans.
+func (l *Loader) follow(t *target, names []types.NamespacedName, failed map[types.NamespacedName]error) {
+	for name, w := range l.plans(t, names) {
+		if err := l.write(t, name, w); err != nil {
+			failed[name] = errors.Join(failed[name], err)
+		}
+	}
+}
+
 // fill makes the plans, and what is beside them, all that a target holds.
-func (l *Loader) fill(t *target, names []types.NamespacedName, plans map[types.NamespacedName]wanted, beside []table.Frontend, failed map[types.NamespacedName]error) {
-	all := beside
-	for _, name := range names {
-		got, taken, _, _ := t.claims.settle(name, plans[name].frontends)
+func (l *Loader) fill(t *target, names []types.NamespacedName, beside []table.Frontend, failed map[types.NamespacedName]error) {
+	all := slices.Grow(beside, len(names))
+	for name, w := range l.plans(t, names) {
+		got, taken, _, _ := t.claims.settle(name, w.frontends)
 		all = append(all, got...)
-		l.report.problems(plans[name].service, taken)
+		l.report.problems(w.service, taken)
 	}
 	for key, err := range t.table.Replace(all) {
-		if name, ok := t.claims.owner[key]; ok {
+		if name, ok := t.claims.ownerOf(key); ok {
 			failed[name] = errors.Join(failed[name], err)
 		} else {
 			l.log.Error("service map entry not removed", "maps", t.name, "key", key, "err", err)
@@ -120,7 +139,10 @@ func (l *Loader) nodeAddresses(t *target) map[netip.Addr]bool {
 func (f *feed) service(name types.NamespacedName) *service {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.services[name]
+	if k := f.services[name]; k != nil {
+		return k.service
+	}
+	return nil
 }
 
 // allServices are the names of the Services that exist or still have claims,
@@ -137,23 +159,28 @@ func (f *feed) allServices(c *claims) []types.NamespacedName {
 	return names
 }
 
-// plan plans Services as node sees them (empty: as the outside does).
-func (f *feed) plan(names []types.NamespacedName, node string) map[types.NamespacedName]wanted {
+// plan plans Services as node sees them (empty: as the outside does), one
+// after the other: whoever takes them may change the feed meanwhile.
+func (f *feed) plan(names []types.NamespacedName, node string) iter.Seq2[types.NamespacedName, wanted] {
+	return func(yield func(types.NamespacedName, wanted) bool) {
+		for _, name := range names {
+			if !yield(name, f.planOne(name, node)) {
+				return
+			}
+		}
+	}
+}
+
+func (f *feed) planOne(name types.NamespacedName, node string) wanted {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	out := make(map[types.NamespacedName]wanted, len(names))
-	v := view{node: node, nodes: f.nodes}
-	for _, name := range names {
-		s, ok := f.services[name]
-		if !ok {
-			out[name] = wanted{}
-			continue
-		}
-		w := wanted{service: s, frontends: plan(s, f.slices[name], v)}
-		if node != "" {
-			w.checks = checksOf(s, f.slices[name], node)
-		}
-		out[name] = w
+	k := f.services[name]
+	if k == nil || k.service == nil {
+		return wanted{}
 	}
-	return out
+	w := wanted{service: k.service, frontends: plan(k.service, k.slices, view{node: node, nodes: f.nodes})}
+	if node != "" {
+		w.checks = checksOf(k.service, k.slices, node)
+	}
+	return w
 }

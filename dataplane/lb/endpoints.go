@@ -1,7 +1,7 @@
 package lb
 
 import (
-	"maps"
+	"cmp"
 	"net/netip"
 	"slices"
 
@@ -14,22 +14,36 @@ import (
 // categorization asks about it: seen from node at.
 type portEndpoint struct {
 	*endpoint
-	port int
+	port uint16
 	at   string
 }
 
 var _ proxy.Endpoint = (*portEndpoint)(nil)
 
-func (e *portEndpoint) addrPort() netip.AddrPort    { return netip.AddrPortFrom(e.addr, uint16(e.port)) }
-func (e *portEndpoint) String() string              { return e.addrPort().String() }
-func (e *portEndpoint) IP() string                  { return e.addr.String() }
-func (e *portEndpoint) Port() int                   { return e.port }
-func (e *portEndpoint) IsLocal() bool               { return e.at != "" && e.node == e.at }
-func (e *portEndpoint) IsReady() bool               { return e.ready }
-func (e *portEndpoint) IsServing() bool             { return e.serving }
-func (e *portEndpoint) IsTerminating() bool         { return e.terminating }
-func (e *portEndpoint) ZoneHints() sets.Set[string] { return e.zoneHints }
-func (e *portEndpoint) NodeHints() sets.Set[string] { return e.nodeHints }
+func (e *portEndpoint) addrPort() netip.AddrPort { return netip.AddrPortFrom(e.addr, e.port) }
+func (e *portEndpoint) String() string           { return e.addrPort().String() }
+func (e *portEndpoint) IP() string               { return e.addr.String() }
+func (e *portEndpoint) Port() int                { return int(e.port) }
+func (e *portEndpoint) IsLocal() bool            { return e.at != "" && e.node == e.at }
+func (e *portEndpoint) IsReady() bool            { return e.ready }
+func (e *portEndpoint) IsServing() bool          { return e.serving }
+func (e *portEndpoint) IsTerminating() bool      { return e.terminating }
+
+// ZoneHints is part of proxy.Endpoint.
+func (e *portEndpoint) ZoneHints() sets.Set[string] {
+	if e.hints == nil {
+		return nil
+	}
+	return e.hints.zones
+}
+
+// NodeHints is part of proxy.Endpoint.
+func (e *portEndpoint) NodeHints() sets.Set[string] {
+	if e.hints == nil {
+		return nil
+	}
+	return e.hints.nodes
+}
 
 // rank orders endpoints of one address: the one that is not terminating
 // counts, as upstream, and of several, the one that is ready.
@@ -43,50 +57,47 @@ func (e *endpoint) rank() int {
 	return rank
 }
 
-// endpointsOf collects one family's endpoints of a service port from its slices. An
-// address may be in two slices while it moves, or belong to two pods while
-// one of them terminates.
-func endpointsOf(family corev1.IPFamily, name proxy.ServicePortName, all map[string]*slice) []*portEndpoint {
-	found := map[netip.AddrPort]*portEndpoint{}
-	// In order: a plan does not change unless the objects do.
-	for _, slice := range slices.Sorted(maps.Keys(all)) {
-		s := all[slice]
-		if s.family != family {
+// endpointsOf collects the endpoints of a service port from its slices, which
+// are in order: a plan does not change unless the objects do. An address may be
+// in two slices while it moves, or belong to two pods while one of them
+// terminates.
+func endpointsOf(port *servicePort, all []*slice) []portEndpoint {
+	var out []portEndpoint
+	for _, s := range all {
+		if s.family != port.family() {
 			continue
 		}
 		for _, p := range s.ports {
-			if p.name != name.Port || p.proto != name.Protocol {
+			if p.name != port.name || p.proto != port.proto {
 				continue
 			}
-			for _, e := range s.endpoints {
-				pe := &portEndpoint{endpoint: e, port: p.port}
-				if have, exists := found[pe.addrPort()]; !exists || e.rank() > have.rank() {
-					found[pe.addrPort()] = pe
-				}
+			out = slices.Grow(out, len(s.endpoints))
+			for i := range s.endpoints {
+				out = append(out, portEndpoint{endpoint: &s.endpoints[i], port: p.port})
 			}
 		}
 	}
-	out := make([]*portEndpoint, 0, len(found))
-	for _, e := range found {
-		out = append(out, e)
-	}
-	slices.SortFunc(out, func(a, b *portEndpoint) int { return a.addrPort().Compare(b.addrPort()) })
-	return out
+	// Of those with one address the best comes first, and of equals the one
+	// that was first before.
+	slices.SortStableFunc(out, func(a, b portEndpoint) int {
+		return cmp.Or(a.addrPort().Compare(b.addrPort()), cmp.Compare(b.rank(), a.rank()))
+	})
+	return slices.CompactFunc(out, func(a, b portEndpoint) bool { return a.addrPort() == b.addrPort() })
 }
 
 // categorize asks upstream which endpoints traffic may use that starts on a
 // node: under the Cluster policy and under the Local policy.
 func (p portPlan) categorize(node, zone string) (cluster, local []netip.AddrPort) {
 	seen := make([]proxy.Endpoint, len(p.endpoints))
-	for i, e := range p.endpoints {
-		e.at = node
-		seen[i] = e
+	for i := range p.endpoints {
+		p.endpoints[i].at = node
+		seen[i] = &p.endpoints[i]
 	}
 	labels := map[string]string{}
 	if zone != "" {
 		labels[corev1.LabelTopologyZone] = zone
 	}
-	c, l, _, _ := proxy.CategorizeEndpoints(seen, p.port, node, labels)
+	c, l, _, _ := proxy.CategorizeEndpoints(seen, categorized{port: p.servicePort}, node, labels)
 	return addrPorts(c), addrPorts(l)
 }
 

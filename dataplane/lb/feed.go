@@ -34,10 +34,9 @@ type feed struct {
 
 	// mu guards the fields below.
 	mu       sync.Mutex
-	services map[types.NamespacedName]*service
-	slices   map[types.NamespacedName]map[string]*slice
-	// sliceOf is the service that each slice belonged to when last seen.
-	sliceOf map[types.NamespacedName]types.NamespacedName
+	services map[types.NamespacedName]*known
+	// sliceOf is where each slice was when last seen.
+	sliceOf map[types.NamespacedName]*known
 	nodes   map[string]node
 	// self is what Node answers.
 	self *corev1.Node
@@ -51,15 +50,22 @@ type feed struct {
 	missing int
 }
 
+// known is what was told of one Service; it and its slices come in any order.
+type known struct {
+	name types.NamespacedName
+	// service is nil while there is none.
+	service *service
+	slices  []*slice // by name
+}
+
 func newFeed(client kubernetes.Interface, nodeName string) *feed {
 	return &feed{
 		client:   client,
 		nodeName: nodeName,
 		sctp:     haveSCTP(),
 		wake:     make(chan struct{}, 1),
-		services: map[types.NamespacedName]*service{},
-		slices:   map[types.NamespacedName]map[string]*slice{},
-		sliceOf:  map[types.NamespacedName]types.NamespacedName{},
+		services: map[types.NamespacedName]*known{},
+		sliceOf:  map[types.NamespacedName]*known{},
 		nodes:    map[string]node{},
 		dirty:    map[types.NamespacedName]struct{}{},
 		missing:  3,
@@ -89,7 +95,9 @@ func (f *feed) take() (c change, ok bool) {
 	}
 	c.all, c.since = f.allDirty, f.since
 	f.since = time.Time{}
-	c.services = byAge(f, f.dirty)
+	if !c.all {
+		c.services = byAge(f, f.dirty)
+	}
 	f.allDirty = false
 	clear(f.dirty)
 	return c, true
@@ -98,15 +106,26 @@ func (f *feed) take() (c change, ok bool) {
 // byAge are names of services, the oldest first: who came first keeps an
 // address that two ask for. mu is held.
 func byAge[V any](f *feed, names map[types.NamespacedName]V) []types.NamespacedName {
-	created := func(n types.NamespacedName) time.Time {
-		if s := f.services[n]; s != nil {
-			return s.created
-		}
-		return time.Time{}
+	type aged struct {
+		name    types.NamespacedName
+		created int64
 	}
-	return slices.SortedFunc(maps.Keys(names), func(a, b types.NamespacedName) int {
-		return cmp.Or(created(a).Compare(created(b)), cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+	all := make([]aged, 0, len(names))
+	for n := range names {
+		a := aged{name: n, created: time.Time{}.Unix()}
+		if k := f.services[n]; k != nil && k.service != nil {
+			a.created = k.service.created
+		}
+		all = append(all, a)
+	}
+	slices.SortFunc(all, func(a, b aged) int {
+		return cmp.Or(cmp.Compare(a.created, b.created), cmp.Compare(a.name.Namespace, b.name.Namespace), cmp.Compare(a.name.Name, b.name.Name))
 	})
+	out := make([]types.NamespacedName, len(all))
+	for i, a := range all {
+		out[i] = a.name
+	}
+	return out
 }
 
 // touch marks services for planning once more.
@@ -114,10 +133,18 @@ func (f *feed) touch(names ...types.NamespacedName) {
 	f.mu.Lock()
 	f.news()
 	for _, n := range names {
-		f.dirty[n] = struct{}{}
+		f.mark(n)
 	}
 	f.mu.Unlock()
 	f.notify()
+}
+
+// mark notes that a service is to be planned once more; mu is held. Until all
+// kinds were listed that goes without saying.
+func (f *feed) mark(name types.NamespacedName) {
+	if f.missing == 0 {
+		f.dirty[name] = struct{}{}
+	}
 }
 
 // news notes that a change has come; mu is held.
@@ -231,15 +258,11 @@ func (s *kindStore) Delete(obj any) error {
 func (s *kindStore) Replace(objs []any, _ string) error {
 	s.feed.mu.Lock()
 	s.feed.news()
-	now := make(map[types.NamespacedName]struct{}, len(objs))
 	for _, o := range objs {
-		now[nameOf(o)] = struct{}{}
 		s.put(o)
 	}
-	for _, n := range s.known() {
-		if _, ok := now[n]; !ok {
-			s.drop(n)
-		}
+	if s.listed {
+		s.dropOthers(objs)
 	}
 	if !s.listed {
 		s.listed = true
@@ -253,6 +276,19 @@ func (s *kindStore) Replace(objs []any, _ string) error {
 	return nil
 }
 
+// dropOthers drops what a new list has no more.
+func (s *kindStore) dropOthers(objs []any) {
+	now := make(map[types.NamespacedName]struct{}, len(objs))
+	for _, o := range objs {
+		now[nameOf(o)] = struct{}{}
+	}
+	for _, n := range s.known() {
+		if _, ok := now[n]; !ok {
+			s.drop(n)
+		}
+	}
+}
+
 func nameOf(obj any) types.NamespacedName {
 	if o, ok := obj.(metav1.Object); ok {
 		return types.NamespacedName{Namespace: o.GetNamespace(), Name: o.GetName()}
@@ -260,34 +296,60 @@ func nameOf(obj any) types.NamespacedName {
 	return types.NamespacedName{}
 }
 
+// at is what is known of a service; mu is held.
+func (f *feed) at(name types.NamespacedName) *known {
+	k := f.services[name]
+	if k == nil {
+		k = &known{name: name}
+		f.services[name] = k
+	}
+	return k
+}
+
+// forget drops what says nothing (any more); mu is held.
+func (f *feed) forget(k *known) {
+	if k.service == nil && len(k.slices) == 0 {
+		delete(f.services, k.name)
+	}
+}
+
 func (f *feed) putService(obj any) {
 	svc := obj.(*corev1.Service)
-	name := nameOf(svc)
 	s := newService(svc, f.sctp)
 	if s == nil {
-		f.dropService(name)
+		f.dropService(nameOf(svc))
 		return
 	}
-	f.services[name] = s
-	f.dirty[name] = struct{}{}
+	k := f.at(s.name)
+	s.name = k.name // one copy of it
+	k.service = s
+	f.mark(k.name)
 }
 
 func (f *feed) dropService(name types.NamespacedName) {
-	if _, ok := f.services[name]; ok {
-		delete(f.services, name)
-		f.dirty[name] = struct{}{}
+	if k := f.services[name]; k != nil && k.service != nil {
+		k.service = nil
+		f.forget(k)
+		f.mark(name)
 	}
 }
 
 func (f *feed) knownServices() []types.NamespacedName {
-	return slices.Collect(maps.Keys(f.services))
+	var out []types.NamespacedName
+	for name, k := range f.services {
+		if k.service != nil {
+			out = append(out, name)
+		}
+	}
+	return out
 }
 
 func (f *feed) putSlice(obj any) {
 	es := obj.(*discoveryv1.EndpointSlice)
-	name := nameOf(es)
-	svc := types.NamespacedName{Namespace: es.Namespace, Name: es.Labels[discoveryv1.LabelServiceName]}
-	if before, ok := f.sliceOf[name]; ok && before != svc {
+	namespace := shared(es.Namespace)
+	name := types.NamespacedName{Namespace: namespace, Name: es.Name}
+	svc := types.NamespacedName{Namespace: namespace, Name: es.Labels[discoveryv1.LabelServiceName]}
+	if before := f.sliceOf[name]; before != nil && before.name != svc {
 		f.dropSlice(name)
 	}
 	s := newSlice(es)
@@ -295,25 +357,32 @@ func (f *feed) putSlice(obj any) {
 		f.dropSlice(name)
 		return
 	}
-	if f.slices[svc] == nil {
-		f.slices[svc] = map[string]*slice{}
+	k := f.at(svc)
+	if i, has := k.find(s.name); has {
+		k.slices[i] = s
+	} else {
+		k.slices = slices.Insert(k.slices, i, s)
 	}
-	f.slices[svc][es.Name] = s
-	f.sliceOf[name] = svc
-	f.dirty[svc] = struct{}{}
+	f.sliceOf[name] = k
+	f.mark(svc)
 }
 
 func (f *feed) dropSlice(name types.NamespacedName) {
-	svc, ok := f.sliceOf[name]
-	if !ok {
+	k := f.sliceOf[name]
+	if k == nil {
 		return
 	}
 	delete(f.sliceOf, name)
-	delete(f.slices[svc], name.Name)
-	if len(f.slices[svc]) == 0 {
-		delete(f.slices, svc)
+	if i, has := k.find(name.Name); has {
+		k.slices = slices.Delete(k.slices, i, i+1)
 	}
-	f.dirty[svc] = struct{}{}
+	f.forget(k)
+	f.mark(k.name)
+}
+
+// find is the place of a slice.
+func (k *known) find(name string) (int, bool) {
+	return slices.BinarySearchFunc(k.slices, name, func(s *slice, name string) int { return cmp.Compare(s.name, name) })
 }
 
 func (f *feed) knownSlices() []types.NamespacedName {

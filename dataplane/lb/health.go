@@ -40,23 +40,21 @@ func newHealth(node string, addrs []netip.Addr, proxy *healthcheck.ProxyHealthSe
 	return h
 }
 
-// update brings the ports in line with the plans for some Services.
-func (h *health) update(plans map[types.NamespacedName]wanted) error {
-	changed := false
-	for name, w := range plans {
-		if maps.Equal(h.checks[name], w.checks) {
-			continue
-		}
-		changed = true
-		if len(w.checks) == 0 {
-			delete(h.checks, name)
-		} else {
-			h.checks[name] = w.checks
-		}
+// note takes the checks of a Service; it says whether they changed.
+func (h *health) note(name types.NamespacedName, checks map[corev1.IPFamily]check) bool {
+	if maps.Equal(h.checks[name], checks) {
+		return false
 	}
-	if !changed {
-		return nil
+	if len(checks) == 0 {
+		delete(h.checks, name)
+	} else {
+		h.checks[name] = checks
 	}
+	return true
+}
+
+// update brings the ports in line with what was noted.
+func (h *health) update() error {
 	var errs []error
 	for family, server := range h.servers {
 		ports, local := map[types.NamespacedName]uint16{}, map[types.NamespacedName]int{}
@@ -80,25 +78,24 @@ func (h *health) close() error {
 }
 
 // checksOf are a Service's health check node ports on a node; nil for none.
-func checksOf(s *service, all map[string]*slice, node string) map[corev1.IPFamily]check {
+func checksOf(s *service, all []*slice, node string) map[corev1.IPFamily]check {
 	var out map[corev1.IPFamily]check
-	for family, ports := range s.ports {
-		for _, p := range ports {
-			if n := p.HealthCheckNodePort(); n != 0 {
-				if out == nil {
-					out = map[corev1.IPFamily]check{}
-				}
-				out[family] = check{port: uint16(n), local: localReady(all, family, node)}
-				break
-			}
+	for i := range s.ports {
+		p := &s.ports[i]
+		if _, has := out[p.family()]; has || p.healthCheck == 0 {
+			continue
 		}
+		if out == nil {
+			out = map[corev1.IPFamily]check{}
+		}
+		out[p.family()] = check{port: p.healthCheck, local: localReady(all, p.family(), node)}
 	}
 	return out
 }
 
 // localReady counts one family's ready endpoints of a Service on a node, by
 // address.
-func localReady(all map[string]*slice, family corev1.IPFamily, node string) int {
+func localReady(all []*slice, family corev1.IPFamily, node string) int {
 	addrs := map[netip.Addr]struct{}{}
 	for _, s := range all {
 		if s.family != family {

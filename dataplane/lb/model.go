@@ -3,15 +3,15 @@ package lb
 import (
 	"net/netip"
 	"slices"
-	"strings"
-	"time"
+	"unique"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/sets"
-	"k8s.io/kubernetes/pkg/proxy"
 	proxyutil "k8s.io/kubernetes/pkg/proxy/util"
+
+	"github.com/skiff-k8s/skiff/dataplane/lb/table"
 )
 
 // families are what a Service may have addresses of.
@@ -55,12 +55,14 @@ type node struct {
 	zone  string
 }
 
-// service is what planning needs of a Service.
+// service is what planning needs of a Service. There may be ten thousands, so
+// it is small: no maps, no objects of upstream's, names shared.
 type service struct {
-	name    types.NamespacedName
-	uid     types.UID
-	created time.Time
-	ports   map[corev1.IPFamily]proxy.ServicePortMap
+	name types.NamespacedName
+	uid  types.UID
+	// created is in seconds, which is all that the API keeps.
+	created int64
+	ports   []servicePort
 	// problems are the things that it asks for and does not get.
 	problems []problem
 }
@@ -70,27 +72,34 @@ type problem struct{ reason, message string }
 
 // slice is what planning needs of an EndpointSlice.
 type slice struct {
+	name      string
 	family    corev1.IPFamily
 	ports     []slicePort
-	endpoints []*endpoint
+	endpoints []endpoint
 }
 
 type slicePort struct {
 	name  string
-	proto corev1.Protocol
-	port  int
+	proto table.Protocol
+	port  uint16
 }
 
 // endpoint is one address of a slice.
 type endpoint struct {
 	addr        netip.Addr
 	node        string
+	hints       *hints // nil: none
 	ready       bool
 	serving     bool
 	terminating bool
-	zoneHints   sets.Set[string]
-	nodeHints   sets.Set[string]
 }
+
+// hints are whose traffic an endpoint is for.
+type hints struct{ zones, nodes sets.Set[string] }
+
+// shared is s in one copy for all that have it: what the decoder gives us is
+// everybody's own.
+func shared(s string) string { return unique.Make(s).Value() }
 
 // newService reads a Service; nil for what has no address of its own
 // (headless, ExternalName). sctp says whether this kernel has that protocol.
@@ -99,48 +108,34 @@ func newService(svc *corev1.Service, sctp bool) *service {
 		return nil
 	}
 	s := &service{
-		name:    types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name},
+		name:    types.NamespacedName{Namespace: shared(svc.Namespace), Name: svc.Name},
 		uid:     svc.UID,
-		created: svc.CreationTimestamp.Time,
-		ports:   map[corev1.IPFamily]proxy.ServicePortMap{},
+		created: svc.CreationTimestamp.Unix(),
 	}
-	missing := map[string]struct{}{}
+	var missing []string
 	for _, family := range families {
 		if proxyutil.GetClusterIPByFamily(family, svc) == "" {
 			continue
 		}
-		// Upstream's reading of the object; the tracker is the only door to it.
-		tracker := proxy.NewServiceChangeTracker(family, nil, nil)
-		tracker.Update(nil, svc)
-		ports := proxy.ServicePortMap{}
-		ports.Update(tracker)
-		for name := range ports {
-			if name.Protocol == corev1.ProtocolSCTP && !sctp {
-				missing[portLabel(name)] = struct{}{}
-				delete(ports, name)
+		for port := range readPorts(family, svc) {
+			if port.proto == table.SCTP && !sctp {
+				missing = append(missing, port.label())
+				continue
 			}
-		}
-		if len(ports) > 0 {
-			s.ports[family] = ports
+			s.ports = append(s.ports, port)
 		}
 	}
-	for label := range missing {
+	s.ports = slices.Clip(s.ports)
+	slices.Sort(missing)
+	for _, label := range slices.Compact(missing) { // once for both families
 		s.problems = append(s.problems, problem{"ProtocolNotServed", "port " + label + " is not served: this kernel has no SCTP"})
 	}
-	slices.SortFunc(s.problems, func(a, b problem) int { return strings.Compare(a.message, b.message) })
 	return s
-}
-
-func portLabel(n proxy.ServicePortName) string {
-	if n.Port == "" {
-		return string(n.Protocol)
-	}
-	return n.Port + "/" + string(n.Protocol)
 }
 
 // newSlice reads an EndpointSlice; nil for one of names.
 func newSlice(es *discoveryv1.EndpointSlice) *slice {
-	s := &slice{}
+	s := &slice{name: es.Name}
 	switch es.AddressType {
 	case discoveryv1.AddressTypeIPv4:
 		s.family = corev1.IPv4Protocol
@@ -149,12 +144,14 @@ func newSlice(es *discoveryv1.EndpointSlice) *slice {
 	default:
 		return nil
 	}
+	s.ports = make([]slicePort, 0, len(es.Ports))
 	for _, p := range es.Ports {
 		if p.Name == nil || p.Port == nil || p.Protocol == nil || *p.Port == 0 {
 			continue
 		}
-		s.ports = append(s.ports, slicePort{*p.Name, *p.Protocol, int(*p.Port)})
+		s.ports = append(s.ports, slicePort{shared(*p.Name), protocolOf(*p.Protocol), uint16(*p.Port)})
 	}
+	s.endpoints = make([]endpoint, 0, len(es.Endpoints))
 	for i := range es.Endpoints {
 		e := &es.Endpoints[i]
 		if len(e.Addresses) == 0 {
@@ -164,26 +161,33 @@ func newSlice(es *discoveryv1.EndpointSlice) *slice {
 		if err != nil || familyOf(addr) != s.family {
 			continue
 		}
-		ep := &endpoint{
+		ep := endpoint{
 			addr:        addr,
+			hints:       newHints(e.Hints),
 			ready:       e.Conditions.Ready == nil || *e.Conditions.Ready,
 			serving:     e.Conditions.Serving == nil || *e.Conditions.Serving,
 			terminating: e.Conditions.Terminating != nil && *e.Conditions.Terminating,
 		}
 		if e.NodeName != nil {
-			ep.node = *e.NodeName
-		}
-		if e.Hints != nil {
-			for _, z := range e.Hints.ForZones {
-				ep.zoneHints = insert(ep.zoneHints, z.Name)
-			}
-			for _, n := range e.Hints.ForNodes {
-				ep.nodeHints = insert(ep.nodeHints, n.Name)
-			}
+			ep.node = shared(*e.NodeName)
 		}
 		s.endpoints = append(s.endpoints, ep)
 	}
 	return s
+}
+
+func newHints(h *discoveryv1.EndpointHints) *hints {
+	if h == nil || len(h.ForZones)+len(h.ForNodes) == 0 {
+		return nil
+	}
+	out := &hints{}
+	for _, z := range h.ForZones {
+		out.zones = insert(out.zones, shared(z.Name))
+	}
+	for _, n := range h.ForNodes {
+		out.nodes = insert(out.nodes, shared(n.Name))
+	}
+	return out
 }
 
 func insert(s sets.Set[string], v string) sets.Set[string] {

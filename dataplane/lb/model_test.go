@@ -291,9 +291,9 @@ func TestPlan(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			var got []string
 			if s := newService(c.service, false); s != nil {
-				found := map[string]*slice{}
-				for i, es := range c.slices {
-					found[string(rune('a'+i))] = newSlice(es)
+				var found []*slice
+				for _, es := range c.slices {
+					found = append(found, newSlice(es))
 				}
 				for _, f := range plan(s, found, view{node: c.node, nodes: nodes}) {
 					got = append(got, text(f))
@@ -364,7 +364,7 @@ func TestSCTPIsPlannedWhereTheKernelHasIt(t *testing.T) {
 	s := newService(web(func(s *corev1.Service) { s.Spec.Ports[0].Protocol = corev1.ProtocolSCTP }), true)
 	es := sliceOf("10.244.1.1@n1")
 	es.Ports[0].Protocol = ptr.To(corev1.ProtocolSCTP)
-	found := map[string]*slice{"a": newSlice(es)}
+	found := []*slice{newSlice(es)}
 	got := plan(s, found, view{node: "n1"})
 	if len(s.problems) != 0 || len(got) != 1 || text(got[0]) != "10.96.7.7:80/SCTP -> 10.244.1.1:8080" {
 		t.Errorf("got %v, problems %v", got, s.problems)
@@ -378,10 +378,10 @@ func TestHealthChecksCountReadyEndpointsOfTheirFamily(t *testing.T) {
 	local := func(s *corev1.Service) {
 		s.Spec.ExternalTrafficPolicy, s.Spec.HealthCheckNodePort = corev1.ServiceExternalTrafficPolicyLocal, 30999
 	}
-	found := map[string]*slice{
-		"a": newSlice(sliceOf("10.244.1.1@n1", "10.244.1.2@n1~", "10.244.1.3@n1!", "10.244.2.1@n2")),
-		"b": newSlice(sliceOf("fd00:244::1@n1", "fd00:244::2@n1")),
-		"c": newSlice(sliceOf("10.244.1.1@n1")), // the same pod on its way to another slice
+	found := []*slice{
+		newSlice(sliceOf("10.244.1.1@n1", "10.244.1.2@n1~", "10.244.1.3@n1!", "10.244.2.1@n2")),
+		newSlice(sliceOf("fd00:244::1@n1", "fd00:244::2@n1")),
+		newSlice(sliceOf("10.244.1.1@n1")), // the same pod on its way to another slice
 	}
 	four, six := corev1.IPv4Protocol, corev1.IPv6Protocol
 	for _, c := range []struct {

@@ -1,15 +1,8 @@
 package lb
 
 import (
-	"fmt"
-	"hash/fnv"
-	"net"
 	"net/netip"
 	"slices"
-	"time"
-
-	corev1 "k8s.io/api/core/v1"
-	"k8s.io/kubernetes/pkg/proxy"
 
 	"github.com/skiff-k8s/skiff/dataplane/lb/table"
 )
@@ -18,29 +11,21 @@ import (
 // from a view, with the endpoints that traffic may use.
 type portPlan struct {
 	view
-	family    corev1.IPFamily
-	port      proxy.ServicePort
-	proto     table.Protocol
-	group     uint32
-	endpoints []*portEndpoint
+	*servicePort
+	endpoints []portEndpoint
 }
 
 // plan says what the kernel should hold for one service, seen from v. The
 // slices are all of the service's, in any order.
-func plan(s *service, all map[string]*slice, v view) []table.Frontend {
+func plan(s *service, all []*slice, v view) []table.Frontend {
 	var out []table.Frontend
-	for family, ports := range s.ports {
-		for name, port := range ports {
-			p := portPlan{
-				view: v, family: family, port: port, proto: protocolOf(name), group: groupOf(family, name),
-				endpoints: endpointsOf(family, name, all),
-			}
-			switch {
-			case v.node != "":
-				out = append(out, p.fromNode()...)
-			case p.proto != table.SCTP: // packets of SCTP pass the switch as they are
-				out = append(out, p.fromOutside()...)
-			}
+	for i := range s.ports {
+		p := portPlan{view: v, servicePort: &s.ports[i], endpoints: endpointsOf(&s.ports[i], all)}
+		switch {
+		case v.node != "":
+			out = append(out, p.fromNode()...)
+		case p.proto != table.SCTP: // packets of SCTP pass the switch as they are
+			out = append(out, p.fromOutside()...)
 		}
 	}
 	return out
@@ -51,16 +36,16 @@ func plan(s *service, all map[string]*slice, v view) []table.Frontend {
 // externalTrafficPolicy says, as upstream short-circuits them.
 func (p portPlan) fromNode() []table.Frontend {
 	cluster, local := p.categorize(p.node, p.nodes[p.node].zone)
-	out := []table.Frontend{p.clusterIP(cluster, local)}
-	if number := uint16(p.port.NodePort()); number != 0 {
-		f := p.frontend(anyOf(p.family), number, cluster)
+	out := []table.Frontend{p.internal(cluster, local)}
+	if p.nodePort != 0 {
+		f := p.frontend(anyOf(p.family()), p.nodePort, cluster)
 		f.Scope = table.AnyNode
-		f.NodeOwn = p.port.ExternalPolicyLocal()
+		f.NodeOwn = p.externalLocal
 		out = append(out, f)
 		if f.NodeOwn {
 			out = append(out, p.eachNode(table.FromNode)...)
 		}
-		f = p.frontend(loopbackOf(p.family), number, cluster)
+		f = p.frontend(loopbackOf(p.family()), p.nodePort, cluster)
 		f.NodeOnly = true
 		out = append(out, f)
 	}
@@ -71,12 +56,12 @@ func (p portPlan) fromNode() []table.Frontend {
 // node: a port for one node's own endpoints shows it each node's.
 func (p portPlan) fromOutside() []table.Frontend {
 	cluster, local := p.categorize("", "")
-	out := []table.Frontend{p.clusterIP(cluster, local)}
-	if number := uint16(p.port.NodePort()); number != 0 {
-		if p.port.ExternalPolicyLocal() {
+	out := []table.Frontend{p.internal(cluster, local)}
+	if p.nodePort != 0 {
+		if p.externalLocal {
 			out = append(out, p.eachNode(table.All)...)
 		} else {
-			f := p.frontend(anyOf(p.family), number, cluster)
+			f := p.frontend(anyOf(p.family()), p.nodePort, cluster)
 			f.Scope = table.AnyNode
 			out = append(out, f)
 		}
@@ -84,12 +69,11 @@ func (p portPlan) fromOutside() []table.Frontend {
 	return append(out, p.addresses(cluster)...)
 }
 
-func (p portPlan) clusterIP(cluster, local []netip.AddrPort) table.Frontend {
-	internal := cluster
-	if p.port.InternalPolicyLocal() {
-		internal = local
+func (p portPlan) internal(cluster, local []netip.AddrPort) table.Frontend {
+	if p.internalLocal {
+		return p.frontend(p.clusterIP, p.number, local)
 	}
-	return p.frontend(toAddr(p.port.ClusterIP()), uint16(p.port.Port()), internal)
+	return p.frontend(p.clusterIP, p.number, cluster)
 }
 
 // eachNode gives every other node's address the endpoints on that node.
@@ -101,10 +85,10 @@ func (p portPlan) eachNode(scope table.Scope) []table.Frontend {
 		}
 		_, local := p.categorize(other, n.zone)
 		for _, a := range n.addrs {
-			if familyOf(a) != p.family {
+			if familyOf(a) != p.family() {
 				continue
 			}
-			f := p.frontend(a, uint16(p.port.NodePort()), local)
+			f := p.frontend(a, p.nodePort, local)
 			f.Scope = scope
 			out = append(out, f)
 		}
@@ -116,22 +100,24 @@ func (p portPlan) eachNode(scope table.Scope) []table.Frontend {
 // endpoints. Source ranges are for a load balancer's addresses only, also
 // where spec.externalIPs names one of these again.
 func (p portPlan) addresses(eps []netip.AddrPort) []table.Frontend {
+	if p.outer == nil {
+		return nil
+	}
 	var out []table.Frontend
 	seen := map[netip.Addr]struct{}{}
-	add := func(ips []net.IP, from []netip.Prefix) {
-		for _, ip := range ips {
-			a := toAddr(ip)
+	add := func(addrs []netip.Addr, from []netip.Prefix) {
+		for _, a := range addrs {
 			if _, twice := seen[a]; twice {
 				continue
 			}
 			seen[a] = struct{}{}
-			f := p.frontend(a, uint16(p.port.Port()), eps)
+			f := p.frontend(a, p.number, eps)
 			f.Sources = from
 			out = append(out, f)
 		}
 	}
-	add(p.port.LoadBalancerVIPs(), toPrefixes(p.port.LoadBalancerSourceRanges()))
-	add(p.port.ExternalIPs(), nil)
+	add(p.outer.balancers, p.outer.sources)
+	add(p.outer.external, nil)
 	return out
 }
 
@@ -140,12 +126,10 @@ func (p portPlan) frontend(addr netip.Addr, number uint16, eps []netip.AddrPort)
 		Key:      table.Key{Addr: addr, Port: number, Proto: p.proto},
 		Backends: eps,
 		Group:    p.group,
+		Affinity: p.affinity(),
 	}
 	if p.proto == table.UDP {
 		f.Keep = p.serving(eps)
-	}
-	if p.port.SessionAffinityType() == corev1.ServiceAffinityClientIP {
-		f.Affinity = time.Duration(p.port.StickyMaxAgeSeconds()) * time.Second
 	}
 	return f
 }
@@ -155,42 +139,11 @@ func (p portPlan) frontend(addr netip.Addr, number uint16, eps []netip.AddrPort)
 // ones.
 func (p portPlan) serving(eps []netip.AddrPort) []netip.AddrPort {
 	var out []netip.AddrPort
-	for _, e := range p.endpoints {
+	for i := range p.endpoints {
+		e := &p.endpoints[i]
 		if e.serving && !slices.Contains(eps, e.addrPort()) {
 			out = append(out, e.addrPort())
 		}
-	}
-	return out
-}
-
-// groupOf numbers a service port: affinity is to it, whatever its address.
-func groupOf(family corev1.IPFamily, name proxy.ServicePortName) uint32 {
-	h := fnv.New32a()
-	fmt.Fprintf(h, "%s %s %s %s", family, name.NamespacedName, name.Port, name.Protocol)
-	return h.Sum32()
-}
-
-func protocolOf(name proxy.ServicePortName) table.Protocol {
-	switch name.Protocol {
-	case corev1.ProtocolUDP:
-		return table.UDP
-	case corev1.ProtocolSCTP:
-		return table.SCTP
-	}
-	return table.TCP
-}
-
-func toAddr(ip net.IP) netip.Addr {
-	a, _ := netip.AddrFromSlice(ip)
-	return a.Unmap()
-}
-
-// toPrefixes are nil for no ranges: everybody.
-func toPrefixes(ranges []*net.IPNet) []netip.Prefix {
-	var out []netip.Prefix
-	for _, r := range ranges {
-		bits, _ := r.Mask.Size()
-		out = append(out, netip.PrefixFrom(toAddr(r.IP), bits))
 	}
 	return out
 }

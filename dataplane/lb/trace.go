@@ -146,10 +146,8 @@ func TraceCall(c Call, o Objects, maps table.Snapshot) Trace {
 	groups := map[uint32]types.NamespacedName{}
 	var planned []table.Frontend
 	claims := newClaims()
-	names := f.allServices(claims)
-	plans := f.plan(names, c.Node)
-	for _, name := range names {
-		got, _, _, _ := claims.settle(name, plans[name].frontends)
+	for name, w := range f.plan(f.allServices(claims), c.Node) {
+		got, _, _, _ := claims.settle(name, w.frontends)
 		for _, fe := range got {
 			owners[fe.Key], groups[fe.Group] = name, name
 		}
