@@ -2,8 +2,6 @@ package lb
 
 import (
 	"cmp"
-	"context"
-	"fmt"
 	"maps"
 	"slices"
 	"sync"
@@ -12,13 +10,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/apimachinery/pkg/util/wait"
-	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/tools/cache"
-	proxyapis "k8s.io/kubernetes/pkg/proxy/apis"
 )
 
 // feed holds the parts of Services, EndpointSlices and Nodes that planning
@@ -128,6 +121,16 @@ func byAge[V any](f *feed, names map[types.NamespacedName]V) []types.NamespacedN
 	return out
 }
 
+// manyServices is from when on the garbage of a start is worth collecting at
+// once: some megabytes, which a quiet process would keep for minutes.
+const manyServices = 1000
+
+func (f *feed) large() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.services) >= manyServices
+}
+
 // touch marks services for planning once more.
 func (f *feed) touch(names ...types.NamespacedName) {
 	f.mu.Lock()
@@ -161,141 +164,6 @@ func (f *feed) notify() {
 	}
 }
 
-// run watches until ctx ends. When it returns, nothing of it runs.
-func (f *feed) run(ctx context.Context) {
-	var wg sync.WaitGroup
-	core, discovery := f.client.CoreV1(), f.client.DiscoveryV1()
-	wg.Go(func() {
-		watchKind(ctx, &corev1.Service{}, &kindStore{feed: f, put: f.putService, drop: f.dropService, known: f.knownServices}, &cache.ListWatch{
-			ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
-				o.LabelSelector = serviceSelector
-				return core.Services("").List(ctx, o)
-			},
-			WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
-				o.LabelSelector = serviceSelector
-				return core.Services("").Watch(ctx, o)
-			},
-		})
-	})
-	wg.Go(func() {
-		watchKind(ctx, &discoveryv1.EndpointSlice{}, &kindStore{feed: f, put: f.putSlice, drop: f.dropSlice, known: f.knownSlices}, &cache.ListWatch{
-			ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
-				o.LabelSelector = sliceSelector
-				return discovery.EndpointSlices("").List(ctx, o)
-			},
-			WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
-				o.LabelSelector = sliceSelector
-				return discovery.EndpointSlices("").Watch(ctx, o)
-			},
-		})
-	})
-	wg.Go(func() {
-		watchKind(ctx, &corev1.Node{}, &kindStore{feed: f, put: f.putNode, drop: f.dropNode, known: f.knownNodes}, &cache.ListWatch{
-			ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
-				return core.Nodes().List(ctx, o)
-			},
-			WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
-				return core.Nodes().Watch(ctx, o)
-			},
-		})
-	})
-	wg.Wait()
-}
-
-// As kube-proxy, the feed leaves out what another proxy serves and the slices
-// of headless Services.
-const (
-	serviceSelector = "!" + proxyapis.LabelServiceProxyName
-	sliceSelector   = discoveryv1.LabelServiceName + "," + serviceSelector + ",!" + corev1.IsHeadlessService
-)
-
-// watchKind keeps a store equal to the API server's objects of one kind.
-func watchKind(ctx context.Context, example runtime.Object, store *kindStore, lw *cache.ListWatch) {
-	cache.NewReflectorWithOptions(patient{lw}, example, store, cache.ReflectorOptions{
-		Name: fmt.Sprintf("dataplane/lb %T", example),
-		Backoff: &wait.Backoff{
-			Duration: 10 * time.Millisecond,
-			Factor:   2,
-			Jitter:   0.2,
-			Steps:    8,
-			Cap:      2 * time.Second,
-		},
-	}).RunWithContext(ctx)
-}
-
-// kindStore turns a reflector's calls into changes of the feed.
-type kindStore struct {
-	feed   *feed
-	put    func(any)                     // under mu
-	drop   func(types.NamespacedName)    // under mu
-	known  func() []types.NamespacedName // under mu
-	listed bool                          // under mu
-}
-
-var _ cache.ReflectorStore = (*kindStore)(nil)
-
-func (s *kindStore) Add(obj any) error { return s.Update(obj) }
-func (s *kindStore) Resync() error     { return nil }
-
-func (s *kindStore) Update(obj any) error {
-	s.feed.mu.Lock()
-	s.feed.news()
-	s.put(obj)
-	s.feed.mu.Unlock()
-	s.feed.notify()
-	return nil
-}
-
-func (s *kindStore) Delete(obj any) error {
-	s.feed.mu.Lock()
-	s.feed.news()
-	s.drop(nameOf(obj))
-	s.feed.mu.Unlock()
-	s.feed.notify()
-	return nil
-}
-
-func (s *kindStore) Replace(objs []any, _ string) error {
-	s.feed.mu.Lock()
-	s.feed.news()
-	for _, o := range objs {
-		s.put(o)
-	}
-	if s.listed {
-		s.dropOthers(objs)
-	}
-	if !s.listed {
-		s.listed = true
-		s.feed.missing--
-		if s.feed.missing == 0 {
-			s.feed.allDirty = true
-		}
-	}
-	s.feed.mu.Unlock()
-	s.feed.notify()
-	return nil
-}
-
-// dropOthers drops what a new list has no more.
-func (s *kindStore) dropOthers(objs []any) {
-	now := make(map[types.NamespacedName]struct{}, len(objs))
-	for _, o := range objs {
-		now[nameOf(o)] = struct{}{}
-	}
-	for _, n := range s.known() {
-		if _, ok := now[n]; !ok {
-			s.drop(n)
-		}
-	}
-}
-
-func nameOf(obj any) types.NamespacedName {
-	if o, ok := obj.(metav1.Object); ok {
-		return types.NamespacedName{Namespace: o.GetNamespace(), Name: o.GetName()}
-	}
-	return types.NamespacedName{}
-}
-
 // at is what is known of a service; mu is held.
 func (f *feed) at(name types.NamespacedName) *known {
 	k := f.services[name]
@@ -314,13 +182,16 @@ func (f *feed) forget(k *known) {
 }
 
 func (f *feed) putService(obj any) {
-	svc := obj.(*corev1.Service)
-	s := newService(svc, f.sctp)
+	read, ok := obj.(*readService)
+	if !ok {
+		read = f.readService(obj.(*corev1.Service))
+	}
+	s := read.service
 	if s == nil {
-		f.dropService(nameOf(svc))
+		f.dropService(read.name)
 		return
 	}
-	k := f.at(s.name)
+	k := f.at(read.name)
 	s.name = k.name // one copy of it
 	k.service = s
 	f.mark(k.name)
@@ -345,14 +216,14 @@ func (f *feed) knownServices() []types.NamespacedName {
 }
 
 func (f *feed) putSlice(obj any) {
-	es := obj.(*discoveryv1.EndpointSlice)
-	namespace := shared(es.Namespace)
-	name := types.NamespacedName{Namespace: namespace, Name: es.Name}
-	svc := types.NamespacedName{Namespace: namespace, Name: es.Labels[discoveryv1.LabelServiceName]}
+	read, ok := obj.(*readSlice)
+	if !ok {
+		read = f.readSlice(obj.(*discoveryv1.EndpointSlice))
+	}
+	name, svc, s := read.name, read.of, read.slice
 	if before := f.sliceOf[name]; before != nil && before.name != svc {
 		f.dropSlice(name)
 	}
-	s := newSlice(es)
 	if s == nil {
 		f.dropSlice(name)
 		return

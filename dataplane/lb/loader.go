@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -267,6 +268,10 @@ func (l *Loader) Run(ctx context.Context) (err error) {
 				return err
 			}
 			close(l.synced)
+			if l.feed.large() {
+				// A forced collection, beside what comes next.
+				beside.Go(debug.FreeOSMemory)
+			}
 		}
 	}
 }
