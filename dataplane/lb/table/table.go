@@ -226,13 +226,7 @@ func (t *Table) Replace(all []Frontend) map[Key]error {
 
 // fill writes an empty table. If it cannot, it leaves the table empty again.
 func (t *Table) fill(all []Frontend) (err error) {
-	var (
-		keys      = make([]tablesLbKey, 0, len(all))
-		values    = make([]tablesLbService, 0, len(all))
-		chunkKeys []tablesLbChunkKey
-		chunks    []tablesLbChunk
-		mirror    = make(map[tablesLbKey]entry, len(all))
-	)
+	mirror := make(map[tablesLbKey]entry, len(all))
 	defer func() {
 		if err == nil {
 			t.mirror = mirror
@@ -244,6 +238,7 @@ func (t *Table) fill(all []Frontend) (err error) {
 			_ = t.dropSources(e.sources)
 		}
 	}()
+	var b batch
 	for _, f := range all {
 		c, err := compile(f)
 		if err != nil {
@@ -258,30 +253,17 @@ func (t *Table) fill(all []Frontend) (err error) {
 			}
 		}
 		mirror[c.key] = e
-		keys = append(keys, c.key)
-		values = append(values, serviceValue(c.key, e))
-		for i := range chunksOf(len(c.content.backends)) {
-			if fresh {
-				k, v := set.chunk(i)
-				chunkKeys, chunks = append(chunkKeys, k), append(chunks, v)
+		if fresh {
+			b.addSet(set)
+		}
+		b.add(c.key, e)
+		if b.full() {
+			if err := b.write(&t.maps); err != nil {
+				return err
 			}
 		}
 	}
-	if err := batch(t.maps.LbChunks, chunkKeys, chunks); err != nil {
-		return fmt.Errorf("fill backends: %w", err)
-	}
-	if err := batch(t.maps.LbServices, keys, values); err != nil {
-		return fmt.Errorf("fill services: %w", err)
-	}
-	return nil
-}
-
-func batch[K, V any](m *ebpf.Map, keys []K, values []V) error {
-	if len(keys) == 0 {
-		return nil
-	}
-	_, err := m.BatchUpdate(keys, values, nil)
-	return err
+	return b.write(&t.maps)
 }
 
 func serviceValue(key tablesLbKey, e entry) tablesLbService {
