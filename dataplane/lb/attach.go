@@ -9,6 +9,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/skiff-k8s/skiff/dataplane/lb/switchnat"
 	"github.com/skiff-k8s/skiff/dataplane/lb/table"
@@ -32,21 +33,21 @@ var origins = []string{sockMapLbPeers, sockMapLbRings}
 type hook struct {
 	name   string
 	attach ebpf.AttachType
-	prog   *ebpf.Program
+	prog   **ebpf.Program // in sockets
 }
 
 func (s *sockets) hooks() []hook {
 	o := &s.objects
 	// What brings addresses back comes before what changes them.
 	return []hook{
-		{sockProgLbGetpeername4, ebpf.AttachCgroupInet4GetPeername, o.LbGetpeername4},
-		{sockProgLbGetpeername6, ebpf.AttachCgroupInet6GetPeername, o.LbGetpeername6},
-		{sockProgLbRecvmsg4, ebpf.AttachCGroupUDP4Recvmsg, o.LbRecvmsg4},
-		{sockProgLbRecvmsg6, ebpf.AttachCGroupUDP6Recvmsg, o.LbRecvmsg6},
-		{sockProgLbConnect4, ebpf.AttachCGroupInet4Connect, o.LbConnect4},
-		{sockProgLbConnect6, ebpf.AttachCGroupInet6Connect, o.LbConnect6},
-		{sockProgLbSendmsg4, ebpf.AttachCGroupUDP4Sendmsg, o.LbSendmsg4},
-		{sockProgLbSendmsg6, ebpf.AttachCGroupUDP6Sendmsg, o.LbSendmsg6},
+		{sockProgLbGetpeername4, ebpf.AttachCgroupInet4GetPeername, &o.LbGetpeername4},
+		{sockProgLbGetpeername6, ebpf.AttachCgroupInet6GetPeername, &o.LbGetpeername6},
+		{sockProgLbRecvmsg4, ebpf.AttachCGroupUDP4Recvmsg, &o.LbRecvmsg4},
+		{sockProgLbRecvmsg6, ebpf.AttachCGroupUDP6Recvmsg, &o.LbRecvmsg6},
+		{sockProgLbConnect4, ebpf.AttachCGroupInet4Connect, &o.LbConnect4},
+		{sockProgLbConnect6, ebpf.AttachCGroupInet6Connect, &o.LbConnect6},
+		{sockProgLbSendmsg4, ebpf.AttachCGroupUDP4Sendmsg, &o.LbSendmsg4},
+		{sockProgLbSendmsg6, ebpf.AttachCGroupUDP6Sendmsg, &o.LbSendmsg6},
 	}
 }
 
@@ -60,28 +61,76 @@ func loadSockets(t *table.Table, netns uint64, cgroup, pins string) (*sockets, e
 	if err := spec.Variables[sockVarLbNodeNetns].Set(netns); err != nil {
 		return nil, fmt.Errorf("set the node's network namespace: %w", err)
 	}
-	opts := ebpf.CollectionOptions{MapReplacements: t.Maps()}
-	if pins != "" {
+	s := &sockets{cgroup: cgroup, pins: pins}
+	if err := s.loadOrigins(spec); err != nil {
+		return nil, fmt.Errorf("load maps of sockets: %w", err)
+	}
+	if err := s.loadPrograms(spec, t); err != nil {
+		return nil, errors.Join(fmt.Errorf("load socket programs: %w", err), s.objects.Close())
+	}
+	return s, nil
+}
+
+// loadOrigins makes or finds the maps of sockets.
+func (s *sockets) loadOrigins(spec *ebpf.CollectionSpec) error {
+	var opts ebpf.CollectionOptions
+	if s.pins != "" {
 		// Sockets that live on are known by what is stored with them.
 		for _, name := range origins {
 			spec.Maps[name].Pinning = ebpf.PinByName
 		}
-		opts.Maps.PinPath = pins
+		opts.Maps.PinPath = s.pins
 	}
-	s := &sockets{cgroup: cgroup, pins: pins}
-	err = spec.LoadAndAssign(&s.objects, &opts)
-	if errors.Is(err, ebpf.ErrMapIncompatible) && pins != "" {
+	var maps struct {
+		Peers *ebpf.Map `ebpf:"lb_peers"`
+		Rings *ebpf.Map `ebpf:"lb_rings"`
+	}
+	err := spec.LoadAndAssign(&maps, &opts)
+	if errors.Is(err, ebpf.ErrMapIncompatible) && s.pins != "" {
 		for _, name := range origins {
-			if err := removePin(filepath.Join(pins, name)); err != nil {
-				return nil, err
+			if err := removePin(filepath.Join(s.pins, name)); err != nil {
+				return err
 			}
 		}
-		err = spec.LoadAndAssign(&s.objects, &opts)
+		err = spec.LoadAndAssign(&maps, &opts)
 	}
+	s.objects.LbPeers, s.objects.LbRings = maps.Peers, maps.Rings
+	return err
+}
+
+// loadPrograms loads the programs of the two families at the same time: what
+// it costs is the kernel's verifier, a millisecond or two for each program
+// that looks services up.
+func (s *sockets) loadPrograms(spec *ebpf.CollectionSpec, t *table.Table) error {
+	given := t.Maps()
+	given[sockMapLbPeers], given[sockMapLbRings] = s.objects.LbPeers, s.objects.LbRings
+	var halves [2][]hook
+	for i, h := range s.hooks() {
+		halves[i%2] = append(halves[i%2], h)
+	}
+	var group errgroup.Group
+	for _, half := range halves {
+		group.Go(func() error { return loadHooks(spec.Copy(), given, half) })
+	}
+	return group.Wait()
+}
+
+// loadHooks loads the programs of some hooks over maps that there are.
+func loadHooks(spec *ebpf.CollectionSpec, given map[string]*ebpf.Map, hooks []hook) error {
+	all := spec.Programs
+	spec.Programs = map[string]*ebpf.ProgramSpec{}
+	for _, h := range hooks {
+		spec.Programs[h.name] = all[h.name]
+	}
+	loaded, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: given})
 	if err != nil {
-		return nil, fmt.Errorf("load socket programs: %w", err)
+		return err
 	}
-	return s, nil
+	defer loaded.Close()
+	for _, h := range hooks {
+		*h.prog = loaded.DetachProgram(h.name)
+	}
+	return nil
 }
 
 // attached says whether another process's programs are pinned.
@@ -113,7 +162,7 @@ func (s *sockets) attachOne(h hook) (link.Link, error) {
 		case err != nil:
 			return nil, err
 		default:
-			if err = l.Update(h.prog); err == nil {
+			if err = l.Update(*h.prog); err == nil {
 				return l, nil
 			}
 			// The cgroup it was attached to is gone ("link has been
@@ -123,7 +172,7 @@ func (s *sockets) attachOne(h hook) (link.Link, error) {
 			}
 		}
 	}
-	l, err := link.AttachCgroup(link.CgroupOptions{Path: s.cgroup, Attach: h.attach, Program: h.prog})
+	l, err := link.AttachCgroup(link.CgroupOptions{Path: s.cgroup, Attach: h.attach, Program: *h.prog})
 	if err != nil {
 		return nil, err
 	}
