@@ -9,7 +9,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/kubernetes/pkg/proxy"
 	proxyapis "k8s.io/kubernetes/pkg/proxy/apis"
 
 	"github.com/skiff-k8s/skiff/dataplane/lb/table"
@@ -175,23 +174,21 @@ func TraceCall(c Call, o Objects, maps table.Snapshot) Trace {
 
 // portOf is the port of a Service that a frontend is of.
 func (f *feed) portOf(service types.NamespacedName, fe *table.Frontend) (string, []Endpoint) {
-	s := f.services[service]
-	if s == nil || fe == nil {
+	k := f.services[service]
+	if k == nil || k.service == nil || fe == nil {
 		return "", nil
 	}
-	for family, ports := range s.ports {
-		for name := range ports {
-			if groupOf(family, name) == fe.Group {
-				return name.Port, endpointsIn(family, name, f.slices[service])
-			}
+	for i := range k.service.ports {
+		if port := &k.service.ports[i]; port.group == fe.Group {
+			return port.name, endpointsIn(port, k.slices)
 		}
 	}
 	return "", nil
 }
 
-func endpointsIn(family corev1.IPFamily, name proxy.ServicePortName, all map[string]*slice) []Endpoint {
+func endpointsIn(port *servicePort, all []*slice) []Endpoint {
 	var out []Endpoint
-	for _, e := range endpointsOf(family, name, all) {
+	for _, e := range endpointsOf(port, all) {
 		out = append(out, Endpoint{Addr: e.addrPort(), Node: e.node, Ready: e.ready, Serving: e.serving, Terminating: e.terminating})
 	}
 	return out
