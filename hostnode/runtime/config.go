@@ -49,10 +49,9 @@ func (r *Runtime) serverConfig() *srvconfig.Config {
 				}},
 			},
 			"io.containerd.cri.v1.images": map[string]any{
-				"snapshotter":          snapshotterName,
-				"pinned_images":        map[string]any{"sandbox": pauseImage},
-				"stats_collect_period": 600,
-				"registry":             map[string]any{"config_path": registryHosts},
+				"snapshotter":   snapshotterName,
+				"pinned_images": map[string]any{"sandbox": pauseImage},
+				"registry":      map[string]any{"config_path": registryHosts},
 			},
 			"io.containerd.cri.v1.runtime": map[string]any{
 				// Without that capability no process may have a lower score

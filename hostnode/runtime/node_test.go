@@ -336,7 +336,12 @@ func must(tb testing.TB, err error) {
 // eventually waits for something that another process does.
 func eventually(tb testing.TB, what string, check func() error) {
 	tb.Helper()
-	deadline := time.Now().Add(10 * time.Second)
+	within(tb, 10*time.Second, what, check)
+}
+
+func within(tb testing.TB, limit time.Duration, what string, check func() error) {
+	tb.Helper()
+	deadline := time.Now().Add(limit)
 	for {
 		err := check()
 		if err == nil {

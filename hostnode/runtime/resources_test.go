@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -47,6 +48,18 @@ func TestResourcesAndStatistics(t *testing.T) {
 		}
 		if len(pod.GetLinux().GetContainers()) != 1 || pod.GetLinux().GetCpu().GetUsageCoreNanoSeconds().GetValue() == 0 {
 			return fmt.Errorf("pod: %v", pod)
+		}
+		return nil
+	})
+	// containerd looks every ten seconds; the kubelet evicts by what it saw.
+	n.exec(c, "dd if=/dev/zero of=/written bs=1M count=3 2>/dev/null")
+	within(t, 20*time.Second, "disk usage", func() error {
+		stats, err := n.cri.ListContainerStats(t.Context(), &runtimeapi.ContainerStatsFilter{Id: c})
+		if err != nil {
+			return err
+		}
+		if len(stats) != 1 || stats[0].GetWritableLayer().GetUsedBytes().GetValue() < 3<<20 {
+			return fmt.Errorf("container: %v", stats)
 		}
 		return nil
 	})
