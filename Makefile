@@ -106,7 +106,7 @@ soak: build kubectl $(IMAGES) ## Roll fifty Deployments under load
 	hack/test-e2e.sh soak
 
 .PHONY: conformance
-conformance: build kubectl $(IMAGES) ## Upstream's e2e suite: [FOCUS=regexp] [SKIP=regexp] [PROCS=n]
+conformance: build kubectl $(IMAGES) ## Upstream's e2e suite: [FOCUS=regexp] [SKIP=regexp] [PROCS=n] [WORKERS=n] [ZONES=n]
 	test/conformance/run.sh
 
 .PHONY: conformance-slice

@@ -3,6 +3,8 @@
 #
 #   run.sh [--slice] [--keep] [--parallel-only|--serial-only]
 #   FOCUS=regexp SKIP=regexp PROCS=n   as for ginkgo; default: all [Conformance]
+#   WORKERS=n ZONES=n                  default: two workers, without zones; specs
+#                                      that need more nodes or zones skip themselves
 #
 # Specs marked [Serial] or [Disruptive] run alone, after the others. Writes
 # JUnit files and summary.md to _output/conformance/; exits non-zero when a
@@ -29,6 +31,7 @@ mirror=172.30.77.2:5000
 procs=${PROCS:-$(($(nproc) * 7))}
 focus=${FOCUS:-'\[Conformance\]'}
 skip=${SKIP:-}
+workers=${WORKERS:-2} zones=${ZONES:-0}
 [ -z "$slice" ] || focus=$(grep -vE '^(#|$)' test/conformance/slice.txt | sed 's/$/.*\\[Conformance\\]/' | paste -sd'|')
 alone='\[Serial\]|\[Disruptive\]'
 
@@ -48,16 +51,23 @@ server = "http://$mirror"
 [host."http://$mirror"]
   capabilities = ["pull", "resolve"]
 TOML
-cat >"$out/cluster.yaml" <<YAML
-kind: Cluster
-apiVersion: skiff.cluster/v1alpha1
-networking:
-  nodeSubnet: 172.30.77.0/24
-nodes:
-$(for role in control-plane worker worker; do
-	printf -- '- role: %s\n  extraMounts:\n  - hostPath: %s\n    containerPath: /etc/containerd/certs.d\n    readOnly: true\n' "$role" "$out/certs.d"
-done)
-YAML
+node() { # node ROLE [LABEL]
+	printf -- '- role: %s\n  extraMounts:\n  - hostPath: %s\n    containerPath: /etc/containerd/certs.d\n    readOnly: true\n' "$1" "$out/certs.d"
+	[ -z "${2:-}" ] || printf '  labels:\n    %s\n' "$2"
+}
+{
+	cat <<-YAML
+		kind: Cluster
+		apiVersion: skiff.cluster/v1alpha1
+		networking:
+		  nodeSubnet: 172.30.77.0/24
+		nodes:
+	YAML
+	node control-plane
+	for ((i = 0; i < workers; i++)); do
+		node worker "$([ "$zones" = 0 ] || echo "topology.kubernetes.io/zone: zone-$((i % zones))")"
+	done
+} >"$out/cluster.yaml"
 
 mirror_pid=
 finish() {
@@ -77,7 +87,7 @@ suite() { # suite NAME PROCS FOCUS SKIP
 		--focus "$3" ${4:+--skip "$4"} --succinct --output-dir "$out" --junit-report "junit_$1.xml" \
 		_output/bin/e2e.test -- \
 		--kubeconfig "$kubeconfig" --provider skeleton --kubectl-path "$PWD/_output/bin/kubectl" \
-		--num-nodes 2 --disable-log-dump --report-dir "$out/reports_$1" >"$out/$1.log" 2>&1 || true
+		--num-nodes "$workers" --disable-log-dump --report-dir "$out/reports_$1" >"$out/$1.log" 2>&1 || true
 	tail -n 3 "$out/$1.log"
 }
 
