@@ -49,8 +49,10 @@ var users = map[string]file{
 	// The ImageVolume spec reads this name out of the kitten image.
 	"etc/os-release":    {content: "NAME=\"Alpine Linux\"\nID=alpine\nPRETTY_NAME=\"Alpine Linux (skiff's stand-in)\"\n", mode: 0o644},
 	"etc/nsswitch.conf": {content: "passwd: files\ngroup: files\nhosts: files dns\n", mode: 0o644},
-	"tmp/.keep":         {mode: 0o644},
-	"uploads/.keep":     {mode: 0o644},
+	// busybox's wget, which specs count on, does not try again.
+	"etc/wgetrc":    {content: "tries = 1\n", mode: 0o644},
+	"tmp/.keep":     {mode: 0o644},
+	"uploads/.keep": {mode: 0o644},
 }
 
 // commands are those that Debian's busybox lacks.
