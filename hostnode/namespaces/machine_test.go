@@ -203,6 +203,45 @@ func TestSIGTERMStopsServicesInOrder(t *testing.T) {
 	}
 }
 
+func TestServicesStopLastFirstEachByItsSignal(t *testing.T) {
+	// They share a log: each says what it got, and that its turn is over.
+	script := func(name string) string {
+		say := func(what string) string { return "echo " + name + " " + what + " >> /var/order" }
+		return "trap '" + say("term") + "; sleep 0.2; " + say("gone") + "; exit 0' TERM; trap 'trap \"\" PWR; " + say("power") + "; sleep 0.2; " +
+			say("gone") + "; exit 0' PWR; echo up; while :; do sleep 0.01; done"
+	}
+	s := newStand(t, "order", script("first"), script("second"))
+	s.Config.Services[1].StopSignal = int(unix.SIGPWR)
+	p := s.start(t)
+	eventually(t, "services up", func() bool { return s.log("s0") == "up\n" && s.log("s1") == "up\n" })
+	if err := p.Signal(unix.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Wait(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	got, err := os.ReadFile(filepath.Join(s.dir, "var/order"))
+	if want := "second power\nsecond gone\nfirst term\nfirst gone\n"; string(got) != want {
+		t.Errorf("order %q, want %q, %v", got, want, err)
+	}
+}
+
+func TestAServiceThatDoesNotListenYetIsAskedAgain(t *testing.T) {
+	s := newStand(t, "again", "trap '' PWR; echo up; sleep 0.5; trap 'echo power; exit 0' PWR; while :; do sleep 0.01; done")
+	s.Config.Services[0].StopSignal = int(unix.SIGPWR)
+	p := s.start(t)
+	eventually(t, "service up", func() bool { return s.log("s0") == "up\n" })
+	if err := p.Signal(unix.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Wait(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := s.log("s0"); got != "up\npower\n" {
+		t.Errorf("log: %q", got)
+	}
+}
+
 func TestKillingProcess1KillsAll(t *testing.T) {
 	s := newStand(t, "kill", "(setsid sleep 1000 &) ; sleep 1000", "sleep 1000")
 	p := s.start(t)

@@ -205,4 +205,7 @@ type Service struct {
 	Env  map[string]string `json:"env,omitempty"`
 	// Sockets name inherited descriptors that go to this service.
 	Sockets []string `json:"sockets,omitempty"`
+	// StopSignal asks the service to stop because the machine does, and is
+	// repeated until it has stopped. Default: SIGTERM, once.
+	StopSignal int `json:"stopSignal,omitempty"`
 }

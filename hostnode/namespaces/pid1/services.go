@@ -17,10 +17,14 @@ import (
 	machine "github.com/skiff-k8s/skiff/apis/machine/v1alpha1"
 )
 
-// stopBound is how long services may take to stop on SIGTERM before the
-// machine goes down with them. Etcd's last snapshot and the kubelet's node
-// shutdown fit in well.
-const stopBound = 10 * time.Second
+// stopBound is how long all services may take to stop, one after another,
+// before the machine goes down with them: the grace of pods, which the node's
+// process bounds at half a minute, and etcd's end.
+const stopBound = 45 * time.Second
+
+// askAgain spaces repeated stop signals: Go programs that have just started
+// ignore most kinds.
+const askAgain = 100 * time.Millisecond
 
 // defaultPath has skiff's own programs first: containerd must find our runc.
 const defaultPath = machine.LibexecDir + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -38,13 +42,15 @@ type Services struct {
 // service is one program: running (pid > 0), or waiting for its restart.
 //
 //	starting → running → ended → (back-off) → running …
-//	any, on SIGTERM → stopping → gone
+//	any, when the machine stops → its turn → asked → gone
 type service struct {
 	machine.Service
 	pid     int
 	started time.Time
 	backoff Backoff
 	output  *os.File
+	// asked to stop.
+	asked bool
 }
 
 // NewServices prepares the services of cfg; sockets are the inherited
@@ -84,8 +90,8 @@ func ParseSockets(value string) (map[string]int, error) {
 }
 
 // Run starts the services and keeps them running until SIGTERM or SIGINT;
-// then it asks all of them to stop and returns when
-// they are gone, or after stopBound.
+// then it stops them in the opposite order, each when the one before it is
+// gone, and returns when none is left, or after stopBound.
 func (s *Services) Run() {
 	children := make(chan os.Signal, 1)
 	signal.Notify(children, syscall.SIGCHLD)
@@ -93,7 +99,7 @@ func (s *Services) Run() {
 	signal.Notify(stop, syscall.SIGTERM, syscall.SIGINT)
 	check := time.NewTicker(logCheck)
 	defer check.Stop()
-	var deadline <-chan time.Time
+	var deadline, again <-chan time.Time
 
 	for _, svc := range s.services {
 		s.start(svc)
@@ -111,13 +117,17 @@ func (s *Services) Run() {
 				s.log.Info("stopping", "signal", sig.String())
 				s.stopping = true
 				deadline = time.After(stopBound)
-				s.signalAll(syscall.SIGTERM)
+				ticks := time.NewTicker(askAgain)
+				defer ticks.Stop()
+				again = ticks.C
 			}
+		case <-again:
+			s.askAgain()
 		case <-deadline:
 			s.log.Warn("services did not stop in time", "after", stopBound)
 			return
 		}
-		if s.stopping && !slices.ContainsFunc(s.services, func(svc *service) bool { return svc.pid > 0 }) {
+		if s.stopping && !s.stopLast() {
 			s.log.Info("stopped")
 			return
 		}
@@ -226,14 +236,39 @@ func describe(status syscall.WaitStatus) string {
 	return fmt.Sprintf("exit %d", status.ExitStatus())
 }
 
-func (s *Services) signalAll(sig syscall.Signal) {
-	for _, svc := range s.services {
-		if svc.pid > 0 {
+// stopLast asks the last service that runs to stop, once: those before it are
+// what it needs. False says that none runs.
+func (s *Services) stopLast() bool {
+	for _, svc := range slices.Backward(s.services) {
+		if svc.pid == 0 {
+			continue
+		}
+		if !svc.asked {
+			svc.asked = true
 			// Only the program itself: what it started (containers' shims)
 			// is its own to stop, or goes with the machine.
-			_ = syscall.Kill(svc.pid, sig)
+			_ = syscall.Kill(svc.pid, svc.stopSignal())
+		}
+		return true
+	}
+	return false
+}
+
+// askAgain repeats a service's own stop signal; a second SIGTERM is another
+// word to many programs.
+func (s *Services) askAgain() {
+	for _, svc := range s.services {
+		if svc.pid > 0 && svc.asked && svc.StopSignal != 0 {
+			_ = syscall.Kill(svc.pid, svc.stopSignal())
 		}
 	}
+}
+
+func (svc *service) stopSignal() syscall.Signal {
+	if svc.StopSignal == 0 {
+		return syscall.SIGTERM
+	}
+	return syscall.Signal(svc.StopSignal)
 }
 
 func (s *Services) rotateLogs() {
