@@ -31,6 +31,11 @@ const (
 func SetDefaults(c *Cluster) {
 	c.Kind, c.APIVersion = Kind, APIVersion
 	setDefault(&c.Name, DefaultName)
+	setDefault(&c.Restart, RestartNever)
+	if c.Restart == RestartAlways {
+		// A cluster that is meant to live.
+		setDefault(&c.Durability, Durable)
+	}
 	setDefault(&c.Durability, Ephemeral)
 	setDefault(&c.Networking.IPFamily, IPv4)
 	loopback := "127.0.0.1"

@@ -103,8 +103,8 @@ func TestLoadRefusesByPath(t *testing.T) {
 			kindHead + "nodes:\n- extraMounts:\n  - selinuxRelabel: true\n",
 			[]string{"nodes[0].extraMounts[0].selinuxRelabel: skiff does not relabel"}},
 		"skiff's fields in kind's version": {
-			kindHead + "durability: durable\nnodes:\n- resources: {cpu: 2}\nnetworking: {nodeSubnet: 10.1.0.0/24, hostDNS: true}\n",
-			[]string{"durability: not a field of kind.x-k8s.io/v1alpha4", "nodes[0].resources: not a field", "networking.nodeSubnet: not a field", "networking.hostDNS: not a field"}},
+			kindHead + "durability: durable\nrestart: always\nnodes:\n- resources: {cpu: 2}\nnetworking: {nodeSubnet: 10.1.0.0/24, hostDNS: true}\n",
+			[]string{"durability: not a field of kind.x-k8s.io/v1alpha4", "restart: not a field", "nodes[0].resources: not a field", "networking.nodeSubnet: not a field", "networking.hostDNS: not a field"}},
 		"a field given twice": {
 			skiffHead + "name: a\nname: b\n", []string{"name: Duplicate value"}},
 		"a map key given twice": {

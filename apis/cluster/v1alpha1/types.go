@@ -29,8 +29,13 @@ type Cluster struct {
 
 	// Durability is "ephemeral" (no fsync: a power cut or kernel crash may
 	// lose the last writes; the death of any process loses nothing) or
-	// "durable". Default ephemeral. skiff only.
+	// "durable". Default ephemeral, or durable with "restart: always". skiff
+	// only.
 	Durability Durability `json:"durability,omitempty" skiff:"only"`
+	// Restart is "always" for a cluster that the host starts when it boots
+	// (`skiff install-service` tells it to), or "never". Default never. skiff
+	// only.
+	Restart RestartPolicy `json:"restart,omitempty" skiff:"only"`
 	// EtcdServers are the client URLs of an existing etcd to use instead of
 	// the embedded one. They are called from the control-plane machine, where
 	// 127.0.0.1 is the machine itself: an etcd on this host must listen on
@@ -55,6 +60,15 @@ type Durability string
 const (
 	Ephemeral Durability = "ephemeral"
 	Durable   Durability = "durable"
+)
+
+// RestartPolicy says what becomes of the cluster when the host boots.
+type RestartPolicy string
+
+// The values of RestartPolicy.
+const (
+	RestartNever  RestartPolicy = "never"
+	RestartAlways RestartPolicy = "always"
 )
 
 // EtcdTLS are host paths of PEM files.

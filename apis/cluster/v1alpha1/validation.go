@@ -230,6 +230,9 @@ func validateStorage(c *Cluster) field.ErrorList {
 	if c.Durability != Ephemeral && c.Durability != Durable {
 		errs = append(errs, field.NotSupported(field.NewPath("durability"), c.Durability, []Durability{Ephemeral, Durable}))
 	}
+	if c.Restart != RestartNever && c.Restart != RestartAlways {
+		errs = append(errs, field.NotSupported(field.NewPath("restart"), c.Restart, []RestartPolicy{RestartNever, RestartAlways}))
+	}
 	if c.AuditPolicy != "" {
 		errs = append(errs, validatePath(c.AuditPolicy, field.NewPath("auditPolicy"))...)
 	}

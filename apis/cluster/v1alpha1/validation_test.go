@@ -87,6 +87,7 @@ func TestValidateNamesFieldAndType(t *testing.T) {
 		"a locked feature gate":        {"featureGates: {InPlacePodVerticalScaling: false}", []bad{{"featureGates[InPlacePodVerticalScaling]", invalid}}},
 		"runtime config":               {"runtimeConfig: {api/alpha: 'no', 'a,b': 'true', api/beta: '', batch/v1: 'true', v1: 'true', resource.k8s.io/v1beta2/devices: 'true', batches/v1: 'true', batch: 'true'}", []bad{{"runtimeConfig[a,b]", invalid}, {"runtimeConfig[api/alpha]", notSupported}, {"runtimeConfig[batch]", invalid}, {"runtimeConfig[batches/v1]", invalid}}},
 		"no API at all":                {"runtimeConfig: {api/all: 'false'}", []bad{{"runtimeConfig[api/all]", forbidden}}},
+		"an unknown restart":           {"restart: sometimes", []bad{{"restart", notSupported}}},
 		"an unknown durability":        {"durability: sometimes", []bad{{"durability", notSupported}}},
 		"etcd without files":           {"etcdServers: ['https://10.0.0.1:2379']", []bad{{"etcdTLS", required}}},
 		"etcd files without etcd":      {"etcdTLS: {caFile: /a}", []bad{{"etcdTLS", forbidden}}},
@@ -158,6 +159,24 @@ func TestThePrimaryFamilyIsTheFirstWritten(t *testing.T) {
 	} {
 		if got := tc.networking.Families(); !slices.Equal(got, tc.want) {
 			t.Errorf("%s: want %v, have %v", name, tc.want, got)
+		}
+	}
+}
+
+func TestAClusterThatRestartsIsDurableUnlessItSays(t *testing.T) {
+	for _, tt := range []struct {
+		restart    RestartPolicy
+		given, get Durability
+	}{
+		{"", "", Ephemeral},
+		{RestartNever, "", Ephemeral},
+		{RestartAlways, "", Durable},
+		{RestartAlways, Ephemeral, Ephemeral},
+	} {
+		c := &Cluster{Restart: tt.restart, Durability: tt.given}
+		SetDefaults(c)
+		if c.Durability != tt.get {
+			t.Errorf("restart %q, durability %q: default %q, want %q", tt.restart, tt.given, c.Durability, tt.get)
 		}
 	}
 }
