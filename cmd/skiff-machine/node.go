@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"os/signal"
+	"syscall"
 
 	gocni "github.com/containerd/go-cni"
 	"golang.org/x/sync/errgroup"
@@ -64,7 +66,10 @@ func nodeCommand(ctx context.Context, args []string) error {
 	})
 	group.Go(func() error { return runKubelet(ctx, node, network) })
 	group.Go(func() error { return settled(ctx) })
-	return group.Wait()
+	if err := group.Wait(); !errors.Is(err, errStopped) {
+		return err
+	}
+	return nil
 }
 
 // runKubelet runs containerd and the kubelet on it. Without a network, pods
@@ -90,12 +95,40 @@ func runKubelet(ctx context.Context, node *machinev1alpha1.NodeConfiguration, ne
 	}
 	defer func() { err = errors.Join(err, cri.Close()) }()
 
-	return agent.Run(ctx, agent.Config{
-		Node:    *node,
-		Runtime: cri.RuntimeService(),
-		Images:  cri.ImageService(),
-	})
+	power := make(chan os.Signal, 1)
+	signal.Notify(power, stopSignal)
+	defer signal.Stop(power)
+	kubeletCtx, stopKubelet := context.WithCancel(ctx)
+	defer stopKubelet()
+	kubelet := make(chan error, 1)
+	go func() {
+		kubelet <- agent.Run(kubeletCtx, agent.Config{
+			Node:    *node,
+			Runtime: cri.RuntimeService(),
+			Images:  cri.ImageService(),
+		})
+	}()
+	select {
+	case err := <-kubelet:
+		return err
+	case <-power:
+	}
+	// The machine stops, and its pods with it. Without a kubelet nobody
+	// writes down that they ended: they are to start again.
+	slog.Info("stopping pods")
+	stopKubelet()
+	if err := errors.Join(<-kubelet, cri.Shutdown(ctx)); err != nil {
+		return err
+	}
+	return errStopped
 }
+
+// stopSignal says that the machine stops. SIGTERM and death only end this
+// process, and leave the pods running.
+const stopSignal = syscall.SIGPWR
+
+// errStopped ends the other half of the process too.
+var errStopped = errors.New("the machine stops")
 
 // logTo makes one log of ours and of upstream's.
 func logTo(out *os.File, verbosity int) {

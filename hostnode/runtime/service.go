@@ -24,6 +24,7 @@ type service struct {
 	images  *adopter
 	// sandboxes is containerd's own record of sandboxes.
 	sandboxes sandbox.Store
+	gate      gate
 }
 
 // call makes one call of upstream's service.
@@ -34,6 +35,11 @@ func call[Request, Response any](ctx context.Context, method func(context.Contex
 
 // RunPodSandbox puts pods that name no cgroup into the node's.
 func (s *service) RunPodSandbox(ctx context.Context, r *runtimeapi.RunPodSandboxRequest) (*runtimeapi.RunPodSandboxResponse, error) {
+	leave, err := s.gate.enter()
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
 	s.defaultCgroup(r.GetConfig())
 	return call(ctx, s.cri.RunPodSandbox, r)
 }
@@ -69,6 +75,11 @@ func (s *service) dateSandboxes(ctx context.Context, items []*runtimeapi.PodSand
 // container would not start with them, and runs well without in all cases
 // that are not about that very capability.
 func (s *service) CreateContainer(ctx context.Context, r *runtimeapi.CreateContainerRequest) (*runtimeapi.CreateContainerResponse, error) {
+	leave, err := s.gate.enter()
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
 	s.defaultCgroup(r.GetSandboxConfig())
 	for _, ref := range containerImages(r.GetConfig()) {
 		if _, err := s.images.adopt(ctx, ref); err != nil {

@@ -9,7 +9,8 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// Calls that go to upstream's service as they are.
+// Calls that go to upstream's service as they are; none starts anything while
+// the node stops.
 
 func (s *service) Version(ctx context.Context, r *runtimeapi.VersionRequest) (*runtimeapi.VersionResponse, error) {
 	return call(ctx, s.cri.Version, r)
@@ -28,6 +29,11 @@ func (s *service) PodSandboxStatus(ctx context.Context, r *runtimeapi.PodSandbox
 }
 
 func (s *service) StartContainer(ctx context.Context, r *runtimeapi.StartContainerRequest) (*runtimeapi.StartContainerResponse, error) {
+	leave, err := s.gate.enter()
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
 	return call(ctx, s.cri.StartContainer, r)
 }
 
