@@ -49,6 +49,9 @@ func (p Paths) build(ctx context.Context, rec *record, h host) error {
 	if err := g.Wait(); err != nil {
 		return err
 	}
+	if err := os.WriteFile(filepath.Join(dir, filepath.Base(p.wanted(name))), nil, 0o600); err != nil {
+		return fmt.Errorf("build cluster directory: %w", err)
+	}
 	if err := os.Rename(dir, p.Cluster(name)); err != nil {
 		return fmt.Errorf("publish cluster directory: %w", err)
 	}
@@ -140,6 +143,19 @@ func fillMachine(dir string, rec *record, i int, h host) error {
 			return err
 		}
 	}
+	if err := writeConfigurations(dir, rec, i, h); err != nil {
+		return err
+	}
+	if rec.Machines[i].Role != cluster.ControlPlaneRole {
+		return nil
+	}
+	return copyGiven(&rec.Cluster, own)
+}
+
+// writeConfigurations writes what the machine's programs read. A start does
+// so again: the host may have changed since, and so may skiff.
+func writeConfigurations(dir string, rec *record, i int, h host) error {
+	own := filepath.Join(dir, "machines", rec.Machines[i].Name)
 	plan, err := planMachine(rec, i, h)
 	if err != nil {
 		return err
@@ -150,10 +166,7 @@ func fillMachine(dir string, rec *record, i int, h host) error {
 	if plan.controlPlane == nil {
 		return nil
 	}
-	if err := writeJSON(filepath.Join(own, "etc", filepath.Base(machine.ControlPlaneConfigFile)), plan.controlPlane); err != nil {
-		return err
-	}
-	return copyGiven(&rec.Cluster, own)
+	return writeJSON(filepath.Join(own, "etc", filepath.Base(machine.ControlPlaneConfigFile)), plan.controlPlane)
 }
 
 // copyGiven copies files of the user's that the control plane reads.

@@ -66,7 +66,10 @@ func Create(ctx context.Context, opts CreateOptions) (info *Info, err error) {
 	defer unlock()
 
 	end := begin(progress, StepCheck)
-	err = p.preflight(c)
+	err = p.readable(c.Name)
+	if err == nil {
+		err = p.preflight(c)
+	}
 	if err == nil {
 		err = p.checkHostDNS(ctx, c)
 	}
@@ -93,27 +96,35 @@ func Create(ctx context.Context, opts CreateOptions) (info *Info, err error) {
 	if err := end(err); err != nil {
 		return nil, err
 	}
-	proc, events, err := p.launch(c.Name, sockets)
+	if err := p.bringUp(ctx, rec, sockets, progress); err != nil {
+		return nil, p.blame(err, c.Name)
+	}
+	return p.describe(rec), nil
+}
+
+// bringUp starts the supervisor of a published cluster and returns when the
+// API server is ready. It closes sockets: the supervisor has its own.
+func (p Paths) bringUp(ctx context.Context, rec *record, sockets map[string]*os.File, progress func(Event)) error {
+	defer closeAll(sockets)
+	proc, events, err := p.launch(rec.Cluster.Name, sockets)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer proc.Close()
 	defer events.Close()
-	closeAll(sockets) // the supervisor has its own
+	closeAll(sockets)
 	if err := follow(ctx, events, progress); err != nil {
-		return nil, p.blame(err, c.Name)
+		return err
 	}
-	end = begin(progress, StepServer)
+	end := begin(progress, StepServer)
 	if err := end(p.waitReady(ctx, rec)); err != nil {
-		return nil, p.blame(err, c.Name)
+		return err
 	}
 	if rec.Cluster.Networking.HostDNS {
 		end = begin(progress, StepHostDNS)
-		if err := end(p.startHostDNS(ctx, rec)); err != nil {
-			return nil, err
-		}
+		return end(p.startHostDNS(ctx, rec))
 	}
-	return p.describe(rec), nil
+	return nil
 }
 
 // begin reports the start of a step; the returned function its end.
@@ -130,9 +141,11 @@ func begin(progress func(Event), step Step) func(error) error {
 	}
 }
 
-// blame adds where to read more; a cancellation needs no reading.
+// blame adds where to read more; a cancellation needs no reading, and who has
+// a mend has said it.
 func (p Paths) blame(err error, name string) error {
-	if errors.Is(err, context.Canceled) {
+	var mended interface{ Mend() string }
+	if errors.Is(err, context.Canceled) || errors.As(err, &mended) {
 		return err
 	}
 	return &Refusal{Err: fmt.Errorf("create cluster %q: %w", name, err),
@@ -191,7 +204,11 @@ func (p Paths) reserve(ctx context.Context, c *cluster.Cluster) (*record, map[st
 	if err != nil {
 		return nil, nil, err
 	}
-	sockets, err := openSockets(ctx, rec)
+	others, err := p.published()
+	if err != nil {
+		return nil, nil, err
+	}
+	sockets, err := openSockets(ctx, rec, openNew(others))
 	if err != nil {
 		return nil, nil, err
 	}

@@ -32,6 +32,9 @@ func Delete(ctx context.Context, name string) error {
 	if !p.traces(name) {
 		return fmt.Errorf("cluster %q: %w", name, ErrNotFound)
 	}
+	if err := p.readable(name); err != nil {
+		return err
+	}
 	if err := p.remove(ctx, name); err != nil {
 		return fmt.Errorf("delete cluster %q: %w", name, err)
 	}
@@ -55,13 +58,30 @@ func (p Paths) traces(name string) bool {
 // remove finds everything of a cluster by its name. It succeeds when there is
 // nothing.
 //
-//	published → taken back → supervisor dead (nobody restarts anything) →
-//	processes dead, host's resolv.conf as before and network gone →
-//	run directory gone → cluster directory gone
+//	published → taken back → taken down: supervisor dead (nobody restarts
+//	anything) → processes dead, host's resolv.conf as before and network gone
+//	→ run directory gone → cluster directory gone
 func (p Paths) remove(ctx context.Context, name string) error {
 	if err := p.takeBack(name); err != nil {
 		return err
 	}
+	if err := p.takeDown(ctx, name); err != nil {
+		return err
+	}
+	if err := p.removeDirectories(p.aside(name), p.deleted(name)); err != nil {
+		return err
+	}
+	// Directories of skiff's own go when they are empty.
+	for _, dir := range []string{p.clusters(), p.RunDir} {
+		_ = os.Remove(dir)
+	}
+	return nil
+}
+
+// takeDown ends all that runs of a cluster and takes away what it has in the
+// kernel and in the run directory; it succeeds when there is nothing. The
+// watcher knows already that the cluster is not meant to run.
+func (p Paths) takeDown(ctx context.Context, name string) error {
 	layout, err := namespaces.Layout()
 	if err != nil {
 		return err
@@ -85,22 +105,18 @@ func (p Paths) remove(ctx context.Context, name string) error {
 		return err
 	}
 	layout.RemoveEmpty("skiff")
-	if err := p.removeDirectories(name); err != nil {
+	if err := p.removeDirectories(p.Run(name)); err != nil {
 		return err
 	}
-	// Directories of skiff's own go when they are empty.
-	for _, dir := range []string{p.clusters(), p.RunDir} {
-		_ = os.Remove(dir)
-	}
+	_ = os.Remove(p.RunDir) // unless there is more in it
 	return nil
 }
 
-// removeDirectories removes what a cluster has on disk. A directory for every
-// machine holds most of it.
-func (p Paths) removeDirectories(name string) error {
+// removeDirectories removes directories of a cluster. Those for every machine
+// hold most of it.
+func (p Paths) removeDirectories(dirs ...string) error {
 	var g errgroup.Group
 	g.SetLimit(runtime.GOMAXPROCS(0))
-	dirs := []string{p.Run(name), p.aside(name), p.deleted(name)}
 	for _, dir := range dirs {
 		// Never delete through a mount.
 		if err := unmountBelow(dir); err != nil {
@@ -147,7 +163,7 @@ func (p Paths) takeBack(name string) error {
 // removeNetwork needs the record, for the ranges; without one there was never
 // a network.
 func (p Paths) removeNetwork(ctx context.Context, name string) error {
-	for _, dir := range []string{p.deleted(name), p.aside(name)} {
+	for _, dir := range []string{p.Cluster(name), p.deleted(name), p.aside(name)} {
 		rec, err := readRecordAt(filepath.Join(dir, "cluster.json"))
 		if errors.Is(err, fs.ErrNotExist) {
 			continue

@@ -13,6 +13,10 @@ var (
 	ErrExists = errors.New("the cluster exists already")
 	// ErrNoMachine says that the cluster has no such machine.
 	ErrNoMachine = errors.New("no such machine")
+	// ErrStopped says that the cluster is not meant to run.
+	ErrStopped = errors.New("the cluster is stopped")
+	// ErrPaused says that nothing in the cluster moves.
+	ErrPaused = errors.New("the cluster is paused")
 	// ErrNotRunning says that the machine is down right now.
 	ErrNotRunning = errors.New("the machine is not running")
 )

@@ -2,10 +2,10 @@ package supervise
 
 import "time"
 
-// Step of a create, in order.
+// Step of a create, start or stop, in order.
 type Step string
 
-// The steps of Create. StepMachines and StepNetwork overlap.
+// The steps of Create and Start; Stop has StepPods and StepDown. StepMachines and StepNetwork overlap.
 const (
 	StepCheck    Step = "check"    // the host, the config, ports and ranges
 	StepBuild    Step = "build"    // directory, certificates, configuration
@@ -13,9 +13,11 @@ const (
 	StepMachines Step = "machines" // namespaces, cgroups, process 1
 	StepServer   Step = "server"   // until the API server is ready
 	StepHostDNS  Step = "host-dns" // the cluster's names on the host, if wished for
+	StepPods     Step = "pods"     // until pods and control plane have ended themselves
+	StepDown     Step = "down"     // everything in the kernel is taken away
 )
 
-// Event is progress of a create.
+// Event is progress of a create, start or stop.
 type Event struct {
 	Step Step `json:"step"`
 	// Machine is set when the event is about one.
@@ -27,6 +29,6 @@ type Event struct {
 	Took time.Duration `json:"took,omitempty"`
 	// Note is something the user should know although all went well.
 	Note string `json:"note,omitempty"`
-	// Error ended the step, and the create.
+	// Error ended the step, and the command.
 	Error string `json:"error,omitempty"`
 }

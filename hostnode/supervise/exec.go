@@ -61,6 +61,10 @@ func Exec(ctx context.Context, name, node string, cmd []string, streams Streams,
 	if err != nil {
 		return 0, err
 	}
+	if layout.Frozen(machineCgroup(name, node)) {
+		// The command would be born frozen, and we with it.
+		return 0, fmt.Errorf("machine %q: %w", node, ErrPaused)
+	}
 	c := namespaces.Command{
 		Args: cmd, Terminal: terminal, Streams: [3]*os.File{streams.In, streams.Out, streams.Err},
 		Env: []string{

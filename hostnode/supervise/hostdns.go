@@ -91,7 +91,7 @@ func (p Paths) startHostDNS(ctx context.Context, rec *record) error {
 		return err
 	}
 	if err := awaitDNS(ctx, server); err != nil {
-		return p.blame(err, rec.Cluster.Name)
+		return err
 	}
 	return p.ensureHostDNS(ctx, rec)
 }

@@ -25,6 +25,8 @@ const (
 	Degraded State = "degraded"
 	// Stopped: nothing runs.
 	Stopped State = "stopped"
+	// Paused: a machine stands still.
+	Paused State = "paused"
 )
 
 // Info describes a cluster.
@@ -33,6 +35,10 @@ type Info struct {
 	State      State              `json:"state"`
 	Created    time.Time          `json:"created"`
 	Durability cluster.Durability `json:"durability"`
+	// PowerCut says what a power cut may cost.
+	PowerCut string `json:"powerCut"`
+	// Restart says whether the host starts the cluster when it boots.
+	Restart cluster.RestartPolicy `json:"restart"`
 	// Endpoint is the API server's host:port for clients on the host.
 	Endpoint string `json:"endpoint"`
 	// SupervisorPID is 0 when it is down.
@@ -123,11 +129,12 @@ func (p Paths) records(pattern string) ([]*record, error) {
 func (p Paths) describe(rec *record) *Info {
 	c := &rec.Cluster
 	info := &Info{
-		Name: c.Name, Created: rec.Created, Durability: c.Durability, Endpoint: clientAddress(c), Cluster: c,
+		Name: c.Name, Created: rec.Created, Durability: c.Durability, PowerCut: powerCut[c.Durability], Restart: c.Restart, Endpoint: clientAddress(c), Cluster: c,
 		NodeSubnet: c.Networking.NodeSubnet, PodSubnet: c.Networking.PodSubnet,
 		ServiceSubnet: c.Networking.ServiceSubnet, LoadBalancerSubnet: c.Networking.LoadBalancerSubnet,
 	}
-	up := 0
+	up, frozen := 0, false
+	layout, _ := namespaces.Layout() // without one, nothing is frozen
 	if proc, _, err := findProcess(p.supervisorState(c.Name)); err == nil {
 		info.SupervisorPID = proc.PID
 		proc.Close()
@@ -139,18 +146,27 @@ func (p Paths) describe(rec *record) *Info {
 			mi.PID, mi.Running, mi.Started = proc.PID, true, state.Started
 			proc.Close()
 			up++
+			frozen = frozen || layout.Frozen(machineCgroup(c.Name, m.Name))
 		}
 		info.Machines = append(info.Machines, mi)
 	}
-	switch up {
-	case 0:
+	switch {
+	case up == 0:
 		info.State = Stopped
-	case len(rec.Machines) + 1:
+	case frozen:
+		info.State = Paused
+	case up == len(rec.Machines)+1:
 		info.State = Running
 	default:
 		info.State = Degraded
 	}
 	return info
+}
+
+// powerCut says in plain words what each durability may cost.
+var powerCut = map[cluster.Durability]string{
+	cluster.Ephemeral: "may lose the last writes",
+	cluster.Durable:   "loses nothing",
 }
 
 // openMachine finds the running process 1 of a machine. An empty machine
@@ -168,6 +184,9 @@ func (p Paths) openMachine(name, machine string) (*record, string, *namespaces.P
 	}
 	proc, _, err := findProcess(p.machineState(name, machine))
 	if errors.Is(err, namespaces.ErrGone) {
+		if err := p.meantToRun(name); err != nil {
+			return nil, "", nil, err
+		}
 		err = ErrNotRunning
 	}
 	if err != nil {

@@ -117,6 +117,9 @@ func Ensure(ctx context.Context, name string) error {
 	if p.supervised(name) {
 		return nil
 	}
+	if err := p.meantToRun(name); err != nil {
+		return err
+	}
 	unlock, err := p.lockCluster(ctx, name)
 	if err != nil {
 		return err
@@ -128,6 +131,9 @@ func Ensure(ctx context.Context, name string) error {
 	if _, err := p.readRecord(name); err != nil {
 		return err // deleted while we waited
 	}
+	if err := p.meantToRun(name); err != nil {
+		return err
+	}
 	proc, events, err := p.launch(name, nil)
 	if err != nil {
 		return err
@@ -136,6 +142,14 @@ func Ensure(ctx context.Context, name string) error {
 	defer events.Close()
 	if err := follow(ctx, events, func(Event) {}); err != nil {
 		return fmt.Errorf("start cluster %q again: %w; see %s", name, err, p.SupervisorLog(name))
+	}
+	return nil
+}
+
+// meantToRun is ErrStopped for a cluster that was stopped.
+func (p Paths) meantToRun(name string) error {
+	if _, err := os.Stat(p.wanted(name)); errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("cluster %q: %w", name, ErrStopped)
 	}
 	return nil
 }
@@ -171,7 +185,7 @@ func (p Paths) watch(name string, pid int) (*namespaces.Process, error) {
 	defer null.Close()
 	proc, err := namespaces.Launch(layout, supervisorCgroup(name), namespaces.Program{
 		Args: []string{filepath.Join(p.Libexec, initProgram), "watch", "-pid", strconv.Itoa(pid),
-			"-while", p.record(name), "-program", self, "-cluster", name},
+			"-while", p.wanted(name), "-program", self, "-cluster", name},
 		Files: []*os.File{null, os.Stderr, os.Stderr}, Env: p.environment(),
 	})
 	if err != nil {

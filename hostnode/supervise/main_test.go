@@ -37,6 +37,13 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
+	if len(os.Args) == 3 && verbs[os.Args[1]] != nil {
+		if err := verbs[os.Args[1]](os.Args[2]); err != nil {
+			fmt.Fprintln(os.Stderr, os.Args[1:], err)
+			os.Exit(1)
+		}
+		return
+	}
 	if len(os.Args) > 4 && os.Args[1] == "exec" {
 		code, err := Exec(context.Background(), os.Args[2], os.Args[3], os.Args[4:], Streams{os.Stdin, os.Stdout, os.Stderr}, false)
 		if err != nil {
@@ -46,6 +53,13 @@ func TestMain(m *testing.M) {
 		os.Exit(code)
 	}
 	os.Exit(runTests(m))
+}
+
+// verbs are commands that a test kills.
+var verbs = map[string]func(name string) error{
+	"stop":     func(name string) error { return Stop(context.Background(), name, StopOptions{}) },
+	"stop-now": func(name string) error { return Stop(context.Background(), name, StopOptions{Now: true}) },
+	"start":    func(name string) error { _, err := Start(context.Background(), name, StartOptions{}); return err },
 }
 
 // runTests gives the tests directories of their own and real programs.
@@ -93,12 +107,18 @@ func playMachine(role string) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 	fmt.Println(role, "starts")
+	power := make(chan os.Signal, 1)
+	signal.Notify(power, syscall.SIGPWR)
 	// A child, as containers are, and an orphan that init has to reap.
 	if err := exec.Command("/bin/sh", "-c", "sleep 1000 & sleep 0.01 & exit 0").Run(); err != nil {
 		return err
 	}
 	if role != "control-plane" {
-		<-ctx.Done()
+		select {
+		case <-ctx.Done():
+		case <-power:
+			fmt.Println(role, "pods end")
+		}
 		return nil
 	}
 	files, err := handover.Files(os.Getenv(machine.ListenFDs))

@@ -61,34 +61,9 @@ func (p Paths) chooseRanges(c *cluster.Cluster) error {
 	if err != nil {
 		return err
 	}
-	others, err := p.published()
+	taken, err := p.rangesInUse(c.Name)
 	if err != nil {
 		return err
-	}
-	half, err := p.announced()
-	if err != nil {
-		return err
-	}
-	var taken []fabric.InUse
-	for _, rec := range append(others, half...) {
-		ranges, err := rangesOf(rec.Cluster.Networking)
-		if err != nil {
-			return fmt.Errorf("read ranges of cluster %q: %w", rec.Cluster.Name, err)
-		}
-		for _, prefix := range ranges.All() {
-			taken = append(taken, fabric.InUse{Prefix: prefix, By: "cluster " + rec.Cluster.Name})
-		}
-	}
-	clusters := len(taken)
-	routes, err := fabric.HostInUse("")
-	if err != nil {
-		return err
-	}
-	for _, route := range routes {
-		// A cluster's own routes say less than its name.
-		if !slices.ContainsFunc(taken[:clusters], func(t fabric.InUse) bool { return t.Prefix.Overlaps(route.Prefix) }) {
-			taken = append(taken, route)
-		}
 	}
 	if err := fabric.Conflicts(want, taken); err != nil {
 		return err
@@ -101,6 +76,44 @@ func (p Paths) chooseRanges(c *cluster.Cluster) error {
 		*f.text = machine.Join(*f.prefixes)
 	}
 	return nil
+}
+
+// rangesInUse are those of other clusters, running or not, and those that
+// routes of the host lead to.
+func (p Paths) rangesInUse(except string) ([]fabric.InUse, error) {
+	others, err := p.published()
+	if err != nil {
+		return nil, err
+	}
+	half, err := p.announced()
+	if err != nil {
+		return nil, err
+	}
+	var taken []fabric.InUse
+	for _, rec := range append(others, half...) {
+		if rec.Cluster.Name == except {
+			continue
+		}
+		ranges, err := rangesOf(rec.Cluster.Networking)
+		if err != nil {
+			return nil, fmt.Errorf("read ranges of cluster %q: %w", rec.Cluster.Name, err)
+		}
+		for _, prefix := range ranges.All() {
+			taken = append(taken, fabric.InUse{Prefix: prefix, By: "cluster " + rec.Cluster.Name})
+		}
+	}
+	clusters := len(taken)
+	routes, err := fabric.HostInUse("")
+	if err != nil {
+		return nil, err
+	}
+	for _, route := range routes {
+		// A cluster's own routes say less than its name.
+		if !slices.ContainsFunc(taken[:clusters], func(t fabric.InUse) bool { return t.Prefix.Overlaps(route.Prefix) }) {
+			taken = append(taken, route)
+		}
+	}
+	return taken, nil
 }
 
 // newFabric is the cluster's network as the record has it.

@@ -119,6 +119,11 @@ func (p Paths) root(name string) string { return filepath.Join(p.Run(name), "roo
 
 func (p Paths) record(name string) string { return filepath.Join(p.Cluster(name), "cluster.json") }
 
+// wanted is a file that is there as long as the cluster is meant to run: from
+// its create or start to its stop or delete. Without it, nobody starts a
+// supervisor.
+func (p Paths) wanted(name string) string { return filepath.Join(p.Cluster(name), "running") }
+
 func (p Paths) machineState(name, machine string) string {
 	return filepath.Join(p.Run(name), "machines", machine+".json")
 }

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"strings"
 
+	"golang.org/x/sys/unix"
 	"k8s.io/apimachinery/pkg/api/resource"
 
 	cluster "github.com/skiff-k8s/skiff/apis/cluster/v1alpha1"
@@ -79,6 +80,8 @@ func planMachine(rec *record, i int, h host) (*machinePlan, error) {
 	}
 	services := []machine.Service{{
 		Name: "node", Args: []string{machine.LibexecDir + "/" + machineProgram, "node"}, Sockets: sorted(portNames),
+		// It ends its pods then; SIGTERM leaves them running.
+		StopSignal: int(unix.SIGPWR),
 	}}
 	if m.Role == cluster.ControlPlaneRole {
 		if plan.controlPlane, err = planControlPlane(rec, i, resolvers); err != nil {

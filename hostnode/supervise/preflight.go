@@ -21,6 +21,14 @@ func (p Paths) preflight(c *cluster.Cluster) error {
 	if _, err := os.Lstat(p.Cluster(c.Name)); err == nil {
 		return &Refusal{Err: fmt.Errorf("cluster %q: %w", c.Name, ErrExists), Help: "skiff delete cluster --name " + c.Name + ", or choose another --name"}
 	}
+	if err := p.usable(c); err != nil {
+		return err
+	}
+	return errors.Join(checkFiles(c)...)
+}
+
+// usable finds out whether a cluster can run on this host.
+func (p Paths) usable(c *cluster.Cluster) error {
 	for _, program := range []string{initProgram, machineProgram} {
 		if _, err := os.Stat(filepath.Join(p.Libexec, program)); err != nil {
 			return &Refusal{Err: fmt.Errorf("find skiff's programs: %w", err), Help: "run make build"}
@@ -34,7 +42,7 @@ func (p Paths) preflight(c *cluster.Cluster) error {
 			return err
 		}
 	}
-	return errors.Join(checkFiles(c)...)
+	return nil
 }
 
 // fileSystems that machines mount; asking for one loads its module.
@@ -89,20 +97,29 @@ func checkFiles(c *cluster.Cluster) []error {
 			errs = append(errs, &Refusal{Field: field, Err: err, Help: help})
 		}
 	}
-	for i, n := range c.Nodes {
-		for j, m := range n.ExtraMounts {
-			field := fmt.Sprintf("nodes[%d].extraMounts[%d]", i, j)
-			check(field+".hostPath", m.HostPath, "create it first: mkdir -p "+m.HostPath)
-			if err := checkPropagation(field, m); err != nil {
-				errs = append(errs, err)
-			}
-		}
-	}
+	errs = append(errs, checkMounts(c)...)
 	check("auditPolicy", c.AuditPolicy, "")
 	if t := c.EtcdTLS; t != nil {
 		check("etcdTLS.caFile", t.CAFile, "")
 		check("etcdTLS.certFile", t.CertFile, "")
 		check("etcdTLS.keyFile", t.KeyFile, "")
+	}
+	return errs
+}
+
+// checkMounts looks for the directories of the host that machines mount.
+func checkMounts(c *cluster.Cluster) []error {
+	var errs []error
+	for i, n := range c.Nodes {
+		for j, m := range n.ExtraMounts {
+			field := fmt.Sprintf("nodes[%d].extraMounts[%d]", i, j)
+			if _, err := os.Stat(m.HostPath); err != nil {
+				errs = append(errs, &Refusal{Field: field + ".hostPath", Err: err, Help: "create it first: mkdir -p " + m.HostPath})
+			}
+			if err := checkPropagation(field, m); err != nil {
+				errs = append(errs, err)
+			}
+		}
 	}
 	return errs
 }

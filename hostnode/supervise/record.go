@@ -18,6 +18,8 @@ import (
 // record is cluster.json: the config with everything chosen that it left
 // open, and the addresses. It never changes after the cluster is published.
 type record struct {
+	// Schema of the cluster's directory, see readRecordAt.
+	Schema  int             `json:"schema"`
 	Cluster cluster.Cluster `json:"cluster"`
 	// ID tells this cluster from others that had its name.
 	ID      string    `json:"id"`
@@ -29,6 +31,11 @@ type record struct {
 	// Verbosity of what runs in the machines, as klog counts it.
 	Verbosity int `json:"verbosity,omitempty"`
 }
+
+// schema is what this release writes and the most that it reads; directories
+// of before there were numbers have none. It goes up when an older release
+// would misread the directory.
+const schema = 1
 
 // machineRecord belongs to the node of the same index.
 type machineRecord struct {
@@ -45,7 +52,7 @@ func newRecord(c *cluster.Cluster, mtu int, now time.Time) (*record, error) {
 	if err != nil {
 		return nil, err
 	}
-	rec := &record{Cluster: *c, MTU: mtu, ID: strings.ToLower(rand.Text()), Created: now.UTC().Truncate(time.Second)}
+	rec := &record{Schema: schema, Cluster: *c, MTU: mtu, ID: strings.ToLower(rand.Text()), Created: now.UTC().Truncate(time.Second)}
 	for i, n := range c.Nodes {
 		ips, cidrs, err := ranges.Node(i)
 		if err != nil {
@@ -106,6 +113,19 @@ func (r *record) has(name string) error {
 	return fmt.Errorf("machine %q of cluster %q: %w", name, r.Cluster.Name, ErrNoMachine)
 }
 
+// readable refuses a cluster of a newer schema, whole or half-made. It is
+// asked before anything is touched.
+func (p Paths) readable(name string) error {
+	for _, dir := range []string{p.Cluster(name), p.aside(name), p.deleted(name)} {
+		_, err := readRecordAt(filepath.Join(dir, "cluster.json"))
+		var newer *Refusal
+		if errors.As(err, &newer) {
+			return err
+		}
+	}
+	return nil
+}
+
 // readRecord is ErrNotFound when the cluster is not published.
 func (p Paths) readRecord(name string) (*record, error) {
 	rec, err := readRecordAt(p.record(name))
@@ -124,6 +144,19 @@ func readRecordAt(path string) (*record, error) {
 		return nil, err
 	}
 	rec := &record{}
+	// The number alone first: the rest may be anything.
+	var only struct {
+		Schema int `json:"schema"`
+	}
+	if err := json.Unmarshal(data, &only); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	if only.Schema > schema {
+		return nil, &Refusal{
+			Err:  fmt.Errorf("%s was made by a newer skiff: its schema is %d, this one reads up to %d", filepath.Dir(path), only.Schema, schema),
+			Help: "use the skiff that made it, or a newer one; nothing was changed",
+		}
+	}
 	if err := json.Unmarshal(data, rec); err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}

@@ -104,9 +104,9 @@ func (r *room) init(name string) error {
 		if err := ensureCredentials(r.paths.Cluster(name), r.rec); err != nil {
 			return fmt.Errorf("renew certificates: %w", err)
 		}
-		if err := rotateLog(r.paths.SupervisorLog(name)); err != nil {
-			return err
-		}
+	}
+	if err := rotateLog(r.paths.SupervisorLog(name)); err != nil {
+		return err
 	}
 	given, err := handover.Files(os.Getenv(envSockets))
 	if err != nil {

@@ -62,9 +62,83 @@ func portOf(f *os.File) (int32, error) {
 	return 0, fmt.Errorf("read port of %s: not an internet socket", f.Name())
 }
 
+// openKept opens a socket that the cluster had before.
+func openKept(ctx context.Context, s socket) (*os.File, error) {
+	f, err := openSocket(ctx, s)
+	var refusal *Refusal
+	if errors.As(err, &refusal) {
+		host, port, _ := net.SplitHostPort(s.address)
+		switch refusal.Field {
+		case s.portField:
+			refusal.Help = "the cluster keeps its ports, and somebody took this one while it was stopped: `ss -tulnp 'sport = :" + port + "'` shows who; end that, then start the cluster"
+		case s.addressField:
+			refusal.Help = "the cluster keeps its addresses: give the host " + host + " again, then start the cluster"
+		}
+	}
+	return f, err
+}
+
+// openNew opens sockets of a new cluster: others keep theirs, running or not.
+func openNew(others []*record) func(context.Context, socket) (*os.File, error) {
+	return func(ctx context.Context, s socket) (*os.File, error) {
+		if owner := ownerOf(s, others); owner != "" {
+			_, port, _ := net.SplitHostPort(s.address)
+			return nil, &Refusal{Field: s.portField, Err: fmt.Errorf("port %s is kept by cluster %q", port, owner),
+				Help: "choose another port, or 0 for a free one"}
+		}
+		var passed []*os.File // held, so that the kernel gives each only once
+		defer func() {
+			for _, f := range passed {
+				f.Close()
+			}
+		}()
+		for {
+			f, err := openSocket(ctx, s)
+			if err != nil {
+				return nil, err
+			}
+			port, err := portOf(f)
+			if err != nil {
+				f.Close()
+				return nil, err
+			}
+			host, _, _ := net.SplitHostPort(s.address)
+			if ownerOf(socket{network: s.network, address: joinPort(host, port)}, others) == "" {
+				return f, nil
+			}
+			passed = append(passed, f)
+		}
+	}
+}
+
+// ownerOf is the cluster that keeps the port of s, on an address that
+// overlaps; empty if none does. Port 0 is nobody's.
+func ownerOf(s socket, clusters []*record) string {
+	host, port, err := net.SplitHostPort(s.address)
+	if err != nil || port == "0" {
+		return ""
+	}
+	for _, rec := range clusters {
+		for i := range rec.Machines {
+			for _, theirs := range planSockets(rec, i) {
+				h, p, err := net.SplitHostPort(theirs.address)
+				if err == nil && p == port && theirs.network == s.network && (h == host || unspecified(h) || unspecified(host)) {
+					return rec.Cluster.Name
+				}
+			}
+		}
+	}
+	return ""
+}
+
+func unspecified(host string) bool {
+	ip := net.ParseIP(host)
+	return ip != nil && ip.IsUnspecified()
+}
+
 // openSockets opens every socket of the cluster and writes the ports that
 // were free into its record. Keys are "machine/name".
-func openSockets(ctx context.Context, rec *record) (files map[string]*os.File, err error) {
+func openSockets(ctx context.Context, rec *record, open func(context.Context, socket) (*os.File, error)) (files map[string]*os.File, err error) {
 	files = map[string]*os.File{}
 	defer func() {
 		if err != nil {
@@ -76,7 +150,7 @@ func openSockets(ctx context.Context, rec *record) (files map[string]*os.File, e
 	for i, m := range rec.Machines {
 		planned := planSockets(rec, i)
 		for _, name := range keys(planned) {
-			f, err := openSocket(ctx, planned[name])
+			f, err := open(ctx, planned[name])
 			if err != nil {
 				errs = append(errs, err)
 				continue
