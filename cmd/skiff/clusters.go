@@ -14,9 +14,10 @@ import (
 )
 
 // get describes a cluster. If all that supervised it died, the machines run
-// on without: the next command that looks brings the supervisor back.
+// on without: the next command that looks brings the supervisor back. A
+// stopped cluster stays so.
 func (a *app) get(ctx context.Context, name string) (*supervise.Info, error) {
-	if err := supervise.Ensure(ctx, name); err != nil {
+	if err := supervise.Ensure(ctx, name); err != nil && !errors.Is(err, supervise.ErrStopped) {
 		return nil, a.hint(err)
 	}
 	info, err := supervise.Get(ctx, name)
@@ -35,6 +36,10 @@ func (a *app) hint(err error) error {
 		return &mended{err, "choose another --name, or skiff delete cluster first"}
 	case errors.Is(err, supervise.ErrNoMachine):
 		return &mended{err, "skiff get nodes -A lists all nodes"}
+	case errors.Is(err, supervise.ErrStopped):
+		return &mended{err, "skiff start cluster brings it back as it was"}
+	case errors.Is(err, supervise.ErrPaused):
+		return &mended{err, "skiff unpause cluster lets it go on"}
 	case errors.Is(err, supervise.ErrNotRunning):
 		return &mended{err, "skiff get nodes -A -o wide shows what runs; skiff logs shows why it does not"}
 	case errors.Is(err, fs.ErrPermission) && os.Geteuid() != 0:

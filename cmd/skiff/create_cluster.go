@@ -155,7 +155,7 @@ func (a *app) finishCluster(ctx context.Context, c *v1alpha1.Cluster, o createOp
 	case c.Networking.DisableDefaultCNI && !o.waitSet:
 		steps.Done("Nodes wait for a CNI plugin 🔌")
 	case o.wait > 0:
-		if err := a.waitReady(ctx, c, raw, o.wait, steps); err != nil {
+		if err := a.waitReady(ctx, c, raw, time.Time{}, o.wait, steps); err != nil {
 			// A cluster that is late may yet come: it is kept, as kind does,
 			// and so that its logs can be read.
 			var missing *ready.Error
@@ -173,8 +173,9 @@ func (a *app) finishCluster(ctx context.Context, c *v1alpha1.Cluster, o createOp
 	return nil
 }
 
-// waitReady waits until a first `kubectl apply` finds all that it needs.
-func (a *app) waitReady(ctx context.Context, c *v1alpha1.Cluster, raw []byte, wait time.Duration, steps *progress.Steps) error {
+// waitReady waits until a `kubectl apply` finds all that it needs, from nodes
+// that were heard of since then.
+func (a *app) waitReady(ctx context.Context, c *v1alpha1.Cluster, raw []byte, since time.Time, wait time.Duration, steps *progress.Steps) error {
 	client, err := ready.NewClient(raw)
 	if err != nil {
 		return err
@@ -187,7 +188,7 @@ func (a *app) waitReady(ctx context.Context, c *v1alpha1.Cluster, raw []byte, wa
 		names = append(names, n.Name)
 	}
 	steps.Start(map[bool]string{true: "Joining worker nodes 🚜", false: "Starting node 🚜"}[len(names) > 1])
-	if err := client.Nodes(ctx, names); err != nil {
+	if err := client.Nodes(ctx, names, since); err != nil {
 		return lateError(c.Name, wait, err)
 	}
 	return lateError(c.Name, wait, client.FirstPod(ctx))

@@ -151,6 +151,20 @@ func TestMistakesAreExplained(t *testing.T) {
 		{"", "load docker-image"},
 		{"", "load docker-image app:v1 db:v2"},
 		{"", "load docker-image app:v1 --name nope"},
+		{"", "stop cluster --name nope"},
+		{"", "stop cluster nope"},
+		{"", "stop clusters"},
+		{"", "stop clusters --all"},
+		{"", "stop clusters --restart-always"},
+		{"", "start cluster --name nope"},
+		{"", "start cluster --name ../etc"},
+		{"", "start clusters nope --all"},
+		{"", "start clusters --restart-always --all"},
+		{"", "start clusters --restart-always"},
+		{"", "restart cluster --name nope"},
+		{"", "pause cluster --name nope"},
+		{"", "pause clusters"},
+		{"", "unpause cluster --name nope"},
 		{"", "kill node nope-worker"},
 		{"", "exec nope-worker"},
 		{"", "exec nope-worker -- true"},
@@ -202,7 +216,7 @@ func prefixes(texts ...string) (all []netip.Prefix) {
 func TestListsReadAsBefore(t *testing.T) {
 	now := time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
 	info := supervise.Info{
-		Name: "dev", State: supervise.Degraded, Created: now.Add(-3 * time.Hour), Durability: v1alpha1.Ephemeral, Endpoint: "127.0.0.1:40001",
+		Name: "dev", State: supervise.Degraded, Created: now.Add(-3 * time.Hour), Durability: v1alpha1.Ephemeral, PowerCut: "may lose the last writes", Restart: v1alpha1.RestartNever, Endpoint: "127.0.0.1:40001",
 		NodeSubnet: "172.30.0.0/24", PodSubnet: "10.244.0.0/16", ServiceSubnet: "10.96.0.0/16", LoadBalancerSubnet: "172.31.0.0/24",
 		Machines: []supervise.MachineInfo{
 			{Name: "dev-control-plane", Role: v1alpha1.ControlPlaneRole, IP: "172.30.0.10", PodCIDR: "10.244.0.0/24", IPs: addrs("172.30.0.10", "fd00::a"), PodCIDRs: prefixes("10.244.0.0/24", "fd00:1::/64"), PID: 4711, Running: true, Started: now.Add(-90 * time.Second)},

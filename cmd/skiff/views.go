@@ -16,10 +16,10 @@ type clusterRow struct{ supervise.Info }
 
 func (c clusterRow) name() string { return c.Name }
 
-var clusterHeader = []string{"NAME", "STATE", "NODES", "AGE", "API SERVER", "PODS", "SERVICES"}
+var clusterHeader = []string{"NAME", "STATE", "NODES", "AGE", "API SERVER", "PODS", "SERVICES", "RESTART", "A POWER CUT"}
 
 func (c clusterRow) cells(now time.Time) []string {
-	return []string{c.Name, string(c.State), strconv.Itoa(len(c.Machines)), age(c.Created, now), c.Endpoint, c.PodSubnet, c.ServiceSubnet}
+	return []string{c.Name, string(c.State), strconv.Itoa(len(c.Machines)), age(c.Created, now), c.Endpoint, c.PodSubnet, c.ServiceSubnet, string(c.Restart), c.PowerCut}
 }
 
 // nodeRow is a node in `skiff get nodes`: the machine, and what of its config

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 )
 
 // Error says what a cluster still lacked when the time was up.
@@ -19,8 +20,9 @@ func (e *Error) Error() string { return strings.Join(e.Missing, "; ") }
 
 // Nodes waits until every one of names is Ready and free of the taints that
 // keep Pods away from a starting node. When ctx ends by its deadline, the
-// error is an *Error that says which are not, and why.
-func (c *Client) Nodes(ctx context.Context, names []string) error {
+// error is an *Error that says which are not, and why. What a kubelet said
+// before since does not count: a stopped node looks as it did last.
+func (c *Client) Nodes(ctx context.Context, names []string, since time.Time) error {
 	lack := map[string]string{}
 	for _, n := range names {
 		lack[n] = "not registered"
@@ -31,7 +33,7 @@ func (c *Client) Nodes(ctx context.Context, names []string) error {
 		if json.Unmarshal(e.Object, &n) != nil || !slices.Contains(names, n.Metadata.Name) {
 			return false
 		}
-		if why := n.lacks(); e.Type == "DELETED" {
+		if why := n.lacks(since); e.Type == "DELETED" {
 			lack[n.Metadata.Name] = "deleted"
 		} else if why != "" {
 			lack[n.Metadata.Name] = why
@@ -101,20 +103,24 @@ type node struct {
 	} `json:"spec"`
 	Status struct {
 		Conditions []struct {
-			Type    string `json:"type"`
-			Status  string `json:"status"`
-			Reason  string `json:"reason"`
-			Message string `json:"message"`
+			Type      string    `json:"type"`
+			Status    string    `json:"status"`
+			Reason    string    `json:"reason"`
+			Message   string    `json:"message"`
+			Heartbeat time.Time `json:"lastHeartbeatTime"`
 		} `json:"conditions"`
 	} `json:"status"`
 }
 
 // lacks says why n takes no Pods, and nothing when it does.
-func (n node) lacks() string {
+func (n node) lacks(since time.Time) string {
 	why := "no status yet"
 	for _, c := range n.Status.Conditions {
 		if c.Type != "Ready" {
 			continue
+		}
+		if c.Heartbeat.Before(since.Truncate(time.Second)) { // the API's times are whole seconds
+			return "not heard of since the start"
 		}
 		if why = ""; c.Status != "True" {
 			why = "not Ready: " + c.Reason

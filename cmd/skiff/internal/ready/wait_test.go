@@ -6,6 +6,7 @@ import (
 	"io"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestNodesThatTakeNoPodsSayWhy(t *testing.T) {
@@ -23,10 +24,27 @@ func TestNodesThatTakeNoPodsSayWhy(t *testing.T) {
 			if err := json.Unmarshal([]byte(tc.object), &n); err != nil {
 				t.Fatal(err)
 			}
-			if got := n.lacks(); got != tc.want {
+			if got := n.lacks(time.Time{}); got != tc.want {
 				t.Errorf("want %q, have %q", tc.want, got)
 			}
 		})
+	}
+}
+
+func TestAStoppedNodeDoesNotCountAsItLooks(t *testing.T) {
+	var n node
+	if err := json.Unmarshal([]byte(`{"status":{"conditions":[{"type":"Ready","status":"True","lastHeartbeatTime":"2030-01-02T03:04:05Z"}]}}`), &n); err != nil {
+		t.Fatal(err)
+	}
+	heard := time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
+	for since, want := range map[time.Time]string{
+		heard.Add(-time.Hour): "", heard: "",
+		heard.Add(900 * time.Millisecond): "", // the same second
+		heard.Add(time.Second):            "not heard of since the start",
+	} {
+		if got := n.lacks(since); got != want {
+			t.Errorf("since %v: want %q, have %q", since, want, got)
+		}
 	}
 }
 
