@@ -2,19 +2,18 @@ package lb
 
 import (
 	"context"
-	"fmt"
 	"sync"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/apimachinery/pkg/util/wait"
-	"k8s.io/apimachinery/pkg/watch"
+	apiwatch "k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/tools/cache"
 	proxyapis "k8s.io/kubernetes/pkg/proxy/apis"
+
+	"github.com/skiff-k8s/skiff/dataplane/internal/watch"
 )
 
 // run watches until ctx ends. When it returns, nothing of it runs.
@@ -22,38 +21,38 @@ func (f *feed) run(ctx context.Context) {
 	var wg sync.WaitGroup
 	core, discovery := f.client.CoreV1(), f.client.DiscoveryV1()
 	wg.Go(func() {
-		watchKind(ctx, &corev1.Service{}, &kindStore{feed: f, put: f.putService, drop: f.dropService, known: f.knownServices}, &cache.ListWatch{
+		watch.Reflect(ctx, "dataplane/lb Service", &corev1.Service{}, &cache.ListWatch{
 			ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
 				o.LabelSelector = serviceSelector
 				return list(ctx, core.RESTClient(), "services", o, f.readService)
 			},
-			WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
+			WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (apiwatch.Interface, error) {
 				o.LabelSelector = serviceSelector
 				return core.Services("").Watch(ctx, o)
 			},
-		})
+		}, &kindStore{feed: f, put: f.putService, drop: f.dropService, known: f.knownServices})
 	})
 	wg.Go(func() {
-		watchKind(ctx, &discoveryv1.EndpointSlice{}, &kindStore{feed: f, put: f.putSlice, drop: f.dropSlice, known: f.knownSlices}, &cache.ListWatch{
+		watch.Reflect(ctx, "dataplane/lb EndpointSlice", &discoveryv1.EndpointSlice{}, &cache.ListWatch{
 			ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
 				o.LabelSelector = sliceSelector
 				return list(ctx, discovery.RESTClient(), "endpointslices", o, f.readSlice)
 			},
-			WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
+			WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (apiwatch.Interface, error) {
 				o.LabelSelector = sliceSelector
 				return discovery.EndpointSlices("").Watch(ctx, o)
 			},
-		})
+		}, &kindStore{feed: f, put: f.putSlice, drop: f.dropSlice, known: f.knownSlices})
 	})
 	wg.Go(func() {
-		watchKind(ctx, &corev1.Node{}, &kindStore{feed: f, put: f.putNode, drop: f.dropNode, known: f.knownNodes}, &cache.ListWatch{
+		watch.Reflect(ctx, "dataplane/lb Node", &corev1.Node{}, &cache.ListWatch{
 			ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
 				return core.Nodes().List(ctx, o)
 			},
-			WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
+			WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (apiwatch.Interface, error) {
 				return core.Nodes().Watch(ctx, o)
 			},
-		})
+		}, &kindStore{feed: f, put: f.putNode, drop: f.dropNode, known: f.knownNodes})
 	})
 	wg.Wait()
 }
@@ -64,20 +63,6 @@ const (
 	serviceSelector = "!" + proxyapis.LabelServiceProxyName
 	sliceSelector   = discoveryv1.LabelServiceName + "," + serviceSelector + ",!" + corev1.IsHeadlessService
 )
-
-// watchKind keeps a store equal to the API server's objects of one kind.
-func watchKind(ctx context.Context, example runtime.Object, store *kindStore, lw *cache.ListWatch) {
-	cache.NewReflectorWithOptions(patient{lw}, example, store, cache.ReflectorOptions{
-		Name: fmt.Sprintf("dataplane/lb %T", example),
-		Backoff: &wait.Backoff{
-			Duration: 10 * time.Millisecond,
-			Factor:   2,
-			Jitter:   0.2,
-			Steps:    8,
-			Cap:      2 * time.Second,
-		},
-	}).RunWithContext(ctx)
-}
 
 // kindStore turns a reflector's calls into changes of the feed.
 type kindStore struct {

@@ -29,8 +29,15 @@ type Kind struct {
 
 // Run watches until ctx ends.
 func Run(ctx context.Context, k Kind) {
-	cache.NewReflectorWithOptions(patient{k.ListWatch}, k.Example, &store{kind: k, known: map[types.NamespacedName]struct{}{}}, cache.ReflectorOptions{
-		Name: k.Name,
+	Reflect(ctx, k.Name, k.Example, k.ListWatch, &store{kind: k, known: map[types.NamespacedName]struct{}{}})
+}
+
+// Reflect keeps a store equal to the API server's objects of one kind until
+// ctx ends, with the patience that a node needs which starts with the API
+// server or before it.
+func Reflect(ctx context.Context, name string, example runtime.Object, lw *cache.ListWatch, to cache.ReflectorStore) {
+	cache.NewReflectorWithOptions(patient{lw}, example, to, cache.ReflectorOptions{
+		Name: name,
 		Backoff: &wait.Backoff{
 			Duration: 10 * time.Millisecond,
 			Factor:   2,
