@@ -17,7 +17,8 @@ import (
 // what they send again would leave by the host's uplink once the unreachable
 // routes are gone. Their programs see ECONNABORTED. A kernel that cannot
 // (CONFIG_INET_DIAG_DESTROY) leaves them; what they send then is answered by
-// whoever has these addresses elsewhere.
+// whoever has these addresses elsewhere. Listeners send nothing, and stay: they
+// are the user's, and the kernel refuses to end those of MPTCP, which are Go's.
 func (f *Fabric) endSockets() error {
 	return Do(f.cfg.HostNetns, func() error {
 		var errs []error
@@ -31,7 +32,7 @@ func (f *Fabric) endSockets() error {
 					errs = append(errs, fmt.Errorf("list the host's sockets: %w", err))
 				}
 				for _, s := range sockets {
-					if f.concerns(s.ID) {
+					if s.State != netlink.TCP_LISTEN && f.concerns(s.ID) {
 						errs = append(errs, destroy(protocol, s))
 					}
 				}

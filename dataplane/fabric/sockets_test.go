@@ -3,6 +3,7 @@ package fabric_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -48,7 +49,44 @@ func TestRemoveEndsTheHostsConnections(t *testing.T) {
 	beyond := listen(t, host.Outside, netip.AddrPortFrom(fabrictest.OutsideAddr, port))
 	other := dial("tcp", beyond.Addr().String())
 
+	// Listeners at the host's addresses are the user's: MPTCP ones, as Go's are
+	// by default, and plain ones.
+	listeners := map[string]*net.TCPListener{}
+	must(t, fabric.Do(host.Netns, func() error {
+		dev, err := net.InterfaceByName(f.HostDevice())
+		if err != nil {
+			return err
+		}
+		addrs, err := dev.Addrs()
+		for _, a := range addrs {
+			ip, _, _ := net.ParseCIDR(a.String())
+			for _, multipath := range []bool{true, false} {
+				if ip.IsLinkLocalUnicast() {
+					continue
+				}
+				var lc net.ListenConfig
+				lc.SetMultipathTCP(multipath)
+				l, err := lc.Listen(t.Context(), "tcp", net.JoinHostPort(ip.String(), "0"))
+				if err != nil {
+					return err
+				}
+				t.Cleanup(func() { l.Close() })
+				listeners[fmt.Sprintf("%s, MPTCP %t", l.Addr(), multipath)] = l.(*net.TCPListener)
+			}
+		}
+		return err
+	}))
+	if len(listeners) != 4 {
+		t.Fatalf("listeners at the host's addresses: %v, want two in each family", listeners)
+	}
+
 	must(t, f.Remove(t.Context()))
+	for name, l := range listeners {
+		must(t, l.SetDeadline(time.Now().Add(50*time.Millisecond)))
+		if _, err := l.Accept(); !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("listener %s after the cluster has gone: %v", name, err)
+		}
+	}
 	for _, c := range connections {
 		must(t, c.SetReadDeadline(time.Now().Add(2*time.Second)))
 		if _, err := c.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNABORTED) {
