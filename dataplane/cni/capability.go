@@ -70,7 +70,9 @@ func hostPorts(mappings []gocni.PortMapping, pods []netip.Addr) ([]HostPort, err
 	var ports []HostPort
 	for _, m := range mappings {
 		h := HostPort{Protocol: strings.ToLower(m.Protocol)}
-		if h.Protocol != "tcp" && h.Protocol != "udp" {
+		// A port of SCTP is accepted on kernels without it, as upstream's plugin
+		// does: there the pod itself cannot listen either.
+		if h.Protocol != "tcp" && h.Protocol != "udp" && h.Protocol != "sctp" {
 			return nil, fmt.Errorf("hostPort %d: protocol %s is not supported", m.HostPort, m.Protocol)
 		}
 		if m.HostPort > math.MaxUint16 || m.ContainerPort <= 0 || m.ContainerPort > math.MaxUint16 {

@@ -45,7 +45,7 @@ type Config struct {
 
 // HostPort is a port of the node that leads to a pod.
 type HostPort struct {
-	// Protocol is "tcp" or "udp".
+	// Protocol is "tcp", "udp" or "sctp".
 	Protocol string `json:"protocol"`
 	// HostIP limits the port to one of the node's addresses; the unspecified
 	// address means all of its family, which is PodIP's.

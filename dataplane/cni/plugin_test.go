@@ -155,6 +155,7 @@ func TestPodHostPorts(t *testing.T) {
 	opts := gocni.WithCapabilityPortMap([]gocni.PortMapping{
 		{HostPort: 8080, ContainerPort: 80, Protocol: "TCP"},
 		{HostPort: 5353, ContainerPort: 53, Protocol: "UDP", HostIP: "100.80.0.10"},
+		{HostPort: 5060, ContainerPort: 5060, Protocol: "SCTP"},
 		{ContainerPort: 9090, Protocol: "SCTP"},
 	})
 	p := home.newPod(t)
@@ -180,6 +181,7 @@ func TestPodHostPorts(t *testing.T) {
 	want := []cni.HostPort{
 		{Protocol: "tcp", HostIP: netip.IPv4Unspecified(), Port: 8080, PodIP: ip, PodPort: 80},
 		{Protocol: "udp", HostIP: netip.MustParseAddr("100.80.0.10"), Port: 5353, PodIP: ip, PodPort: 53},
+		{Protocol: "sctp", HostIP: netip.IPv4Unspecified(), Port: 5060, PodIP: ip, PodPort: 5060},
 	}
 	for _, h := range want {
 		if !open[h] {
@@ -205,9 +207,9 @@ func TestPodHostPorts(t *testing.T) {
 	if r := reservations(t, home); len(r) > 0 {
 		t.Errorf("left behind: %v", r)
 	}
-	sctp := gocni.WithCapabilityPortMap([]gocni.PortMapping{{HostPort: 7, ContainerPort: 7, Protocol: "SCTP"}})
-	if _, err := home.plugin.Setup(t.Context(), q.id, q.netns, sctp); err == nil || !strings.Contains(err.Error(), "hostPort 7: protocol SCTP") {
-		t.Errorf("SCTP: %v, want an error that names it", err)
+	dccp := gocni.WithCapabilityPortMap([]gocni.PortMapping{{HostPort: 7, ContainerPort: 7, Protocol: "DCCP"}})
+	if _, err := home.plugin.Setup(t.Context(), q.id, q.netns, dccp); err == nil || !strings.Contains(err.Error(), "hostPort 7: protocol DCCP") {
+		t.Errorf("DCCP: %v, want an error that names it", err)
 	}
 }
 
