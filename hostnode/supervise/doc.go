@@ -8,6 +8,11 @@
 // and a watcher process starts it again when it dies. Machines outlive both:
 // a new supervisor finds them by process id and start time.
 //
+// A stopped cluster is its directory and nothing else. Whether a cluster is
+// meant to run is a file in there, from create or start to stop or delete:
+// nobody starts a supervisor without it, and a start finds and takes away what
+// a stop, a start or a life that was cut off left behind.
+//
 // The other functions are the verbs of the command line. They need no
 // supervisor: they find things by the cluster's name, so that a half-made or
 // half-dead cluster can be listed and deleted like a whole one. Two commands

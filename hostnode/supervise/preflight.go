@@ -89,20 +89,20 @@ func probeIPv6() error {
 // checkFiles looks for the files of the host that the config names.
 func checkFiles(c *cluster.Cluster) []error {
 	var errs []error
-	check := func(field, path, help string) {
+	check := func(field, path string) {
 		if path == "" {
 			return
 		}
 		if _, err := os.Stat(path); err != nil {
-			errs = append(errs, &Refusal{Field: field, Err: err, Help: help})
+			errs = append(errs, &Refusal{Field: field, Err: err})
 		}
 	}
 	errs = append(errs, checkMounts(c)...)
-	check("auditPolicy", c.AuditPolicy, "")
+	check("auditPolicy", c.AuditPolicy)
 	if t := c.EtcdTLS; t != nil {
-		check("etcdTLS.caFile", t.CAFile, "")
-		check("etcdTLS.certFile", t.CertFile, "")
-		check("etcdTLS.keyFile", t.KeyFile, "")
+		check("etcdTLS.caFile", t.CAFile)
+		check("etcdTLS.certFile", t.CertFile)
+		check("etcdTLS.keyFile", t.KeyFile)
 	}
 	return errs
 }

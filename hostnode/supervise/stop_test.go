@@ -119,7 +119,9 @@ func TestStopLeavesTheDirectoryAndStartBringsTheSameBack(t *testing.T) {
 		info := describe(t, c.Name)
 		_, port, _ := net.SplitHostPort(info.Endpoint)
 		other := testCluster("svt-stop2", 0)
-		fmt.Sscan(port, &other.Networking.APIServerPort)
+		if _, err := fmt.Sscan(port, &other.Networking.APIServerPort); err != nil {
+			t.Fatal(err)
+		}
 		_, err := Create(t.Context(), CreateOptions{Cluster: other})
 		if err == nil || !strings.Contains(err.Error(), "networking.apiServerPort: port "+port+` is kept by cluster "svt-stop"`) {
 			t.Errorf("its port for another: %v", err)
