@@ -198,7 +198,7 @@ func everybody(t *testing.T, hostNetns string) {
 		"100.81.1.99":  unix.EHOSTUNREACH,
 		"100.81.0.1":   unix.EHOSTUNREACH, // never given to a pod
 		"100.81.99.1":  unix.EHOSTUNREACH, // pod of no node
-		"100.83.0.9":   unix.EHOSTUNREACH, // load balancer
+		"100.83.0.9":   unix.ECONNREFUSED, // load balancer
 		"100.82.33.44": unix.ECONNREFUSED, // service
 	}
 	for addr, want := range nobody {
