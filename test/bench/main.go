@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -85,7 +86,17 @@ func run(ctx context.Context, n int, out string, names []string, opts options) e
 			}
 			results[s.Name()] = append(results[s.Name()], got)
 		}
+		// After each round: what was measured stays if the next one fails.
+		if err := write(out, results, markdown(subjects, results, opts.sizes)); err != nil {
+			return err
+		}
 	}
+	fmt.Print(markdown(subjects, results, opts.sizes))
+	return nil
+}
+
+// write puts the results into files, for programs and for people.
+func write(out string, results map[string][]sample, report string) error {
 	data, err := json.MarshalIndent(results, "", "  ")
 	if err != nil {
 		return err
@@ -93,12 +104,9 @@ func run(ctx context.Context, n int, out string, names []string, opts options) e
 	if err := os.MkdirAll(out, 0o755); err != nil {
 		return err
 	}
-	if err := os.WriteFile(filepath.Join(out, "results.json"), data, 0o644); err != nil {
-		return err
-	}
-	report := markdown(subjects, results, opts.sizes)
-	fmt.Print(report)
-	return os.WriteFile(filepath.Join(out, "results.md"), []byte(report), 0o644)
+	return errors.Join(
+		os.WriteFile(filepath.Join(out, "results.json"), data, 0o644),
+		os.WriteFile(filepath.Join(out, "results.md"), []byte(report), 0o644))
 }
 
 func choose(names []string, out string) ([]subject, error) {
