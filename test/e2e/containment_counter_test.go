@@ -25,14 +25,9 @@ var pools = []netip.Prefix{
 	netip.MustParsePrefix("fd00:10::/32"), netip.MustParsePrefix("fd00:172::/32"), netip.MustParsePrefix("fd73::/16"),
 }
 
-// tableOwned is the kernel's NFT_TABLE_F_OWNER: the table goes with the
-// connection that made it.
-const tableOwned = 2
-
 // counter is a firewall that counts, at the devices that lead away from the
 // host, packets from and to addresses of clusters, and requests for them
 // by ARP and neighbour discovery.
-// The kernel removes it with the process.
 type counter struct {
 	conn  *nftables.Conn
 	table *nftables.Table
@@ -63,7 +58,7 @@ func startCounter() (c *counter, err error) {
 		c.watched = append(c.watched, subtract(p, own)...)
 	}
 	c.table = conn.AddTable(&nftables.Table{
-		Name: fmt.Sprintf("skiff-e2e-uplink-%d", os.Getpid()), Family: nftables.TableFamilyNetdev, Flags: tableOwned,
+		Name: fmt.Sprintf("skiff-e2e-uplink-%d", os.Getpid()), Family: nftables.TableFamilyNetdev,
 	})
 	for _, device := range devices {
 		for _, hook := range []struct {
@@ -90,7 +85,10 @@ func startCounter() (c *counter, err error) {
 }
 
 // close removes the counter.
-func (c *counter) close() error { return c.conn.CloseLasting() }
+func (c *counter) close() error {
+	c.conn.DelTable(c.table)
+	return errors.Join(c.conn.Flush(), c.conn.CloseLasting())
+}
 
 // covers says whether all addresses of a prefix are counted, apart from
 // those of the host's own networks.
