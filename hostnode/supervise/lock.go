@@ -78,3 +78,19 @@ func (p Paths) lockCluster(ctx context.Context, name string) (func(), error) {
 func (p Paths) lockHost(ctx context.Context) (func(), error) {
 	return lock(ctx, filepath.Join(p.RunDir, ".host.lock"))
 }
+
+// lockedRecord is what a command on a published cluster begins with: no other
+// one runs on it until unlock.
+func lockedRecord(ctx context.Context, name string) (p Paths, rec *record, unlock func(), err error) {
+	if p, err = DefaultPaths(); err != nil {
+		return Paths{}, nil, nil, err
+	}
+	if unlock, err = p.lockCluster(ctx, name); err != nil {
+		return Paths{}, nil, nil, err
+	}
+	if rec, err = p.readRecord(name); err != nil {
+		unlock()
+		return Paths{}, nil, nil, err
+	}
+	return p, rec, unlock, nil
+}

@@ -23,19 +23,11 @@ func Pause(ctx context.Context, name string) error { return freeze(ctx, name, tr
 func Unpause(ctx context.Context, name string) error { return freeze(ctx, name, false) }
 
 func freeze(ctx context.Context, name string, frozen bool) error {
-	p, err := DefaultPaths()
-	if err != nil {
-		return err
-	}
-	unlock, err := p.lockCluster(ctx, name)
+	p, rec, unlock, err := lockedRecord(ctx, name)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	rec, err := p.readRecord(name)
-	if err != nil {
-		return err
-	}
 	if !p.alive(rec) {
 		return fmt.Errorf("cluster %q: %w", name, ErrStopped)
 	}

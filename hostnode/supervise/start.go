@@ -25,37 +25,21 @@ type StartOptions struct {
 // the API server is ready. A cluster that runs is fine. When Start fails or
 // ctx ends, the cluster is stopped again unless Retain.
 func Start(ctx context.Context, name string, opts StartOptions) (*Info, error) {
-	p, err := DefaultPaths()
-	if err != nil {
-		return nil, err
-	}
-	unlock, err := p.lockCluster(ctx, name)
+	p, rec, unlock, err := lockedRecord(ctx, name)
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
-	rec, err := p.readRecord(name)
-	if err != nil {
-		return nil, err
-	}
 	return p.start(ctx, rec, opts)
 }
 
 // Restart is Stop and Start, without letting another command in between.
 func Restart(ctx context.Context, name string, stop StopOptions, start StartOptions) (*Info, error) {
-	p, err := DefaultPaths()
-	if err != nil {
-		return nil, err
-	}
-	unlock, err := p.lockCluster(ctx, name)
+	p, rec, unlock, err := lockedRecord(ctx, name)
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
-	rec, err := p.readRecord(name)
-	if err != nil {
-		return nil, err
-	}
 	if err := p.stop(ctx, rec, stop); err != nil {
 		return nil, err
 	}

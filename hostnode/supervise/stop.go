@@ -35,19 +35,11 @@ type StopOptions struct {
 //	workers' pods, then the control plane's, then etcd ended → taken down →
 //	on disk
 func Stop(ctx context.Context, name string, opts StopOptions) error {
-	p, err := DefaultPaths()
-	if err != nil {
-		return err
-	}
-	unlock, err := p.lockCluster(ctx, name)
+	p, rec, unlock, err := lockedRecord(ctx, name)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	rec, err := p.readRecord(name)
-	if err != nil {
-		return err
-	}
 	return p.stop(ctx, rec, opts)
 }
 
