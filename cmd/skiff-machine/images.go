@@ -6,7 +6,9 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"net"
 	"os"
+	"time"
 
 	"github.com/skiff-k8s/skiff/hostnode/runtime/imagestore"
 )
@@ -15,7 +17,7 @@ import (
 // so that it need not hold containerd itself. Results go out as JSON.
 func imagesCommand(ctx context.Context, args []string) error {
 	if len(args) == 0 {
-		return errors.New("want load, list or delete")
+		return errors.New("want load, keep, list or delete")
 	}
 	flags := flag.NewFlagSet("images "+args[0], flag.ContinueOnError)
 	store := flags.String("store", "", "directory of the image store")
@@ -28,6 +30,8 @@ func imagesCommand(ctx context.Context, args []string) error {
 	switch args[0] {
 	case "load":
 		return loadArchives(ctx, *store, flags.Args())
+	case "keep":
+		return keepArchive(ctx, *store)
 	case "list":
 		images, err := imagestore.List(*store)
 		if err != nil {
@@ -42,7 +46,7 @@ func imagesCommand(ctx context.Context, args []string) error {
 		}
 		return nil
 	default:
-		return fmt.Errorf("unknown verb %q: want load, list or delete", args[0])
+		return fmt.Errorf("unknown verb %q: want load, keep, list or delete", args[0])
 	}
 }
 
@@ -72,4 +76,33 @@ func loadArchive(ctx context.Context, store, file string) ([]imagestore.Image, e
 		return nil, fmt.Errorf("archive %s: %w", file, err)
 	}
 	return loaded, nil
+}
+
+// stallBound is how long a machine may pause in the middle of an archive: the
+// store is locked meanwhile.
+const stallBound = 20 * time.Second
+
+// keepArchive takes an image that a machine has pulled from standard input, a
+// socket, and answers there with what it kept.
+func keepArchive(ctx context.Context, store string) error {
+	conn, err := net.FileConn(os.Stdin)
+	if err != nil {
+		return fmt.Errorf("standard input: %w", err)
+	}
+	defer conn.Close()
+	kept, err := imagestore.Keep(ctx, store, stalling{conn})
+	if err != nil {
+		return err
+	}
+	return json.NewEncoder(conn).Encode(kept)
+}
+
+// stalling gives each read stallBound.
+type stalling struct{ net.Conn }
+
+func (s stalling) Read(p []byte) (int, error) {
+	if err := s.SetReadDeadline(time.Now().Add(stallBound)); err != nil {
+		return 0, err
+	}
+	return s.Conn.Read(p)
 }

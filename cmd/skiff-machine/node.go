@@ -81,6 +81,7 @@ func runKubelet(ctx context.Context, node *machinev1alpha1.NodeConfiguration, ne
 		Socket:         machinev1alpha1.ContainerdSocket,
 		LibexecDir:     machinev1alpha1.LibexecDir,
 		ImageStore:     machinev1alpha1.ImageStoreDir,
+		PulledDir:      machinev1alpha1.PulledDir,
 		SeccompDefault: node.SeccompDefault,
 		Log:            slog.Default(),
 	}

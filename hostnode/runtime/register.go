@@ -171,7 +171,7 @@ func newServer(ic *plugin.InitContext) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	r.service = &service{cri: upstream, runtime: r, images: images, sandboxes: sandboxes.(core.Store)}
+	r.service = &service{cri: upstream, runtime: r, images: images, pulls: newPulls(images, r.cfg.PulledDir), sandboxes: sandboxes.(core.Store)}
 	return nopServer{}, nil
 }
 

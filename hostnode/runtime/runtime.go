@@ -39,6 +39,9 @@ type Config struct {
 	// ImageStore is the host's shared image store, read-only here; empty:
 	// there is none.
 	ImageStore string
+	// PulledDir is shared by the cluster's machines and its supervisor, see
+	// machinev1alpha1.PulledDir; empty: what this node pulls is its own.
+	PulledDir string
 	// CgroupParent is the cgroup of pods that name none.
 	CgroupParent string
 	// CNI connects pods; nil: they have a loopback interface only, or are
@@ -218,6 +221,9 @@ func (r *Runtime) Close() error {
 		r.grpc.Stop()
 	}
 	r.serving.Wait()
+	if r.service != nil {
+		r.service.pulls.close()
+	}
 	if r.server != nil {
 		r.server.Stop()
 	}

@@ -22,6 +22,7 @@ type service struct {
 	cri
 	runtime *Runtime
 	images  *adopter
+	pulls   *pulls
 	// sandboxes is containerd's own record of sandboxes.
 	sandboxes sandbox.Store
 	gate      gate

@@ -34,7 +34,8 @@ func (s *service) StreamImages(r *runtimeapi.StreamImagesRequest, to grpc.Server
 
 // PullImage takes an image that the host has from there, and asks a registry
 // for all others. That holds for imagePullPolicy Always too: who loads an
-// image on the host wants that one.
+// image on the host wants that one. What comes from a registry is kept on the
+// host for other nodes that pull the same.
 func (s *service) PullImage(ctx context.Context, r *runtimeapi.PullImageRequest) (*runtimeapi.PullImageResponse, error) {
 	id, err := s.images.adopt(ctx, r.GetImage().GetImage())
 	if err != nil {
@@ -43,7 +44,12 @@ func (s *service) PullImage(ctx context.Context, r *runtimeapi.PullImageRequest)
 	if id != "" {
 		return &runtimeapi.PullImageResponse{ImageRef: id}, nil
 	}
-	return call(ctx, s.cri.PullImage, r)
+	var response *runtimeapi.PullImageResponse
+	err = s.pulls.once(ctx, r.GetImage().GetImage(), func() (err error) {
+		response, err = call(ctx, s.cri.PullImage, r)
+		return err
+	})
+	return response, err
 }
 
 // RemoveImage removes an image from this node: the host's store keeps it, and

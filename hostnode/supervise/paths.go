@@ -111,6 +111,7 @@ func (p Paths) Run(name string) string { return filepath.Join(p.RunDir, name) }
 func (p Paths) Socket(name string) string { return filepath.Join(p.Run(name), "supervisor.sock") }
 
 func (p Paths) netns(name string) string     { return filepath.Join(p.Run(name), "netns") }
+func (p Paths) pulled(name string) string    { return filepath.Join(p.Run(name), "pulled") }
 func (p Paths) switchBPF(name string) string { return filepath.Join(p.Run(name), "switch-bpf") }
 
 // root is the empty directory on which every machine mounts its own root, in

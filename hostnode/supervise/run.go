@@ -67,6 +67,9 @@ func openRoom(p Paths, name string) (r *room, release func(), err error) {
 			return nil, nil, fmt.Errorf("make run directory: %w", err)
 		}
 	}
+	if err := p.makePulled(name); err != nil {
+		return nil, nil, err
+	}
 	// One supervisor a cluster, whatever its state file says.
 	one, err := os.OpenFile(p.Run(name), os.O_RDONLY|unix.O_DIRECTORY, 0)
 	if err != nil {
@@ -133,6 +136,7 @@ func (r *room) run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return r.serveControl(ctx) })
 	g.Go(func() error { return r.watchWatcher(ctx) })
+	g.Go(func() error { return r.servePulled(ctx) })
 	g.Go(func() error { return r.runMachines(ctx, g) })
 	return g.Wait()
 }

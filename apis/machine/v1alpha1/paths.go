@@ -20,6 +20,13 @@ const (
 
 	// ImageStoreDir is the host's image store, read-only.
 	ImageStoreDir = "/var/lib/skiff/images"
+	// PulledDir is where the machines of a cluster and its supervisor meet about
+	// images that a machine pulls, read-only: PulledSocket takes the archive of
+	// an image for the host's store, and PulledLocks are files to lock, "0" and
+	// so on, so that one machine pulls an image and the others wait.
+	PulledDir    = "/run/skiff/pulled"
+	PulledSocket = "archive.sock"
+	PulledLocks  = 16
 	// VolumesDir is the cluster's directory for dynamically provisioned
 	// volumes, the same directory in every machine of the cluster.
 	VolumesDir = "/var/lib/skiff/volumes"

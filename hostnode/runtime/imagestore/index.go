@@ -27,7 +27,8 @@ type Image struct {
 	ID digest.Digest `json:"id"`
 	// Size is the sum of the blobs' sizes, in bytes.
 	Size int64 `json:"size"`
-	// LoadedAt tells one load of a name from the next.
+	// LoadedAt tells one load of a name from the next; of a pulled image it is
+	// the last pull that brought it here.
 	LoadedAt time.Time `json:"loadedAt"`
 	// Target is what the name stands for: a manifest, or an index of several.
 	Target ocispec.Descriptor `json:"target"`
@@ -41,6 +42,9 @@ type Image struct {
 // index is the content of index.json.
 type index struct {
 	Images []Image `json:"images"`
+	// Pulled are images that nodes have pulled, the earliest first: they
+	// have no name here, see Keep.
+	Pulled []Image `json:"pulled,omitempty"`
 	// Deleted images are hidden, and kept for as long as a node uses them.
 	Deleted []Image `json:"deleted,omitempty"`
 }

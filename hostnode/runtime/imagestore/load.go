@@ -27,7 +27,13 @@ import (
 // are normalized as docker does, "busybox" to
 // "docker.io/library/busybox:latest"; a name that the store has already means
 // the new image from then on.
-func Load(ctx context.Context, store string, archive io.Reader) (_ []Image, err error) {
+func Load(ctx context.Context, store string, archive io.Reader) ([]Image, error) {
+	return take(ctx, store, archive, (*index).put)
+}
+
+// take brings the images of an archive into a store; put says where in the
+// index they go.
+func take(ctx context.Context, store string, archive io.Reader, put func(*index, []Image)) (_ []Image, err error) {
 	unlock, err := lock(store)
 	if err != nil {
 		return nil, fmt.Errorf("load images: %w", err)
@@ -43,7 +49,7 @@ func Load(ctx context.Context, store string, archive io.Reader) (_ []Image, err 
 	if err := l.read(ctx, archive); err != nil {
 		return nil, fmt.Errorf("read archive: %w", err)
 	}
-	loaded, err := l.publish(ctx)
+	loaded, err := l.publish(ctx, put)
 	if err != nil {
 		return nil, fmt.Errorf("load images: %w", err)
 	}
@@ -177,7 +183,7 @@ func missing(err error) error {
 
 // publish moves the blobs to their places, unpacks the layers, and puts the
 // images into the index.
-func (l *load) publish(ctx context.Context) ([]Image, error) {
+func (l *load) publish(ctx context.Context, put func(*index, []Image)) ([]Image, error) {
 	unpackable, err := holdsOverlay(l.store)
 	if err != nil {
 		return nil, err
@@ -198,7 +204,7 @@ func (l *load) publish(ctx context.Context) ([]Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	i.put(l.images)
+	put(&i, l.images)
 	return l.images, writeIndex(l.store, i)
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
@@ -26,7 +27,7 @@ func sweep(store string) error {
 			keep[layerDir(store, chain)] = true
 		}
 	}
-	for _, image := range i.Images {
+	for _, image := range slices.Concat(i.Images, i.Pulled) {
 		mark(image)
 	}
 	var held []Image
