@@ -5,9 +5,12 @@
 #   FOCUS=regexp SKIP=regexp PROCS=n   as for ginkgo; default: all [Conformance]
 #   WORKERS=n ZONES=n                  default: two workers, without zones; specs
 #                                      that need more nodes or zones skip themselves
+#   IP_FAMILY=dual|ipv6                default: ipv4
+#   NAME=name SUBNET=a.b.c             default: conformance 172.30.77; so that two
+#                                      runs go side by side
 #
 # Specs marked [Serial] or [Disruptive] run alone, after the others. Writes
-# JUnit files and summary.md to _output/conformance/; exits non-zero when a
+# JUnit files and summary.md to _output/NAME/; exits non-zero when a
 # spec failed.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -24,10 +27,10 @@ for arg in "$@"; do
 	esac
 done
 
-out=$PWD/_output/conformance
-name=conformance
+name=${NAME:-conformance} subnet=${SUBNET:-172.30.77}
+out=$PWD/_output/$name
 kubeconfig=$out/kubeconfig
-mirror=172.30.77.2:5000
+mirror=$subnet.2:5000
 procs=${PROCS:-$(($(nproc) * 7))}
 focus=${FOCUS:-'\[Conformance\]'}
 skip=${SKIP:-}
@@ -60,7 +63,8 @@ node() { # node ROLE [LABEL]
 		kind: Cluster
 		apiVersion: skiff.cluster/v1alpha1
 		networking:
-		  nodeSubnet: 172.30.77.0/24
+		  ipFamily: ${IP_FAMILY:-ipv4}
+		  nodeSubnet: $subnet.0/24$([ "${IP_FAMILY:-ipv4}" != dual ] || echo ",fd00:30:77::/64")
 		nodes:
 	YAML
 	node control-plane
