@@ -10,13 +10,15 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+
+	"github.com/skiff-k8s/skiff/dataplane/fabric"
 )
 
 // stock is what a test program has that outlives a test.
 type stock struct {
-	// pins are the bpf file systems. Other mounts come and go with those of
-	// the host's other tenants.
-	pins  []string
+	// pins are the bpf file systems, by the ids of their mounts. Other mounts
+	// come and go with those of the host's other tenants.
+	pins  map[string]string
 	links []string
 }
 
@@ -25,13 +27,8 @@ func takeStock() (stock, error) {
 	if err != nil {
 		return stock{}, err
 	}
-	var s stock
-	for _, line := range strings.Split(string(mounts), "\n") {
-		if strings.Contains(line, " - bpf ") {
-			s.pins = append(s.pins, line)
-		}
-	}
-	links, err := netlink.LinkList()
+	s := stock{pins: bpfMounts(string(mounts))}
+	links, err := fabric.Dump(netlink.LinkList)
 	if err != nil {
 		return stock{}, err
 	}
@@ -39,6 +36,32 @@ func takeStock() (stock, error) {
 		s.links = append(s.links, l.Attrs().Name)
 	}
 	return s, nil
+}
+
+// bpfMounts finds the bpf file systems in a mountinfo file: where they are, by
+// the ids of their mounts.
+func bpfMounts(mountinfo string) map[string]string {
+	found := map[string]string{}
+	for line := range strings.Lines(mountinfo) {
+		if fields := strings.Fields(line); len(fields) > 4 && strings.Contains(line, " - bpf ") {
+			found[fields[0]] = fields[4]
+		}
+	}
+	return found
+}
+
+// newPins lists the mounts that were not there before. Those that are gone
+// are no concern of the tests: the mounts that a namespace was born with go
+// when somebody on the host removes the directories they are on.
+func newPins(before, after map[string]string) []string {
+	var left []string
+	for id, path := range after {
+		if _, ok := before[id]; !ok {
+			left = append(left, path)
+		}
+	}
+	slices.Sort(left)
+	return left
 }
 
 // leaks says what the tests left that was not there before: bpf file systems,
@@ -49,8 +72,8 @@ func (before stock) leaks() error {
 		return err
 	}
 	var errs []error
-	if !slices.Equal(after.pins, before.pins) {
-		errs = append(errs, fmt.Errorf("left behind: bpf file systems %q", after.pins))
+	if left := newPins(before.pins, after.pins); len(left) > 0 {
+		errs = append(errs, fmt.Errorf("left behind: bpf file systems %q", left))
 	}
 	if !slices.Equal(after.links, before.links) {
 		errs = append(errs, fmt.Errorf("left behind: network devices %v", after.links))
