@@ -215,8 +215,10 @@ func (p *Plugin) check(r reservation, path string) error {
 		return fmt.Errorf("device %s is down", name)
 	}
 	for _, addr := range r.IPs {
-		routes, err := p.node.RouteListFiltered(netlink.FAMILY_ALL, p.route(addr, link.Attrs().Index),
-			netlink.RT_FILTER_DST|netlink.RT_FILTER_OIF|netlink.RT_FILTER_PROTOCOL)
+		routes, err := fabric.Dump(func() ([]netlink.Route, error) {
+			return p.node.RouteListFiltered(netlink.FAMILY_ALL, p.route(addr, link.Attrs().Index),
+				netlink.RT_FILTER_DST|netlink.RT_FILTER_OIF|netlink.RT_FILTER_PROTOCOL)
+		})
 		if err != nil {
 			return fmt.Errorf("list routes: %w", err)
 		}
@@ -238,7 +240,7 @@ func (p *Plugin) check(r reservation, path string) error {
 	if err != nil {
 		return fmt.Errorf("find the pod's %s: %w", podDevice, err)
 	}
-	have, err := pod.AddrList(eth, netlink.FAMILY_ALL)
+	have, err := fabric.Dump(func() ([]netlink.Addr, error) { return pod.AddrList(eth, netlink.FAMILY_ALL) })
 	if err != nil {
 		return fmt.Errorf("list the pod's addresses: %w", err)
 	}

@@ -11,6 +11,7 @@ import (
 	gocni "github.com/containerd/go-cni"
 	"github.com/vishvananda/netlink"
 
+	"github.com/skiff-k8s/skiff/dataplane/fabric"
 	"github.com/skiff-k8s/skiff/dataplane/fabric/fabrictest"
 )
 
@@ -21,7 +22,7 @@ func tbf(t *testing.T, netns, device string) uint64 {
 	h := fabrictest.Handle(t, netns)
 	link, err := h.LinkByName(device)
 	must(t, err)
-	qdiscs, err := h.QdiscList(link)
+	qdiscs, err := fabric.Dump(func() ([]netlink.Qdisc, error) { return h.QdiscList(link) })
 	must(t, err)
 	for _, q := range qdiscs {
 		if bucket, ok := q.(*netlink.Tbf); ok {

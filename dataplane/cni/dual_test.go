@@ -176,7 +176,7 @@ func TestPodHearsNoRouterAndAsksNobody(t *testing.T) {
 		h := fabrictest.Handle(t, p.netns)
 		eth0, err := h.LinkByName("eth0")
 		must(t, err)
-		addrs, err := h.AddrList(eth0, netlink.FAMILY_V6)
+		addrs, err := fabric.Dump(func() ([]netlink.Addr, error) { return h.AddrList(eth0, netlink.FAMILY_V6) })
 		must(t, err)
 		if len(addrs) != 1 || addrs[0].Flags&unix.IFA_F_TENTATIVE != 0 {
 			t.Errorf("eth0 has %v, want one address that is ready", addrs)

@@ -17,13 +17,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/skiff-k8s/skiff/dataplane/cni"
+	"github.com/skiff-k8s/skiff/dataplane/fabric"
 	"github.com/skiff-k8s/skiff/dataplane/fabric/fabrictest"
 )
 
 // devices are the pods' devices in a node.
 func devices(t testing.TB, n *node) []string {
 	t.Helper()
-	links, err := fabrictest.Handle(t, n.netns).LinkList()
+	links, err := fabric.Dump(fabrictest.Handle(t, n.netns).LinkList)
 	must(t, err)
 	var names []string
 	for _, l := range links {
@@ -32,6 +33,21 @@ func devices(t testing.TB, n *node) []string {
 		}
 	}
 	return names
+}
+
+// awaitDevices waits until the node has so many: namespaces, and the cables
+// with them, die in one work queue of the whole machine's.
+func awaitDevices(t testing.TB, n *node, want int) {
+	t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		have := devices(t, n)
+		if len(have) == want {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("in the node: %v, want %d devices", have, want)
+		}
+	}
 }
 
 func reservations(t testing.TB, n *node) []string {
@@ -80,11 +96,7 @@ func TestPodsCableGoesWithItsNamespace(t *testing.T) {
 		must(t, err)
 		must(t, home.plugin.Remove(t.Context(), "pod", path))
 	})
-	for deadline := time.Now().Add(5 * time.Second); len(devices(t, home)) > 0; time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("left in the node: %v", devices(t, home))
-		}
-	}
+	awaitDevices(t, home, 0)
 }
 
 func TestPodWithoutNamespaceLeavesNothing(t *testing.T) {
@@ -128,9 +140,7 @@ func TestPodsOutliveTheProcess(t *testing.T) {
 	home := n.nodes[0]
 	first := home.addPod(t)
 	t.Run("a pod that dies meanwhile", func(t *testing.T) { home.addPod(t) })
-	for deadline := time.Now().Add(5 * time.Second); len(devices(t, home)) > 1 && time.Now().Before(deadline); {
-		time.Sleep(5 * time.Millisecond)
-	}
+	awaitDevices(t, home, 1)
 	// Killed in the middle of a write.
 	must(t, os.WriteFile(filepath.Join(home.state, "100.81.0.77.json"), []byte(`{"id":`), 0o600))
 

@@ -231,7 +231,7 @@ func ensureLoopback(s *space) (netlink.Link, error) {
 
 func ensureAddress(s *space, link netlink.Link, addr netip.Addr) error {
 	want := hostPrefix(addr)
-	have, err := dump(func() ([]netlink.Addr, error) { return s.AddrList(link, netlink.FAMILY_ALL) })
+	have, err := Dump(func() ([]netlink.Addr, error) { return s.AddrList(link, netlink.FAMILY_ALL) })
 	if err != nil {
 		return fmt.Errorf("list addresses: %w", err)
 	}
@@ -269,7 +269,7 @@ func Neighbour(device int, addr netip.Addr, mac net.HardwareAddr) *netlink.Neigh
 
 func ensureNeighbour(s *space, link netlink.Link, addr netip.Addr, mac net.HardwareAddr) error {
 	want := Neighbour(link.Attrs().Index, addr, mac)
-	have, err := dump(func() ([]netlink.Neigh, error) { return s.NeighList(want.LinkIndex, want.Family) })
+	have, err := Dump(func() ([]netlink.Neigh, error) { return s.NeighList(want.LinkIndex, want.Family) })
 	if err != nil {
 		return fmt.Errorf("list neighbours: %w", err)
 	}
@@ -297,8 +297,8 @@ func MAC(second byte, ip netip.Addr) net.HardwareAddr {
 	return append(net.HardwareAddr{0x0a, second}, bytes[len(bytes)-4:]...)
 }
 
-// dump repeats a listing that the kernel says was interrupted by a change.
-func dump[T any](list func() ([]T, error)) ([]T, error) {
+// Dump repeats a listing that the kernel says was interrupted by a change.
+func Dump[T any](list func() ([]T, error)) ([]T, error) {
 	for {
 		got, err := list()
 		if !errors.Is(err, netlink.ErrDumpInterrupted) {

@@ -132,8 +132,10 @@ func awaitKernel(t *testing.T, path string, addrs ...netip.Addr) {
 		want := &netlink.Route{
 			Dst: netlink.NewIPNet(addr.AsSlice()), Table: unix.RT_TABLE_LOCAL, Type: unix.RTN_LOCAL, Protocol: unix.RTPROT_KERNEL}
 		for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-			routes, err := h.RouteListFiltered(netlink.FAMILY_ALL, want,
-				netlink.RT_FILTER_DST|netlink.RT_FILTER_TABLE|netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TYPE)
+			routes, err := fabric.Dump(func() ([]netlink.Route, error) {
+				return h.RouteListFiltered(netlink.FAMILY_ALL, want,
+					netlink.RT_FILTER_DST|netlink.RT_FILTER_TABLE|netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TYPE)
+			})
 			must(t, err)
 			if len(routes) > 0 {
 				break
@@ -172,7 +174,9 @@ func TestFabricIPv6NothingLeaves(t *testing.T) {
 		ensure(t, f, cfg)
 		send()
 		must(t, f.Remove(t.Context()))
-		routes, err := h.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Protocol: fabric.RouteProtocol}, netlink.RT_FILTER_PROTOCOL)
+		routes, err := fabric.Dump(func() ([]netlink.Route, error) {
+			return h.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Protocol: fabric.RouteProtocol}, netlink.RT_FILTER_PROTOCOL)
+		})
 		must(t, err)
 		if len(routes) > 0 {
 			t.Errorf("routes left on the host: %v", routes)
@@ -224,7 +228,7 @@ func TestFabricIPv6HearsNoRouter(t *testing.T) {
 			}
 			link, err := fabrictest.Handle(t, netns).LinkByName(device)
 			must(t, err)
-			addrs, err := fabrictest.Handle(t, netns).AddrList(link, netlink.FAMILY_V6)
+			addrs, err := fabric.Dump(func() ([]netlink.Addr, error) { return fabrictest.Handle(t, netns).AddrList(link, netlink.FAMILY_V6) })
 			must(t, err)
 			for _, a := range addrs {
 				if a.IP.IsLinkLocalUnicast() || a.Flags&unix.IFA_F_TENTATIVE != 0 {

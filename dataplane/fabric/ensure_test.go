@@ -123,7 +123,7 @@ func TestFabricGuardsFromFirstToLast(t *testing.T) {
 		t.Errorf("directory of namespaces: %v, want it gone", err)
 	}
 	h := fabrictest.Handle(t, host.Netns)
-	routes, err := h.RouteList(nil, netlink.FAMILY_V4)
+	routes, err := fabric.Dump(func() ([]netlink.Route, error) { return h.RouteList(nil, netlink.FAMILY_V4) })
 	must(t, err)
 	if len(routes) != 2 {
 		t.Errorf("routes left on the host: %v, want the uplink's two", routes)
@@ -190,7 +190,7 @@ func TestFabricResetGivesAMachineACleanNamespace(t *testing.T) {
 	start := time.Now()
 	must(t, f.ResetNode(t.Context(), "worker"))
 	t.Log("reset took", time.Since(start))
-	links, err := fabrictest.Handle(t, f.NodeNetns("worker")).LinkList()
+	links, err := fabric.Dump(fabrictest.Handle(t, f.NodeNetns("worker")).LinkList)
 	must(t, err)
 	for _, l := range links {
 		if name := l.Attrs().Name; name != "lo" && name != fabric.NodeUplink {

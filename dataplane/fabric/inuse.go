@@ -21,14 +21,14 @@ func HostInUse(netns string) ([]InUse, error) {
 		return nil, err
 	}
 	defer host.close()
-	routes, err := dump(func() ([]netlink.Route, error) {
+	routes, err := Dump(func() ([]netlink.Route, error) {
 		all := &netlink.Route{Table: unix.RT_TABLE_UNSPEC}
 		return host.RouteListFiltered(netlink.FAMILY_ALL, all, netlink.RT_FILTER_TABLE)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("list the host's routes: %w", err)
 	}
-	links, err := dump(host.LinkList)
+	links, err := Dump(host.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("list the host's devices: %w", err)
 	}
@@ -91,7 +91,7 @@ func HostMTU(netns string) (int, error) {
 		return 0, err
 	}
 	defer host.close()
-	routes, err := dump(func() ([]netlink.Route, error) { return host.RouteList(nil, netlink.FAMILY_ALL) })
+	routes, err := Dump(func() ([]netlink.Route, error) { return host.RouteList(nil, netlink.FAMILY_ALL) })
 	if err != nil {
 		return 0, fmt.Errorf("list the host's routes: %w", err)
 	}

@@ -84,7 +84,7 @@ func removeRoutes(s *space, gone ...netlink.Route) error {
 
 func ourRoutes(s *space) ([]netlink.Route, error) {
 	filter := &netlink.Route{Protocol: RouteProtocol, Table: unix.RT_TABLE_MAIN}
-	have, err := dump(func() ([]netlink.Route, error) {
+	have, err := Dump(func() ([]netlink.Route, error) {
 		return s.RouteListFiltered(netlink.FAMILY_ALL, filter, netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TABLE)
 	})
 	if err != nil {

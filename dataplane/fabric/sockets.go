@@ -27,7 +27,7 @@ func (f *Fabric) endSockets() error {
 				unix.IPPROTO_TCP: netlink.SocketDiagTCP,
 				unix.IPPROTO_UDP: netlink.SocketDiagUDP,
 			} {
-				sockets, err := dump(func() ([]*netlink.Socket, error) { return list(family) })
+				sockets, err := Dump(func() ([]*netlink.Socket, error) { return list(family) })
 				if err != nil {
 					errs = append(errs, fmt.Errorf("list the host's sockets: %w", err))
 				}

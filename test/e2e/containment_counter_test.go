@@ -15,6 +15,8 @@ import (
 	"github.com/miekg/dns"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/skiff-k8s/skiff/dataplane/fabric"
 )
 
 // pools are where clusters take their ranges from when the config does not
@@ -164,7 +166,7 @@ func match(protocol uint16, offset uint32, p netip.Prefix) []expr.Any {
 // away lists the devices that lead away from the host, and what the host itself
 // has there: its networks and its nameservers.
 func away() (devices []string, own []netip.Prefix, err error) {
-	links, err := netlink.LinkList()
+	links, err := fabric.Dump(netlink.LinkList)
 	if err != nil {
 		return nil, nil, fmt.Errorf("list devices: %w", err)
 	}
@@ -174,7 +176,7 @@ func away() (devices []string, own []netip.Prefix, err error) {
 			continue
 		}
 		devices = append(devices, name)
-		routes, err := netlink.RouteList(l, netlink.FAMILY_ALL)
+		routes, err := fabric.Dump(func() ([]netlink.Route, error) { return netlink.RouteList(l, netlink.FAMILY_ALL) })
 		if err != nil {
 			return nil, nil, fmt.Errorf("list routes of %s: %w", name, err)
 		}

@@ -9,14 +9,17 @@ import (
 	"strings"
 
 	"github.com/cilium/ebpf"
+	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
+
+	"github.com/skiff-k8s/skiff/dataplane/fabric"
 )
 
 // inventory lists what clusters are made of, as it is on the host right now:
 // the leak test compares two of them.
 func inventory() ([]string, error) {
 	var all []string
-	for _, take := range []func() ([]string, error){processes, mounts, links, routes, cgroups, programs, files} {
+	for _, take := range []func() ([]string, error){processes, mounts, links, routes, tables, cgroups, programs, files} {
 		some, err := take()
 		if err != nil {
 			return nil, err
@@ -88,7 +91,7 @@ func mounts() ([]string, error) {
 }
 
 func links() ([]string, error) {
-	all, err := netlink.LinkList()
+	all, err := fabric.Dump(netlink.LinkList)
 	if err != nil {
 		return nil, err
 	}
@@ -100,13 +103,32 @@ func links() ([]string, error) {
 }
 
 func routes() ([]string, error) {
-	all, err := netlink.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{}, 0)
+	all, err := fabric.Dump(func() ([]netlink.Route, error) {
+		return netlink.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{}, 0)
+	})
 	if err != nil {
 		return nil, err
 	}
 	var found []string
 	for _, r := range all {
 		found = append(found, "route "+r.String())
+	}
+	return found, nil
+}
+
+// tables lists the nftables tables of every family.
+func tables() ([]string, error) {
+	conn, err := nftables.New()
+	if err != nil {
+		return nil, err
+	}
+	all, err := conn.ListTables()
+	if err != nil {
+		return nil, err
+	}
+	var found []string
+	for _, t := range all {
+		found = append(found, fmt.Sprintf("nftables table %s of family %d", t.Name, t.Family))
 	}
 	return found, nil
 }

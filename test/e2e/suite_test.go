@@ -26,7 +26,6 @@ nodes:
 
 var (
 	shared cluster
-	before []string
 	// uplinks counts, from before the first cluster to after the last one,
 	// what must not leave the host.
 	uplinks *counter
@@ -47,9 +46,13 @@ func init() {
 }
 
 var _ = BeforeSuite(func() {
-	var err error
-	before, err = inventory()
+	before, err := inventory()
 	Expect(err).NotTo(HaveOccurred())
+	// Last of all: the firewall counter is to leave nothing either.
+	DeferCleanup(func() {
+		living = ""
+		expectNothingLeft(before)
+	})
 	uplinks, err = startCounter()
 	Expect(err).NotTo(HaveOccurred())
 	DeferCleanup(uplinks.close)
@@ -71,8 +74,6 @@ var _ = AfterSuite(func() {
 		skiff("export", "logs", filepath.Join(root, "_output/e2e-logs"), "--name", shared.name)
 	}
 	shared.delete().must()
-	living = ""
-	expectNothingLeft(before)
 	Expect(uplinks.seen()).To(BeEmpty(), "packets of cluster ranges at the host's uplinks")
 })
 

@@ -15,6 +15,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"github.com/skiff-k8s/skiff/dataplane/fabric"
 )
 
 // Root skips tests that need root.
@@ -259,7 +261,7 @@ func must(t testing.TB, err error) {
 func Uplinks(t testing.TB, path string) []string {
 	t.Helper()
 	h := Handle(t, path)
-	routes, err := h.RouteList(nil, netlink.FAMILY_ALL)
+	routes, err := fabric.Dump(func() ([]netlink.Route, error) { return h.RouteList(nil, netlink.FAMILY_ALL) })
 	must(t, err)
 	var names []string
 	for _, r := range routes {

@@ -1,7 +1,6 @@
 package fabrictest
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -12,6 +11,8 @@ import (
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/skiff-k8s/skiff/dataplane/fabric"
 )
 
 // Main runs a package's tests and fails them if they left something behind in
@@ -57,15 +58,15 @@ func stock() ([]string, error) {
 	}
 	defer h.Close()
 	var found []string
-	links, err := h.LinkList()
-	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+	links, err := fabric.Dump(h.LinkList)
+	if err != nil {
 		return nil, err
 	}
 	for _, l := range links {
 		found = append(found, "device "+l.Attrs().Name)
 	}
-	routes, err := h.RouteList(nil, netlink.FAMILY_ALL)
-	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+	routes, err := fabric.Dump(func() ([]netlink.Route, error) { return h.RouteList(nil, netlink.FAMILY_ALL) })
+	if err != nil {
 		return nil, err
 	}
 	for _, r := range routes {
