@@ -23,7 +23,6 @@
 
 #define LB_TCP 6
 #define LB_UDP 17
-#define LB_SCTP 132
 
 struct lb_addr {
 	__be32 w[4]; /* in network order */

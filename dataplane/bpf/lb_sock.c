@@ -22,7 +22,7 @@ const volatile __u64 lb_node_netns = 0;
 
 static __always_inline int proto_of(struct bpf_sock_addr *ctx)
 {
-	return ctx->protocol == LB_TCP || ctx->protocol == LB_UDP || ctx->protocol == LB_SCTP;
+	return ctx->protocol == LB_TCP || ctx->protocol == LB_UDP;
 }
 
 /* Finds the entry for an address as this socket sees it. */

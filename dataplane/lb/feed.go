@@ -20,8 +20,6 @@ type feed struct {
 	client kubernetes.Interface
 	// nodeName is the node whose Node is kept for self.
 	nodeName string
-	// sctp says that this kernel has the protocol.
-	sctp bool
 	// wake gets a token when there is something to plan.
 	wake chan struct{}
 
@@ -55,7 +53,6 @@ func newFeed(client kubernetes.Interface, nodeName string) *feed {
 	return &feed{
 		client:   client,
 		nodeName: nodeName,
-		sctp:     haveSCTP(),
 		wake:     make(chan struct{}, 1),
 		services: map[types.NamespacedName]*known{},
 		sliceOf:  map[types.NamespacedName]*known{},

@@ -17,7 +17,8 @@ import (
 
 // HostPort is a port of the node that leads to a pod on it.
 type HostPort struct {
-	// Protocol is "tcp", "udp" or "sctp".
+	// Protocol is "tcp" or "udp"; "sctp" is taken and leads nowhere, as with
+	// Services.
 	Protocol string
 	// HostIP is the one address that has the port; an unspecified address
 	// means all of the node's of PodIP's family.
@@ -34,7 +35,7 @@ type HostPort struct {
 type hostPorts struct {
 	frontends map[table.Key]table.Frontend
 	// uplink is nil while there is no program at the uplink.
-	uplink *table.Table
+	uplink *target
 }
 
 // SetHostPorts makes ports all host ports of the node. Called before Run with
@@ -86,7 +87,7 @@ func (l *Loader) frontendsOf(p HostPort) []table.Frontend {
 	case "udp":
 		f.Proto = table.UDP
 	case "sctp":
-		f.Proto = table.SCTP
+		return nil
 	}
 	family := familyOf(p.PodIP)
 	if p.HostIP.IsValid() && !p.HostIP.IsUnspecified() {
@@ -174,36 +175,32 @@ func (l *Loader) uplink() error {
 		if err := switchnat.Load(cfg); err != nil {
 			return fmt.Errorf("host ports: %w", err)
 		}
-		t, err := table.Open(cfg.PinDir)
+		t, err := openTranslated("uplink", cfg.PinDir)
 		if err != nil {
 			return fmt.Errorf("host ports: %w", err)
 		}
 		l.hostPorts.uplink = t
 	}
+	uplink := l.hostPorts.uplink
 	var errs []error
-	for key, err := range l.hostPorts.uplink.Replace(want) {
+	for key, err := range uplink.table.Replace(want) {
 		errs = append(errs, fmt.Errorf("host port %s: %w", key, err))
 	}
-	return errors.Join(append(errs, forgetFlows(cfg.PinDir, l.hostPorts.uplink.Departed()))...)
-}
-
-// forgetFlows removes UDP flows at the uplink to pods that are gone.
-func forgetFlows(pins string, gone []table.Departure) error {
-	if len(gone) == 0 {
-		return nil
+	// UDP flows to pods that are gone.
+	forgotten, err := uplink.flows.Forget(uplink.table.Departed())
+	if err == nil && forgotten > 0 {
+		err = uplink.table.CountForgotten(forgotten)
 	}
-	flows, err := switchnat.OpenFlows(pins)
 	if err != nil {
-		return fmt.Errorf("host ports: %w", err)
+		err = fmt.Errorf("host ports: %w", err)
 	}
-	_, err = flows.Forget(gone)
-	return errors.Join(err, flows.Close())
+	return errors.Join(append(errs, err)...)
 }
 
 // closeUplink takes the program away, also one of an earlier process.
 func (l *Loader) closeUplink(cfg switchnat.Config) error {
 	if l.hostPorts.uplink != nil {
-		if err := l.hostPorts.uplink.Close(); err != nil {
+		if err := l.hostPorts.uplink.close(); err != nil {
 			return fmt.Errorf("host ports: %w", err)
 		}
 		l.hostPorts.uplink = nil

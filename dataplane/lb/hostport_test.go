@@ -1,6 +1,7 @@
 package lb
 
 import (
+	"fmt"
 	"net"
 	"net/netip"
 	"slices"
@@ -50,6 +51,31 @@ func TestHostPorts(t *testing.T) {
 	if err := l.HostPorts(ports, true); err != nil {
 		t.Fatal(err)
 	}
+	numbers := func(want ...string) {
+		t.Helper()
+		families, err := l.meters.registry.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var have []string
+		for _, f := range families {
+			for _, m := range f.Metric {
+				for _, label := range m.Label {
+					if label.GetValue() == "uplink" {
+						have = append(have, fmt.Sprint(f.GetName(), " ", m.GetGauge().GetValue()+m.GetCounter().GetValue()))
+					}
+				}
+			}
+		}
+		for _, w := range want {
+			if !slices.Contains(have, w) {
+				t.Errorf("no %q in %q", w, have)
+			}
+		}
+		if len(want) == 0 && len(have) > 0 {
+			t.Errorf("numbers of the uplink without host ports: %q", have)
+		}
+	}
 	check := func() {
 		t.Helper()
 		for _, addr := range []string{"172.30.0.11:54321", "127.0.0.1:54321", "127.0.0.1:54322"} {
@@ -65,6 +91,7 @@ func TestHostPorts(t *testing.T) {
 		gone("tcp4", "172.30.0.11:54322")
 	}
 	check()
+	numbers("skiff_services_frontends 2", "skiff_services_nat_flows_opened_total 2", "skiff_services_nat_flows_evicted_total 0")
 
 	// Another process takes over.
 	stop()
@@ -91,6 +118,7 @@ func TestHostPorts(t *testing.T) {
 	}
 	gone("tcp4", "172.30.0.11:54321")
 	gone("udp4", "172.30.0.11:54321")
+	numbers()
 	if n := len(l.targets[0].claims.owner); n == 0 {
 		t.Error("no service left")
 	}
@@ -119,6 +147,7 @@ func TestHostPortAddresses(t *testing.T) {
 			"[fd00:30::11]:80/TCP -> [fd00:244::5]:8080",
 		}},
 		{"an address of the other family is not the pod's", HostPort{Protocol: "tcp", HostIP: nodeAddr6, Port: 80, PodIP: four, PodPort: 8080}, nil},
+		{"nobody translates SCTP", HostPort{Protocol: "sctp", HostIP: netip.IPv4Unspecified(), Port: 80, PodIP: four, PodPort: 8080}, nil},
 	} {
 		var got []string
 		for _, f := range l.frontendsOf(c.port) {

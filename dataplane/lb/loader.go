@@ -94,8 +94,24 @@ type target struct {
 	node   string // of the view
 	table  *table.Table
 	claims *claims
-	flows  *switchnat.Flows // nil but for the switch
+	// flows is nil where packets are not translated: of the node's own maps.
+	flows *switchnat.Flows
 }
+
+// openTranslated opens the maps of a program that translates packets.
+func openTranslated(name, pins string) (*target, error) {
+	t, err := table.Open(pins)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	flows, err := switchnat.OpenFlows(pins)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("%s: %w", name, err), t.Close())
+	}
+	return &target{name: name, table: t, claims: newClaims(), flows: flows}, nil
+}
+
+func (t *target) close() error { return errors.Join(t.table.Close(), t.flows.Close()) }
 
 // New loads the programs and, if there is nothing pinned to take over,
 // attaches them. The caller is in the node's network namespace. Run keeps the
@@ -160,15 +176,11 @@ func New(cfg Config) (_ *Loader, err error) {
 		}
 	}
 	if cfg.SwitchPinDir != "" {
-		t, err := table.Open(cfg.SwitchPinDir)
+		sw, err := openTranslated("switch", cfg.SwitchPinDir)
 		if err != nil {
-			return nil, fmt.Errorf("switch: %w", err)
+			return nil, err
 		}
-		sw := &target{name: "switch", table: t, claims: newClaims()}
 		l.targets = append(l.targets, sw)
-		if sw.flows, err = switchnat.OpenFlows(cfg.SwitchPinDir); err != nil {
-			return nil, fmt.Errorf("switch: %w", err)
-		}
 	}
 	return l, nil
 }
@@ -192,10 +204,10 @@ func (l *Loader) Close() error {
 		errs = append(errs, l.sockets.close())
 	}
 	for _, t := range l.targets {
-		errs = append(errs, t.table.Close(), t.flows.Close())
+		errs = append(errs, t.close())
 	}
 	if l.hostPorts.uplink != nil {
-		errs = append(errs, l.hostPorts.uplink.Close())
+		errs = append(errs, l.hostPorts.uplink.close())
 	}
 	if l.stale != nil {
 		errs = append(errs, l.stale.close())

@@ -390,7 +390,7 @@ func TestHealthAndMetricsAreWhereUpstreamsAre(t *testing.T) {
 	for _, name := range []string{
 		"skiff_services_programming_duration_seconds_count", `skiff_services_map_max_entries{map="lb_services",maps="node"} 65536`,
 		`skiff_services_map_entries{map="nat_flows",maps="switch"} 0`, `skiff_services_refused_total{maps="node",reason="source-range"} 0`,
-		"skiff_services_nat_flows_evicted_total 0", "skiff_services_stale_udp_sockets_destroyed_total 0", "skiff_services_unwritten 0",
+		`skiff_services_nat_flows_evicted_total{maps="switch"} 0`, "skiff_services_stale_udp_sockets_destroyed_total 0", "skiff_services_unwritten 0",
 	} {
 		if !strings.Contains(body, name) {
 			t.Errorf("no %s in\n%s", name, body)

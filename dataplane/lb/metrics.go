@@ -1,6 +1,7 @@
 package lb
 
 import (
+	"slices"
 	"time"
 
 	"k8s.io/component-base/metrics"
@@ -46,15 +47,16 @@ func newMeters(l *Loader) *meters {
 func (m *meters) programmed(since time.Time) { m.programming.Observe(time.Since(since).Seconds()) }
 
 // Descriptions of what is read from the maps when it is asked for. The label
-// maps is "node", or "switch" on the node that writes these.
+// maps is "node", "switch" on the node that writes these, or "uplink" where
+// packets from elsewhere find host ports.
 var (
 	descFrontends = metrics.NewDesc("skiff_services_frontends", "Addresses with port and protocol that are programmed.", []string{"maps"}, nil, metrics.ALPHA, "")
 	descBackends  = metrics.NewDesc("skiff_services_backends", "Endpoints that get new connections, once for every address that leads there.", []string{"maps"}, nil, metrics.ALPHA, "")
 	descEntries   = metrics.NewDesc("skiff_services_map_entries", "Entries of a kernel map.", []string{"maps", "map"}, nil, metrics.ALPHA, "")
 	descMax       = metrics.NewDesc("skiff_services_map_max_entries", "Entries that a kernel map has room for.", []string{"maps", "map"}, nil, metrics.ALPHA, "")
 	descRefused   = metrics.NewDesc("skiff_services_refused_total", "Connections and datagrams to a Service that were refused or dropped.", []string{"maps", "reason"}, nil, metrics.ALPHA, "")
-	descOpened    = metrics.NewDesc("skiff_services_nat_flows_opened_total", "Flows that the switch began to translate.", nil, nil, metrics.ALPHA, "")
-	descEvicted   = metrics.NewDesc("skiff_services_nat_flows_evicted_total", "Flows that the kernel threw out of the switch's table for want of room.", nil, nil, metrics.ALPHA, "")
+	descOpened    = metrics.NewDesc("skiff_services_nat_flows_opened_total", "Flows that began to be translated.", []string{"maps"}, nil, metrics.ALPHA, "")
+	descEvicted   = metrics.NewDesc("skiff_services_nat_flows_evicted_total", "Translated flows that the kernel threw out for want of room.", []string{"maps"}, nil, metrics.ALPHA, "")
 )
 
 // reasons are the labels of what is refused.
@@ -91,7 +93,11 @@ func (c *mapCollector) CollectWithStability(ch chan<- metrics.Metric) {
 	counter := func(d *metrics.Desc, v float64, labels ...string) {
 		ch <- metrics.NewLazyConstMetric(d, metrics.CounterValue, v, labels...)
 	}
-	for _, t := range l.targets {
+	targets := l.targets
+	if l.hostPorts.uplink != nil {
+		targets = append(slices.Clone(targets), l.hostPorts.uplink)
+	}
+	for _, t := range targets {
 		s, err := t.table.Stats()
 		if err != nil {
 			l.log.Error("service maps not read", "maps", t.name, "err", err)
@@ -116,7 +122,7 @@ func (c *mapCollector) CollectWithStability(ch chan<- metrics.Metric) {
 		}
 		gauge(descEntries, n, t.name, "nat_flows")
 		gauge(descMax, t.flows.Max(), t.name, "nat_flows")
-		counter(descOpened, float64(s.Counters[table.NATOpened]))
-		counter(descEvicted, float64(s.Evictions(n)))
+		counter(descOpened, float64(s.Counters[table.NATOpened]), t.name)
+		counter(descEvicted, float64(s.Evictions(n)), t.name)
 	}
 }

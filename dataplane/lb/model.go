@@ -102,8 +102,8 @@ type hints struct{ zones, nodes sets.Set[string] }
 func shared(s string) string { return unique.Make(s).Value() }
 
 // newService reads a Service; nil for what has no address of its own
-// (headless, ExternalName). sctp says whether this kernel has that protocol.
-func newService(svc *corev1.Service, sctp bool) *service {
+// (headless, ExternalName).
+func newService(svc *corev1.Service) *service {
 	if proxyutil.ShouldSkipService(svc) {
 		return nil
 	}
@@ -118,7 +118,10 @@ func newService(svc *corev1.Service, sctp bool) *service {
 			continue
 		}
 		for port := range readPorts(family, svc) {
-			if port.proto == table.SCTP && !sctp {
+			// The kernel runs no program for connect() or sendmsg() of an
+			// SCTP socket, and a packet's CRC covers the ports that NAT
+			// would have to change.
+			if port.proto == table.SCTP {
 				missing = append(missing, port.label())
 				continue
 			}
@@ -128,7 +131,7 @@ func newService(svc *corev1.Service, sctp bool) *service {
 	s.ports = slices.Clip(s.ports)
 	slices.Sort(missing)
 	for _, label := range slices.Compact(missing) { // once for both families
-		s.problems = append(s.problems, problem{"ProtocolNotServed", "port " + label + " is not served: this kernel has no SCTP"})
+		s.problems = append(s.problems, problem{"ProtocolNotServed", "port " + label + " is not served: SCTP is not"})
 	}
 	return s
 }

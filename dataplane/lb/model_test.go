@@ -290,7 +290,7 @@ func TestPlan(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var got []string
-			if s := newService(c.service, false); s != nil {
+			if s := newService(c.service); s != nil {
 				var found []*slice
 				for _, es := range c.slices {
 					found = append(found, newSlice(es))
@@ -321,7 +321,7 @@ func TestProblems(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var got []string
-			for _, p := range newService(c.service, false).problems {
+			for _, p := range newService(c.service).problems {
 				got = append(got, p.reason)
 			}
 			if !slices.Equal(got, c.want) {
@@ -360,20 +360,6 @@ func TestMountedNetns(t *testing.T) {
 	}
 }
 
-func TestSCTPIsPlannedWhereTheKernelHasIt(t *testing.T) {
-	s := newService(web(func(s *corev1.Service) { s.Spec.Ports[0].Protocol = corev1.ProtocolSCTP }), true)
-	es := sliceOf("10.244.1.1@n1")
-	es.Ports[0].Protocol = ptr.To(corev1.ProtocolSCTP)
-	found := []*slice{newSlice(es)}
-	got := plan(s, found, view{node: "n1"})
-	if len(s.problems) != 0 || len(got) != 1 || text(got[0]) != "10.96.7.7:80/SCTP -> 10.244.1.1:8080" {
-		t.Errorf("got %v, problems %v", got, s.problems)
-	}
-	if got := plan(s, found, view{}); got != nil {
-		t.Errorf("the switch got %v: it does not translate SCTP", got)
-	}
-}
-
 func TestHealthChecksCountReadyEndpointsOfTheirFamily(t *testing.T) {
 	local := func(s *corev1.Service) {
 		s.Spec.ExternalTrafficPolicy, s.Spec.HealthCheckNodePort = corev1.ServiceExternalTrafficPolicyLocal, 30999
@@ -394,7 +380,7 @@ func TestHealthChecksCountReadyEndpointsOfTheirFamily(t *testing.T) {
 		{"of policy Cluster", web(all(both, balanced("172.31.0.5", corev1.LoadBalancerIPModeVIP))), nil},
 		{"no load balancer", web(all(both, nodePort(corev1.ServiceExternalTrafficPolicyLocal))), nil},
 	} {
-		if got := checksOf(newService(c.service, false), found, "n1"); !maps.Equal(got, c.want) {
+		if got := checksOf(newService(c.service), found, "n1"); !maps.Equal(got, c.want) {
 			t.Errorf("%s: got %v, want %v", c.name, got, c.want)
 		}
 	}

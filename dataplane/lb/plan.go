@@ -21,10 +21,9 @@ func plan(s *service, all []*slice, v view) []table.Frontend {
 	var out []table.Frontend
 	for i := range s.ports {
 		p := portPlan{view: v, servicePort: &s.ports[i], endpoints: endpointsOf(&s.ports[i], all)}
-		switch {
-		case v.node != "":
+		if v.node != "" {
 			out = append(out, p.fromNode()...)
-		case p.proto != table.SCTP: // packets of SCTP pass the switch as they are
+		} else {
 			out = append(out, p.fromOutside()...)
 		}
 	}

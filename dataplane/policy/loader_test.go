@@ -285,8 +285,9 @@ ingress: [{from: [{podSelector: {matchLabels: {app: friend}}}]}]`)
 
 	// The Pod is known: in force at once, before any status.
 	friend := c.pod("friend", 0, 3)
+	pod := c.create("x", "friend", 0)
 	begin = time.Now()
-	c.must(admit(c.create("x", "friend", 0), friend))
+	c.must(admit(pod, friend))
 	t.Logf("admitted in %s, with the Pod just made", time.Since(begin))
 	c.expect("friend to b", friend.Namespace, b, true)
 	c.expect("b to friend", b.Namespace, friend, false)
@@ -299,7 +300,7 @@ ingress: [{from: [{podSelector: {matchLabels: {app: friend}}}]}]`)
 
 	// An address that is given to another pod is that pod's, whatever the
 	// status of the one before says.
-	pod, err := c.api.Client.CoreV1().Pods("x").Get(t.Context(), "friend", metav1.GetOptions{})
+	pod, err = c.api.Client.CoreV1().Pods("x").Get(t.Context(), "friend", metav1.GetOptions{})
 	c.must(err)
 	c.running(pod, friend)
 	l.Dismiss(friend.addrs())

@@ -1,6 +1,9 @@
 package policy
 
 import (
+	"errors"
+	"fmt"
+
 	"github.com/cilium/ebpf"
 	"k8s.io/component-base/metrics"
 )
@@ -33,8 +36,9 @@ func (c *collector) DescribeWithStability(ch chan<- *metrics.Desc) {
 
 // CollectWithStability is part of metrics.StableCollector.
 func (c *collector) CollectWithStability(ch chan<- metrics.Metric) {
-	drops, err := c.loader.Drops()
 	l := c.loader
+	drops, err := l.Drops()
+	flows, uncounted := l.flows()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	gauge := func(d *metrics.Desc, v int, labels ...string) {
@@ -58,12 +62,50 @@ func (c *collector) CollectWithStability(ch chan<- metrics.Metric) {
 		return
 	}
 	maps, fill := l.kernel.objects.bpfMaps, l.model.fill()
+	if uncounted != nil {
+		l.log.Error("policy flows not counted", "err", uncounted)
+	} else {
+		gauge(descEntries, flows, bpfMapPolicyFlows)
+		gauge(descMax, int(maps.PolicyFlows.MaxEntries()), bpfMapPolicyFlows)
+	}
 	for name, m := range map[string]*ebpf.Map{
 		bpfMapPolicyRules: maps.PolicyRules, bpfMapPolicyGroups: maps.PolicyGroups, bpfMapPolicyBlocks: maps.PolicyBlocks,
 		bpfMapPolicyPeers: maps.PolicyPeers, bpfMapPolicyPods: maps.PolicyPods,
 	} {
 		gauge(descEntries, fill[name], name)
 		gauge(descMax, int(m.MaxEntries()), name)
+	}
+}
+
+// flows counts what was allowed and may be answered, stale ones too: the
+// kernel drops these when it needs their room.
+func (l *Loader) flows() (n int, err error) {
+	l.mu.Lock()
+	if l.kernel == nil {
+		l.mu.Unlock()
+		return 0, nil
+	}
+	flows, err := l.kernel.objects.PolicyFlows.Clone()
+	l.mu.Unlock()
+	if err != nil {
+		return 0, fmt.Errorf("open policy_flows: %w", err)
+	}
+	defer func() { err = errors.Join(err, flows.Close()) }()
+	const chunk = 1024
+	var (
+		cursor ebpf.MapBatchCursor
+		keys   = make([]bpfPolicyFlow, chunk)
+		values = make([]bpfPolicySeen, chunk)
+	)
+	for {
+		got, err := flows.BatchLookup(&cursor, keys, values, nil)
+		n += got
+		if errors.Is(err, ebpf.ErrKeyNotExist) {
+			return n, nil
+		}
+		if err != nil {
+			return n, fmt.Errorf("read policy_flows: %w", err)
+		}
 	}
 }
 

@@ -149,6 +149,12 @@ func TestMetricsTellDropsAndFill(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	for n := range 3 {
+		flow, seen := bpfPolicyFlow{SportBe: uint16(n), Proto: uint8(UDP)}, bpfPolicySeen{AtNs: 1}
+		if err := b.objects.PolicyFlows.Put(&flow, &seen); err != nil {
+			t.Fatal(err)
+		}
+	}
 	registry := metrics.NewKubeRegistry()
 	registry.CustomMustRegister(l.Collector())
 	families, err := registry.Gather()
@@ -176,6 +182,7 @@ func TestMetricsTellDropsAndFill(t *testing.T) {
 		"skiff_policies_dropped_packets_total/egress": 3, "skiff_policies_dropped_packets_total/ingress": 5,
 		"skiff_policies_dropped_packets_total/malformed": 0,
 		"skiff_policies_map_entries/policy_pods":         4, "skiff_policies_map_entries/policy_rules": float64(real),
+		"skiff_policies_map_entries/policy_flows":    3,
 		"skiff_policies_map_max_entries/policy_pods": float64(b.table.maps.PolicyPods.MaxEntries()),
 	} {
 		if got, ok := have[name]; !ok || got != want {
