@@ -6,10 +6,12 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
 
 	"github.com/skiff-k8s/skiff/dataplane/lb/switchnat"
 	"github.com/skiff-k8s/skiff/dataplane/lb/table"
@@ -21,6 +23,8 @@ type sockets struct {
 	objects sockObjects
 	cgroup  string
 	pins    string
+	// families are those of the services that the programs may meet.
+	families []corev1.IPFamily
 	// links keeps every link referenced: one that is not is closed by its
 	// finalizer, which detaches the program.
 	links []link.Link
@@ -34,26 +38,37 @@ type hook struct {
 	name   string
 	attach ebpf.AttachType
 	prog   **ebpf.Program // in sockets
+	// families of the services that the program serves: sockets of IPv6 may
+	// call IPv4's too.
+	families []corev1.IPFamily
 }
 
 func (s *sockets) hooks() []hook {
 	o := &s.objects
+	four, six := []corev1.IPFamily{corev1.IPv4Protocol}, []corev1.IPFamily{corev1.IPv6Protocol}
 	// What brings addresses back comes before what changes them.
 	return []hook{
-		{sockProgLbGetpeername4, ebpf.AttachCgroupInet4GetPeername, &o.LbGetpeername4},
-		{sockProgLbGetpeername6, ebpf.AttachCgroupInet6GetPeername, &o.LbGetpeername6},
-		{sockProgLbRecvmsg4, ebpf.AttachCGroupUDP4Recvmsg, &o.LbRecvmsg4},
-		{sockProgLbRecvmsg6, ebpf.AttachCGroupUDP6Recvmsg, &o.LbRecvmsg6},
-		{sockProgLbConnect4, ebpf.AttachCGroupInet4Connect, &o.LbConnect4},
-		{sockProgLbConnect6, ebpf.AttachCGroupInet6Connect, &o.LbConnect6},
-		{sockProgLbSendmsg4, ebpf.AttachCGroupUDP4Sendmsg, &o.LbSendmsg4},
-		{sockProgLbSendmsg6, ebpf.AttachCGroupUDP6Sendmsg, &o.LbSendmsg6},
+		{sockProgLbGetpeername4, ebpf.AttachCgroupInet4GetPeername, &o.LbGetpeername4, four},
+		{sockProgLbGetpeername6, ebpf.AttachCgroupInet6GetPeername, &o.LbGetpeername6, families},
+		{sockProgLbRecvmsg4, ebpf.AttachCGroupUDP4Recvmsg, &o.LbRecvmsg4, four},
+		{sockProgLbRecvmsg6, ebpf.AttachCGroupUDP6Recvmsg, &o.LbRecvmsg6, families},
+		{sockProgLbConnect4, ebpf.AttachCGroupInet4Connect, &o.LbConnect4, four},
+		{sockProgLbConnect6, ebpf.AttachCGroupInet6Connect, &o.LbConnect6, families},
+		{sockProgLbSendmsg4, ebpf.AttachCGroupUDP4Sendmsg, &o.LbSendmsg4, four},
+		{sockProgLbSendmsg6, ebpf.AttachCGroupUDP6Sendmsg, &o.LbSendmsg6, six},
 	}
+}
+
+// wanted are the hooks at which a service can be met.
+func (s *sockets) wanted() []hook {
+	return slices.DeleteFunc(s.hooks(), func(h hook) bool {
+		return !slices.ContainsFunc(h.families, func(f corev1.IPFamily) bool { return slices.Contains(s.families, f) })
+	})
 }
 
 // loadSockets loads the programs over the table's maps. netns is the cookie
 // of the node's network namespace.
-func loadSockets(t *table.Table, netns uint64, cgroup, pins string) (*sockets, error) {
+func loadSockets(t *table.Table, netns uint64, cgroup, pins string, families []corev1.IPFamily) (*sockets, error) {
 	spec, err := loadSock()
 	if err != nil {
 		return nil, fmt.Errorf("read socket programs: %w", err)
@@ -61,7 +76,7 @@ func loadSockets(t *table.Table, netns uint64, cgroup, pins string) (*sockets, e
 	if err := spec.Variables[sockVarLbNodeNetns].Set(netns); err != nil {
 		return nil, fmt.Errorf("set the node's network namespace: %w", err)
 	}
-	s := &sockets{cgroup: cgroup, pins: pins}
+	s := &sockets{cgroup: cgroup, pins: pins, families: families}
 	if err := s.loadOrigins(spec); err != nil {
 		return nil, fmt.Errorf("load maps of sockets: %w", err)
 	}
@@ -98,44 +113,33 @@ func (s *sockets) loadOrigins(spec *ebpf.CollectionSpec) error {
 	return err
 }
 
-// loadPrograms loads the programs of the two families at the same time: what
-// it costs is the kernel's verifier, a millisecond or two for each program
-// that looks services up.
+// loadPrograms loads all programs at the same time: what it costs is the
+// kernel's verifier, two milliseconds for each program that looks services up.
 func (s *sockets) loadPrograms(spec *ebpf.CollectionSpec, t *table.Table) error {
 	given := t.Maps()
 	given[sockMapLbPeers], given[sockMapLbRings] = s.objects.LbPeers, s.objects.LbRings
-	var halves [2][]hook
-	for i, h := range s.hooks() {
-		halves[i%2] = append(halves[i%2], h)
-	}
 	var group errgroup.Group
-	for _, half := range halves {
-		group.Go(func() error { return loadHooks(spec.Copy(), given, half) })
+	for _, h := range s.wanted() {
+		group.Go(func() error { return h.load(spec.Copy(), given) })
 	}
 	return group.Wait()
 }
 
-// loadHooks loads the programs of some hooks over maps that there are.
-func loadHooks(spec *ebpf.CollectionSpec, given map[string]*ebpf.Map, hooks []hook) error {
-	all := spec.Programs
-	spec.Programs = map[string]*ebpf.ProgramSpec{}
-	for _, h := range hooks {
-		spec.Programs[h.name] = all[h.name]
-	}
+// load loads the hook's program over maps that there are.
+func (h hook) load(spec *ebpf.CollectionSpec, given map[string]*ebpf.Map) error {
+	spec.Programs = map[string]*ebpf.ProgramSpec{h.name: spec.Programs[h.name]}
 	loaded, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: given})
 	if err != nil {
 		return err
 	}
 	defer loaded.Close()
-	for _, h := range hooks {
-		*h.prog = loaded.DetachProgram(h.name)
-	}
+	*h.prog = loaded.DetachProgram(h.name)
 	return nil
 }
 
 // attached says whether another process's programs are pinned.
 func (s *sockets) attached() bool {
-	_, err := os.Stat(s.pin(sockProgLbConnect4))
+	_, err := os.Stat(s.pin(sockProgLbConnect6)) // which serves all families
 	return s.pins != "" && err == nil
 }
 
@@ -144,7 +148,7 @@ func (s *sockets) pin(program string) string { return filepath.Join(s.pins, prog
 // attach puts every program at the machine's cgroup: a pinned link gets the
 // new program without a moment without one, others are made and pinned.
 func (s *sockets) attach() error {
-	for _, h := range s.hooks() {
+	for _, h := range s.wanted() {
 		l, err := s.attachOne(h)
 		if err != nil {
 			return fmt.Errorf("attach %s to %s: %w", h.name, s.cgroup, err)

@@ -164,7 +164,7 @@ func New(cfg Config) (_ *Loader, err error) {
 	if err := nodeTable.SetIdentity(netns, identityOf(cfg.NodeIPs)); err != nil {
 		return nil, err
 	}
-	if l.sockets, err = loadSockets(nodeTable, netns, cfg.CgroupPath, cfg.PinDir); err != nil {
+	if l.sockets, err = loadSockets(nodeTable, netns, cfg.CgroupPath, cfg.PinDir, familiesOf(cfg.NodeIPs)); err != nil {
 		return nil, err
 	}
 	l.stale = &stale{peers: l.sockets.objects.LbPeers, log: l.log}

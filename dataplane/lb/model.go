@@ -33,6 +33,18 @@ func anyOf(family corev1.IPFamily) netip.Addr {
 	return netip.IPv4Unspecified()
 }
 
+// familiesOf are the families that a node has addresses of, and with them the
+// cluster's Services.
+func familiesOf(addrs []netip.Addr) []corev1.IPFamily {
+	var found []corev1.IPFamily
+	for _, a := range addrs {
+		if f := familyOf(a); !slices.Contains(found, f) {
+			found = append(found, f)
+		}
+	}
+	return found
+}
+
 func familyOf(a netip.Addr) corev1.IPFamily {
 	if a.Is4() {
 		return corev1.IPv4Protocol

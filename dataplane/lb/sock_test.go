@@ -6,12 +6,14 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+	corev1 "k8s.io/api/core/v1"
 
 	"github.com/skiff-k8s/skiff/dataplane/internal/sandbox"
 	"github.com/skiff-k8s/skiff/dataplane/lb/table"
@@ -37,7 +39,7 @@ func newWorld(t *testing.T) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := loadSockets(tab, mustCookie(t), sandbox.Cgroup(), "")
+	s, err := loadSockets(tab, mustCookie(t), sandbox.Cgroup(), "", families)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -441,5 +443,25 @@ func TestAChangingServiceLosesNoConnection(t *testing.T) {
 	t.Logf("%d connections, %d changes, %d failed", n, flips, failed)
 	if failed > 0 {
 		t.Errorf("%d of %d connections failed", failed, n)
+	}
+}
+
+func TestProgramsAreThoseOfTheNodesFamilies(t *testing.T) {
+	for _, c := range []struct {
+		name     string
+		families []corev1.IPFamily
+		want     string
+	}{
+		{"IPv4, also by sockets of IPv6", families[:1], "getpeername4 getpeername6 recvmsg4 recvmsg6 connect4 connect6 sendmsg4"},
+		{"IPv6", families[1:], "getpeername6 recvmsg6 connect6 sendmsg6"},
+		{"both", families, "getpeername4 getpeername6 recvmsg4 recvmsg6 connect4 connect6 sendmsg4 sendmsg6"},
+	} {
+		var got []string
+		for _, h := range (&sockets{families: c.families}).wanted() {
+			got = append(got, strings.TrimPrefix(h.name, "lb_"))
+		}
+		if have := strings.Join(got, " "); have != c.want {
+			t.Errorf("%s: %s, want %s", c.name, have, c.want)
+		}
 	}
 }
