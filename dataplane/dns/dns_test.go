@@ -189,7 +189,7 @@ func TestClusterDNS(t *testing.T) {
 				default:
 				}
 				if got, err := ask("udp", "kubernetes.default.svc.cluster.local", mdns.TypeA); err != nil || got != "10.96.0.1" {
-					asked <- fmt.Errorf("question %d: %q, %v", n, got, err)
+					asked <- fmt.Errorf("question %d: %q, %w", n, got, err)
 					return
 				}
 			}

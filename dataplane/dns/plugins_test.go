@@ -1,6 +1,7 @@
 package dns
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -89,8 +90,9 @@ func elsewhere(t *testing.T, address, answer string) {
 	go func() { served <- server.ActivateAndServe() }()
 	<-started
 	t.Cleanup(func() {
-		_ = server.Shutdown()
-		<-served
+		if err := errors.Join(server.Shutdown(), <-served); err != nil {
+			t.Error(err)
+		}
 	})
 }
 

@@ -1,6 +1,7 @@
 package dns
 
 import (
+	"errors"
 	"net"
 	"testing"
 	"time"
@@ -38,14 +39,18 @@ func TestUpstreams(t *testing.T) {
 			rr, _ := mdns.NewRR(r.Question[0].Name + " 60 IN A 198.51.100.1")
 			m.Answer = append(m.Answer, rr)
 		}
-		w.WriteMsg(m)
+		_ = w.WriteMsg(m) // the client asks again
 	})}
 	started := make(chan struct{})
 	upstream.NotifyStartedFunc = func() { close(started) }
 	served := make(chan error, 1)
 	go func() { served <- upstream.ActivateAndServe() }()
 	<-started
-	defer func() { upstream.Shutdown(); <-served }()
+	defer func() {
+		if err := errors.Join(upstream.Shutdown(), <-served); err != nil {
+			t.Error(err)
+		}
+	}()
 	silent(t, "192.0.2.2:53")
 
 	for _, c := range []struct {

@@ -139,10 +139,9 @@ func TestFabricNothingLeavesWhileCablesBreak(t *testing.T) {
 	f := up(t, cfg)
 	fabrictest.Watch(t, host.Netns, fabrictest.Uplink, cfg.All()...)
 	ctx, stop := context.WithCancel(t.Context())
-	done := make(chan struct{})
+	done := make(chan error, 1)
 	go func() {
-		defer close(done)
-		fabrictest.In(host.Netns, func() error {
+		done <- fabrictest.In(host.Netns, func() error {
 			c, err := net.ListenPacket("udp4", ":0")
 			if err != nil {
 				return err
@@ -167,7 +166,7 @@ func TestFabricNothingLeavesWhileCablesBreak(t *testing.T) {
 		ensure(t, f, cfg)
 	}
 	stop()
-	<-done
+	must(t, <-done)
 	reaches(t, host.Netns, cfg.Nodes[1].IPs[0], netip.MustParseAddr("100.70.0.2"))
 	reaches(t, f.NodeNetns("worker2"), cfg.Nodes[1].IPs[0], cfg.Nodes[2].IPs[0])
 }

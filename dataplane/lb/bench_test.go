@@ -228,7 +228,9 @@ func BenchmarkConnect(b *testing.B) {
 			if _, err := c.Read(one[:]); err != nil {
 				b.Fatal(err)
 			}
-			c.(*net.TCPConn).SetLinger(0)
+			if err := c.(*net.TCPConn).SetLinger(0); err != nil {
+				b.Fatal(err)
+			}
 			c.Close()
 			spent[i] = append(spent[i], time.Since(start))
 		}

@@ -121,7 +121,7 @@ func randomNode(r *rand.Rand, i int) *corev1.Node {
 }
 
 // edit changes one object and tells the feed, as a watch does.
-func (o *objects) edit(r *rand.Rand, f *feed) {
+func (o *objects) edit(r *rand.Rand, f *feed) error {
 	services := &kindStore{feed: f, put: f.putService, drop: f.dropService}
 	endpoints := &kindStore{feed: f, put: f.putSlice, drop: f.dropSlice}
 	nodes := &kindStore{feed: f, put: f.putNode, drop: f.dropNode}
@@ -131,29 +131,26 @@ func (o *objects) edit(r *rand.Rand, f *feed) {
 		s := randomService(r, i)
 		if gone, ok := o.services[s.Name]; ok && r.IntN(4) == 0 {
 			delete(o.services, s.Name)
-			services.Delete(gone)
-			return
+			return services.Delete(gone)
 		}
 		o.services[s.Name] = s
-		services.Update(s)
+		return services.Update(s)
 	case kind < 18:
 		es := randomSlice(r, fmt.Sprintf("s%d", i), r.IntN(3))
 		if gone, ok := o.slices[es.Name]; ok && r.IntN(5) == 0 {
 			delete(o.slices, es.Name)
-			endpoints.Delete(gone)
-			return
+			return endpoints.Delete(gone)
 		}
 		o.slices[es.Name] = es
-		endpoints.Update(es)
+		return endpoints.Update(es)
 	default:
 		n := randomNode(r, 1+r.IntN(3))
 		if gone, ok := o.nodes[n.Name]; ok && r.IntN(4) == 0 {
 			delete(o.nodes, n.Name)
-			nodes.Delete(gone)
-			return
+			return nodes.Delete(gone)
 		}
 		o.nodes[n.Name] = n
-		nodes.Update(n)
+		return nodes.Update(n)
 	}
 }
 
@@ -212,7 +209,9 @@ func TestMapsFollowThousandsOfEdits(t *testing.T) {
 		first := true
 		for range 60 {
 			for range 1 + r.IntN(15) {
-				o.edit(r, l.feed)
+				if err := o.edit(r, l.feed); err != nil {
+					t.Fatal(err)
+				}
 				edits++
 			}
 			if c, ok := l.feed.take(); ok {

@@ -86,7 +86,7 @@ func (w *world) tcpServer(addr string) netip.AddrPort {
 			if err != nil {
 				return
 			}
-			io.WriteString(c, own)
+			_, _ = io.WriteString(c, own) // the client may be gone
 			c.Close()
 		}
 	})
@@ -110,7 +110,7 @@ func (w *world) udpServer(addr string) netip.AddrPort {
 			if err != nil {
 				return
 			}
-			c.WriteTo([]byte(own), from)
+			_, _ = c.WriteTo([]byte(own), from)
 		}
 	})
 	w.Cleanup(func() { c.Close(); wg.Wait() })

@@ -3,8 +3,6 @@ package policy
 import (
 	"cmp"
 	"slices"
-
-	"k8s.io/apimachinery/pkg/labels"
 )
 
 // grants are the ports that a group grants a peer, sorted, each once.
@@ -99,7 +97,7 @@ func (pr *peerRule) holdsNamespace(own string, ns *namespace) bool {
 	if pr.namespaces == nil {
 		return ns.name == own
 	}
-	return pr.namespaces.Empty() || ns.known && pr.namespaces.Matches(labels.Set(ns.labels))
+	return pr.namespaces.Empty() || ns.known && pr.namespaces.Matches(ns.labels)
 }
 
 // looksAt says whether a group's rules might grant a peer something, which

@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"os"
+	"slices"
 	"testing"
 
 	"github.com/cilium/ebpf"
@@ -16,15 +17,14 @@ func TestMain(m *testing.M) { os.Exit(sandbox.Main(m, "")) }
 
 // datagram is a packet as netfilter's programs see it.
 type datagram struct {
-	src, dst     netip.AddrPort // of ICMP, the ports are the id
-	proto        Protocol
-	flags        byte // of TCP
-	icmp         byte // type
-	quoted       []byte
-	extensions   []byte // of IPv6: numbers of headers between the first and the last
-	fragment     uint16 // offset, in 8 bytes
-	cut          int    // bytes of the transport header that there are; 0: all
-	moreFragment bool
+	src, dst   netip.AddrPort // of ICMP, the ports are the id
+	proto      Protocol
+	flags      byte // of TCP
+	icmp       byte // type
+	quoted     []byte
+	extensions []byte // of IPv6: numbers of headers between the first and the last
+	fragment   uint16 // offset, in 8 bytes
+	cut        int    // bytes of the transport header that there are; 0: all
 }
 
 const (
@@ -66,7 +66,7 @@ func (d datagram) bytes() []byte {
 		copy(h[16:], d.dst.Addr().AsSlice())
 		return append(h, body...)
 	}
-	chain := append(d.extensions, byte(d.proto))
+	chain := append(slices.Clone(d.extensions), byte(d.proto))
 	var rest []byte
 	for i, e := range d.extensions {
 		header := make([]byte, 8)

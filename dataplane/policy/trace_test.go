@@ -171,17 +171,17 @@ func TestMetricsTellDropsAndFill(t *testing.T) {
 			have[f.GetName()+label] = s.GetCounter().GetValue() + s.GetGauge().GetValue()
 		}
 	}
-	real := 0
+	rules := 0
 	var rule bpfPolicyRule
 	var kind bpfPolicyKind
 	for all := b.table.maps.PolicyRules.Iterate(); all.Next(&rule, &kind); {
-		real++
+		rules++
 	}
 	for name, want := range map[string]float64{
 		"skiff_policies": 2, "skiff_policies_enforced": 1, "skiff_policies_isolated_addresses": 4,
 		"skiff_policies_dropped_packets_total/egress": 3, "skiff_policies_dropped_packets_total/ingress": 5,
 		"skiff_policies_dropped_packets_total/malformed": 0,
-		"skiff_policies_map_entries/policy_pods":         4, "skiff_policies_map_entries/policy_rules": float64(real),
+		"skiff_policies_map_entries/policy_pods":         4, "skiff_policies_map_entries/policy_rules": float64(rules),
 		"skiff_policies_map_entries/policy_flows":    3,
 		"skiff_policies_map_max_entries/policy_pods": float64(b.table.maps.PolicyPods.MaxEntries()),
 	} {
@@ -189,7 +189,7 @@ func TestMetricsTellDropsAndFill(t *testing.T) {
 			t.Errorf("%s: have %v (%t), want %v", name, got, ok, want)
 		}
 	}
-	if real == 0 {
+	if rules == 0 {
 		t.Error("no rules in the map")
 	}
 }

@@ -183,7 +183,7 @@ func thread(fn func() error) error {
 	return <-done
 }
 
-// Serve answers connections with the client's address, as the server sees it,
+// Serve answers, where the client still listens, connections with the client's address, as the server sees it,
 // and datagrams with their sender's, on addr ("ip:port") in the namespace at
 // path until the test ends.
 func Serve(t testing.TB, path, addr string) {
@@ -204,7 +204,7 @@ func Serve(t testing.TB, path, addr string) {
 			if err != nil {
 				return
 			}
-			c.Write([]byte(c.RemoteAddr().String()))
+			_, _ = c.Write([]byte(c.RemoteAddr().String()))
 			c.Close()
 		}
 	}()
@@ -215,7 +215,7 @@ func Serve(t testing.TB, path, addr string) {
 			if err != nil {
 				return
 			}
-			p.WriteTo([]byte(from.String()), from)
+			_, _ = p.WriteTo([]byte(from.String()), from)
 		}
 	}()
 }
@@ -234,7 +234,9 @@ func Ask(path, network, addr string, timeout time.Duration) (seen netip.Addr, to
 		return netip.Addr{}, time.Since(start), err
 	}
 	defer c.Close()
-	c.SetDeadline(start.Add(timeout))
+	if err := c.SetDeadline(start.Add(timeout)); err != nil {
+		return netip.Addr{}, time.Since(start), err
+	}
 	if strings.HasPrefix(network, "udp") {
 		if _, err := c.Write([]byte("?")); err != nil {
 			return netip.Addr{}, time.Since(start), err

@@ -158,7 +158,7 @@ func (f *fabric) echo(n *sandbox.Namespace, network, addr string) {
 					if err != nil {
 						return
 					}
-					c.WriteTo(append(fmt.Appendf(nil, "%s %s ", addr, from.(*net.UDPAddr).IP), buf[:n]...), from)
+					_, _ = c.WriteTo(append(fmt.Appendf(nil, "%s %s ", addr, from.(*net.UDPAddr).IP), buf[:n]...), from)
 				}
 			})
 			f.Cleanup(func() { c.Close(); wg.Wait() })
@@ -177,7 +177,7 @@ func (f *fabric) echo(n *sandbox.Namespace, network, addr string) {
 				wg.Go(func() {
 					defer c.Close()
 					fmt.Fprintf(c, "%s %s ", addr, c.RemoteAddr().(*net.TCPAddr).IP)
-					io.Copy(c, c)
+					_, _ = io.Copy(c, c) // until the client is gone
 				})
 			}
 		})
@@ -200,7 +200,9 @@ func (f *fabric) call(network, addr string, localPort int, payload []byte) (answ
 			return nil
 		}
 		defer c.Close()
-		c.SetDeadline(time.Now().Add(3 * time.Second))
+		if err = c.SetDeadline(time.Now().Add(3 * time.Second)); err != nil {
+			return nil
+		}
 		if _, err = c.Write(payload); err != nil {
 			return nil
 		}
@@ -211,7 +213,9 @@ func (f *fabric) call(network, addr string, localPort int, payload []byte) (answ
 			answer = buf[:n]
 			return nil
 		}
-		c.(*net.TCPConn).CloseWrite()
+		if err = c.(*net.TCPConn).CloseWrite(); err != nil {
+			return nil
+		}
 		answer, err = io.ReadAll(c)
 		return nil
 	})
@@ -228,7 +232,9 @@ func (f *fabric) want(network, addr string, backends ...string) {
 			return
 		}
 		var backend, client, rest string
-		fmt.Sscan(string(answer), &backend, &client, &rest)
+		if _, err := fmt.Sscan(string(answer), &backend, &client, &rest); err != nil {
+			f.Errorf("%s %s: answer %q: %v", network, addr, answer, err)
+		}
 		if client != f.addresses.host || rest != "hello" {
 			f.Errorf("%s %s: answer %q, want one that shows the host's own address", network, addr, answer)
 		}
@@ -358,7 +364,9 @@ func checkFlowsOfOneSourcePortLiveSideBySide(t *testing.T, f *fabric) {
 	})
 	for i, c := range conns {
 		defer c.Close()
-		c.SetDeadline(time.Now().Add(2 * time.Second))
+		if err := c.SetDeadline(time.Now().Add(2 * time.Second)); err != nil {
+			t.Fatal(err)
+		}
 		fmt.Fprintf(c, "flow-%d\n", i)
 	}
 	for i, c := range conns {
@@ -386,17 +394,25 @@ func checkReusedPortsAndEndedFlowsLeaveNothing(t *testing.T, f *fabric) {
 				return nil
 			}
 			defer c.Close()
-			if i%2 == 0 {
-				c.(*net.TCPConn).SetLinger(0) // RST
+			if err := c.SetDeadline(time.Now().Add(2 * time.Second)); err != nil {
+				return err
 			}
-			c.SetDeadline(time.Now().Add(2 * time.Second))
+			if i%2 == 0 { // RST
+				if err := c.(*net.TCPConn).SetLinger(0); err != nil {
+					return err
+				}
+			}
 			buf := make([]byte, 10)
 			if _, err := c.Read(buf); err != nil {
 				t.Errorf("connection %d: %v", i, err)
 			}
 			if i%2 == 1 {
-				c.(*net.TCPConn).CloseWrite()
-				io.Copy(io.Discard, c)
+				if err := c.(*net.TCPConn).CloseWrite(); err != nil {
+					return err
+				}
+				if _, err := io.Copy(io.Discard, c); err != nil {
+					return err
+				}
 			}
 			return nil
 		})
@@ -457,7 +473,9 @@ func checkUDPFlowMovesWhenItsBackendLeaves(t *testing.T, f *fabric) {
 			t.Fatal(err)
 		}
 		var backend string
-		fmt.Sscan(string(answer), &backend)
+		if _, err := fmt.Sscan(string(answer), &backend); err != nil {
+			t.Fatal(err)
+		}
 		return backend
 	}
 	first := ask()

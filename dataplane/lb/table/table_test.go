@@ -138,7 +138,7 @@ func TestKernelHoldsWhatWasAsked(t *testing.T) {
 							want[f.Key] = f
 							all = append(all, f)
 						}
-						if failed := tab.Replace(all); failed != nil && len(failed) > 0 {
+						if failed := tab.Replace(all); len(failed) > 0 {
 							t.Fatal(failed)
 						}
 					case 1, 2, 3, 4:
