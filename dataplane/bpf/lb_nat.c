@@ -65,11 +65,13 @@ __noinline int nat_later_fragment(struct __sk_buff *skb, const struct nat_packet
 __noinline int nat_first_fragment(const struct nat_packet *p, const struct lb_addr *to)
 {
 	struct nat_fragment key = {};
+	struct lb_addr end;
 
 	if (!p || !to || p->part != NAT_FIRST)
 		return 0;
 	fragment_key(p, &key);
-	bpf_map_update_elem(&nat_fragments, &key, to, BPF_ANY);
+	end = *to;
+	bpf_map_update_elem(&nat_fragments, &key, &end, BPF_ANY);
 	return 0;
 }
 
@@ -87,13 +89,16 @@ static __always_inline void reply_key(const struct nat_tuple *in, const struct l
 /* Finds the service that the outside calls. */
 static __always_inline int find(const struct nat_tuple *t, struct lb_key *key, struct lb_service *svc)
 {
+	struct lb_addr node;
+
 	key->addr = t->dst;
 	key->port_be = t->dport_be;
 	key->proto = t->proto;
 	key->scope = LB_SCOPE_ALL;
 	if (lb_lookup(key, svc))
 		return !(svc->flags & LB_NODE_ONLY);
-	if (!bpf_map_lookup_elem(&lb_nodes, &t->dst))
+	node = t->dst;
+	if (!bpf_map_lookup_elem(&lb_nodes, &node))
 		return 0;
 	lb_any_key(key);
 	return lb_lookup(key, svc);
@@ -130,7 +135,8 @@ __noinline int nat_choose(const struct nat_tuple *t, struct nat_flow *flow)
 __noinline int nat_note(const struct nat_tuple *t, struct nat_flow *flow)
 {
 	struct nat_reply r = {};
-	struct nat_tuple rk = {};
+	struct nat_tuple rk = {}, in;
+	struct nat_flow made;
 	int found = 0;
 
 	if (!t || !flow)
@@ -152,7 +158,9 @@ __noinline int nat_note(const struct nat_tuple *t, struct nat_flow *flow)
 	flow->seen_ns = bpf_ktime_get_ns();
 	flow->state = 0;
 	flow->fin_end = 0;
-	bpf_map_update_elem(&nat_flows, t, flow, BPF_ANY);
+	in = *t;
+	made = *flow;
+	bpf_map_update_elem(&nat_flows, &in, &made, BPF_ANY);
 	lb_count(LB_NAT_OPENED);
 	return NAT_TRANSLATE;
 }
@@ -170,13 +178,14 @@ static __always_inline int open_flow(const struct nat_tuple *t, __u32 isn, struc
 
 __noinline int nat_close(const struct nat_tuple *t, const struct nat_flow *flow)
 {
-	struct nat_tuple rk = {};
+	struct nat_tuple rk = {}, in;
 
 	if (!t || !flow)
 		return 0;
 	reply_key(t, &flow->backend, flow->port_be, &rk);
 	bpf_map_delete_elem(&nat_replies, &rk);
-	if (!bpf_map_delete_elem(&nat_flows, t))
+	in = *t;
+	if (!bpf_map_delete_elem(&nat_flows, &in))
 		lb_count(LB_NAT_CLOSED);
 	return 0;
 }

@@ -53,11 +53,14 @@ static __always_inline void lb_count(enum lb_counter which)
 __noinline int lb_lookup(const struct lb_key *key, struct lb_service *out)
 {
 	struct lb_service *s;
+	struct lb_key at;
 
 	if (!key || !out)
 		return 0;
+	/* Before 6.2 a map's key is on the program's own stack. */
+	at = *key;
 	for (int i = 0; i < 3; i++) {
-		s = bpf_map_lookup_elem(&lb_services, key);
+		s = bpf_map_lookup_elem(&lb_services, &at);
 		if (!s)
 			return 0;
 		out->set = s->set;
@@ -70,7 +73,7 @@ __noinline int lb_lookup(const struct lb_key *key, struct lb_service *out)
 		barrier();
 		/* Last: see the head of lb.h. */
 		out->self = *(volatile struct lb_key *)&s->self;
-		if (lb_same_key(&out->self, key))
+		if (lb_same_key(&out->self, &at))
 			return 1;
 	}
 	return 0;
