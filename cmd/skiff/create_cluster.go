@@ -80,7 +80,7 @@ func (a *app) createCluster(ctx context.Context, o createOptions) error {
 	}
 	steps := a.steps()
 	steps.Println("Creating cluster %q ...", c.Name)
-	_, err = supervise.Create(ctx, supervise.CreateOptions{Cluster: c, Verbosity: a.verbosity, Retain: o.retain, Progress: a.showEvents(steps)})
+	_, err = supervise.Create(ctx, supervise.CreateOptions{Cluster: c, Verbosity: a.verbosity, Retain: o.retain, Within: o.wait, Progress: a.showEvents(steps)})
 	steps.End(err)
 	if err == nil {
 		err = a.finishCluster(ctx, c, o, files, steps, began)

@@ -165,7 +165,8 @@ TimeoutStopSec=10min
 	for _, e := range env {
 		fmt.Fprintf(&b, "Environment=%s\n", unitQuote(e))
 	}
-	fmt.Fprintf(&b, "ExecStart=%[1]s start clusters --restart-always\nExecStop=%[1]s stop clusters --restart-always\n", unitQuote(program))
+	// A host is never slower than while it boots.
+	fmt.Fprintf(&b, "ExecStart=%[1]s start clusters --restart-always --wait 9m\nExecStop=%[1]s stop clusters --restart-always\n", unitQuote(program))
 	b.WriteString("\n[Install]\nWantedBy=multi-user.target\n")
 	return []byte(b.String())
 }

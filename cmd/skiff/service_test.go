@@ -15,7 +15,7 @@ func TestTheUnitReadsAsBefore(t *testing.T) {
 	golden(t, "skiff.service", unitFile("/usr/local/bin/skiff", nil))
 	moved := string(unitFile(`/opt/a b/skiff`, []string{`SKIFF_STATE_DIR=/data/100%/"x"`}))
 	for _, line := range []string{
-		`ExecStart="/opt/a b/skiff" start clusters --restart-always`, `Environment="SKIFF_STATE_DIR=/data/100%%/\"x\""`,
+		`ExecStart="/opt/a b/skiff" start clusters --restart-always --wait 9m`, `Environment="SKIFF_STATE_DIR=/data/100%%/\"x\""`,
 	} {
 		if !strings.Contains(moved, line+"\n") {
 			t.Errorf("lacks %s:\n%s", line, moved)

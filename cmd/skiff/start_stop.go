@@ -122,7 +122,7 @@ func (a *app) stopOptions(f stopFlags, steps *progress.Steps) supervise.StopOpti
 }
 
 func (a *app) startOptions(f startFlags, steps *progress.Steps) supervise.StartOptions {
-	return supervise.StartOptions{Retain: f.retain, Progress: a.showEvents(steps)}
+	return supervise.StartOptions{Retain: f.retain, Within: f.wait, Progress: a.showEvents(steps)}
 }
 
 // started waits for the nodes of a cluster that was started. One that is late

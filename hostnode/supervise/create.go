@@ -18,8 +18,8 @@ import (
 )
 
 const (
-	// readyBound is how long an API server may take: a thousand times the
-	// usual, for machines that do something else too.
+	// readyBound is how long an API server may always take: hundreds of times
+	// the usual, for machines that do something else too.
 	readyBound = 2 * time.Minute
 	// readyRetry is between two questions to an API server that runs and is
 	// not ready yet: upstream's checks have no event for clients without
@@ -40,6 +40,8 @@ type CreateOptions struct {
 	Verbosity int
 	// Retain keeps what is there when the create fails or is interrupted.
 	Retain bool
+	// Within is how long the API server may take, if more than two minutes.
+	Within time.Duration
 	// Progress is called for each event, from one goroutine at a time.
 	Progress func(Event)
 }
@@ -96,7 +98,7 @@ func Create(ctx context.Context, opts CreateOptions) (info *Info, err error) {
 	if err := end(err); err != nil {
 		return nil, err
 	}
-	if err := p.bringUp(ctx, rec, sockets, progress); err != nil {
+	if err := p.bringUp(ctx, rec, sockets, opts.Within, progress); err != nil {
 		return nil, p.blame(err, c.Name)
 	}
 	return p.describe(rec), nil
@@ -104,7 +106,7 @@ func Create(ctx context.Context, opts CreateOptions) (info *Info, err error) {
 
 // bringUp starts the supervisor of a published cluster and returns when the
 // API server is ready. It closes sockets: the supervisor has its own.
-func (p Paths) bringUp(ctx context.Context, rec *record, sockets map[string]*os.File, progress func(Event)) error {
+func (p Paths) bringUp(ctx context.Context, rec *record, sockets map[string]*os.File, within time.Duration, progress func(Event)) error {
 	defer closeAll(sockets)
 	proc, events, err := p.launch(rec.Cluster.Name, sockets)
 	if err != nil {
@@ -117,7 +119,7 @@ func (p Paths) bringUp(ctx context.Context, rec *record, sockets map[string]*os.
 		return err
 	}
 	end := begin(progress, StepServer)
-	if err := end(p.waitReady(ctx, rec)); err != nil {
+	if err := end(p.waitReady(ctx, rec, within)); err != nil {
 		return err
 	}
 	if rec.Cluster.Networking.HostDNS {
@@ -222,8 +224,9 @@ func (p Paths) reserve(ctx context.Context, c *cluster.Cluster) (*record, map[st
 // waitReady asks the API server on its host endpoint until every check of its
 // readiness passes. The first connection waits in the listener's queue until
 // there is a server.
-func (p Paths) waitReady(ctx context.Context, rec *record) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, readyBound, fmt.Errorf("the API server is not ready after %v", readyBound))
+func (p Paths) waitReady(ctx context.Context, rec *record, within time.Duration) error {
+	within = max(within, readyBound)
+	ctx, cancel := context.WithTimeoutCause(ctx, within, fmt.Errorf("the API server is not ready after %v", within))
 	defer cancel()
 	ca, err := os.ReadFile(filepath.Join(p.Cluster(rec.Cluster.Name), "pki", "ca.crt"))
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -16,6 +17,8 @@ import (
 type StartOptions struct {
 	// Retain keeps what runs when the start fails, for looking at it.
 	Retain bool
+	// Within is how long the API server may take, if more than two minutes.
+	Within time.Duration
 	// Progress is called for each event, from one goroutine at a time.
 	Progress func(Event)
 }
@@ -57,11 +60,11 @@ func (p Paths) start(ctx context.Context, rec *record, opts StartOptions) (info 
 			return nil, fmt.Errorf("cluster %q: %w", name, ErrPaused)
 		}
 		if p.supervised(name) {
-			return p.describe(rec), p.waitReady(ctx, rec)
+			return p.describe(rec), p.waitReady(ctx, rec, opts.Within)
 		}
 		if p.alive(rec) {
 			// Only the supervision died: the machines are found again.
-			if err := p.bringUp(ctx, rec, nil, progress); err != nil {
+			if err := p.bringUp(ctx, rec, nil, opts.Within, progress); err != nil {
 				return nil, p.blame(err, name)
 			}
 			return p.describe(rec), nil
@@ -92,7 +95,7 @@ func (p Paths) start(ctx context.Context, rec *record, opts StartOptions) (info 
 	if err := end(err); err != nil {
 		return nil, err
 	}
-	if err := p.bringUp(ctx, rec, sockets, progress); err != nil {
+	if err := p.bringUp(ctx, rec, sockets, opts.Within, progress); err != nil {
 		return nil, p.blame(err, name)
 	}
 	return p.describe(rec), nil
