@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 )
@@ -10,8 +11,8 @@ import (
 // packages, programs, files; recipes with the same packages share the layer.
 type recipe struct {
 	names []string
-	// demo says that the image belongs to the set "demo" as well.
-	demo bool
+	// sets are those that the image belongs to besides "test".
+	sets []string
 	// debs are Debian packages, with their dependencies.
 	debs []string
 	// programs maps a path in the image to a Go package of the module graph.
@@ -131,14 +132,14 @@ func nginx(tag string) recipe {
 }
 
 // catalogue lists the recipes of a set: "demo" is what config/samples needs,
-// "test" is everything.
+// "vm" what test/vm needs, "test" is everything.
 func catalogue(set string) ([]recipe, error) {
-	if set != "demo" && set != "test" {
-		return nil, fmt.Errorf("-set %q: want demo or test", set)
+	if !slices.Contains([]string{"demo", "vm", "test"}, set) {
+		return nil, fmt.Errorf("-set %q: want demo, vm or test", set)
 	}
 	var chosen []recipe
 	for _, r := range recipes() {
-		if set == "test" || r.demo {
+		if set == "test" || slices.Contains(r.sets, set) {
 			chosen = append(chosen, r)
 		}
 	}
@@ -146,6 +147,8 @@ func catalogue(set string) ([]recipe, error) {
 }
 
 func recipes() []recipe {
+	shellOnly := busybox(e2eRegistry+"busybox:1.37.0-2", e2eRegistry+"busybox:1.36.1-1", "docker.io/library/busybox:latest")
+	shellOnly.sets = []string{"vm"}
 	nonroot := busybox(e2eRegistry + "nonroot:1.5")
 	nonroot.config.User = "1234"
 	nonewprivs := busybox(e2eRegistry + "nonewprivs:1.4")
@@ -165,7 +168,7 @@ func recipes() []recipe {
 	return []recipe{
 		{
 			names:    []string{"skiff.cluster/demo:latest"},
-			demo:     true,
+			sets:     []string{"demo", "vm"},
 			programs: map[string]string{"demo": "github.com/skiff-k8s/skiff/test/images/demo"},
 			files:    users,
 			config:   v1.Config{Entrypoint: []string{"/demo"}, ExposedPorts: map[string]struct{}{"8080/tcp": {}}},
@@ -177,7 +180,7 @@ func recipes() []recipe {
 			config:   v1.Config{Entrypoint: []string{"/load"}},
 		},
 		pause("registry.k8s.io/pause:3.10.2"),
-		busybox(e2eRegistry+"busybox:1.37.0-2", e2eRegistry+"busybox:1.36.1-1", "docker.io/library/busybox:latest"),
+		shellOnly,
 		agnhost(e2eRegistry+"agnhost:2.66.1", e2eRegistry+"agnhost:2.55"),
 		nginx("1.27.0-2"),
 		nginx("1.28.0-2"),
