@@ -21,6 +21,7 @@ import (
 	"k8s.io/kubernetes/cmd/kube-apiserver/app/options"
 	"k8s.io/kubernetes/pkg/controlplane"
 	controlplaneapiserver "k8s.io/kubernetes/pkg/controlplane/apiserver"
+	"k8s.io/kubernetes/pkg/controlplane/reconcilers"
 	rbacrest "k8s.io/kubernetes/pkg/registry/rbac/rest"
 	schedulingrest "k8s.io/kubernetes/pkg/registry/scheduling/rest"
 
@@ -42,6 +43,9 @@ type chain struct {
 	informers informers.SharedInformerFactory
 	// enabled says whether a built-in resource is served.
 	enabled func(schema.GroupVersionResource) bool
+
+	// endpoints keeps those of the Service default/kubernetes.
+	endpoints reconcilers.EndpointReconciler
 
 	// shared has the caches behind every resource.
 	shared *storage.Shared
@@ -103,6 +107,7 @@ func newChain(opts options.CompletedOptions, lb *loopback.Transport, shared *sto
 		return nil, fmt.Errorf("compose CRD server: %w", err)
 	}
 	crdsEnabled := crdCompleted.GenericConfig.MergedResourceConfig.ResourceEnabled(apiextensionsv1.SchemeGroupVersion.WithResource("customresourcedefinitions"))
+	c.endpoints = kubeCompleted.Extra.EndpointReconcilerConfig.Reconciler
 	c.kube, err = kubeCompleted.New(c.crds.GenericAPIServer)
 	if err != nil {
 		return nil, fmt.Errorf("compose server of built-in groups: %w", err)

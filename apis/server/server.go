@@ -5,12 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
+	"k8s.io/klog/v2"
 
 	machinev1alpha1 "github.com/skiff-k8s/skiff/apis/machine/v1alpha1"
 	"github.com/skiff-k8s/skiff/apis/server/loopback"
@@ -179,6 +182,16 @@ func (s *Server) LoopbackClientConfig() *rest.Config {
 
 // Ready is closed when /readyz has passed for the first time.
 func (s *Server) Ready() <-chan struct{} { return s.ready }
+
+// RemoveEndpoint takes another API server, which does not answer, out of the
+// Service default/kubernetes. Upstream's lease would do so after 15 s; the
+// server itself brings it back. That it is out already is fine.
+func (s *Server) RemoveEndpoint(address netip.Addr) {
+	port := corev1.EndpointPort{Name: "https", Protocol: corev1.ProtocolTCP, Port: machinev1alpha1.APIServerPort}
+	if err := s.chain.endpoints.RemoveEndpoints("kubernetes", net.IP(address.AsSlice()), []corev1.EndpointPort{port}); err != nil {
+		klog.V(2).InfoS("Endpoint of an API server not removed", "address", address, "err", err)
+	}
+}
 
 // watchReady asks /readyz until it passes: it is the sum of some sixty checks
 // and hooks, and there is no event for that. Our own hooks take longest.

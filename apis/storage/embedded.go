@@ -2,10 +2,12 @@ package storage
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/url"
 	"os"
 	"path/filepath"
+	"time"
 
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
@@ -39,6 +41,15 @@ func (s *Storage) runEmbedded(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	replica := s.cfg.Replica
+	if replica != nil {
+		replica.configure(cfg)
+		if replica.Join && !founded(cfg.Dir) {
+			if err := replica.join(ctx, cfg); err != nil {
+				return err
+			}
+		}
+	}
 	etcd, err := embed.StartEtcd(cfg)
 	if err != nil {
 		return fmt.Errorf("start etcd in %s: %w", cfg.Dir, err)
@@ -46,6 +57,22 @@ func (s *Storage) runEmbedded(ctx context.Context) error {
 	defer etcd.Close()
 	if err := os.Chmod(s.cfg.Socket, 0o600); err != nil {
 		return fmt.Errorf("close etcd's socket to others: %w", err)
+	}
+
+	if replica != nil {
+		closePeers, err := replica.servePeers(etcd, zap.New(logCore{quiet: ctx}))
+		if err != nil {
+			return err
+		}
+		defer closePeers()
+		lead := newLeadership(etcd.Server, tickPacer(etcd.Server), replicaTickMs*time.Millisecond)
+		led, unled := context.WithCancel(ctx)
+		defer unled()
+		go lead.run(led)
+		lead.hasten()
+		s.mu.Lock()
+		s.leadership, s.etcd = lead, etcd
+		s.mu.Unlock()
 	}
 
 	select {
@@ -57,9 +84,19 @@ func (s *Storage) runEmbedded(ctx context.Context) error {
 	case <-ctx.Done():
 		return nil
 	}
-	slowTicks(etcd.Server)
 	client := v3client.New(etcd.Server)
 	defer client.Close()
+	if replica == nil {
+		slowTicks(etcd.Server)
+	} else {
+		if err := errors.Join(replica.promote(ctx, etcd), replica.form()); err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return err
+		}
+		client.KV = ledKV{client.KV, s.leadership}
+	}
 	s.set(client, nil)
 
 	select {

@@ -9,6 +9,7 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/client/v3/kubernetes"
+	"go.etcd.io/etcd/server/v3/embed"
 	"k8s.io/apiserver/pkg/storage/etcd3"
 
 	machinev1alpha1 "github.com/skiff-k8s/skiff/apis/machine/v1alpha1"
@@ -38,6 +39,9 @@ type Config struct {
 	CertFile string
 	KeyFile  string
 
+	// Replica makes the embedded member one of several; nil: it is alone.
+	Replica *Replica
+
 	// CompactionInterval is how often old revisions are forgotten; a watch or
 	// a list page older than one to two intervals has to start anew. Default:
 	// DefaultCompactionInterval; negative: never.
@@ -54,6 +58,11 @@ type Storage struct {
 	settled chan struct{}
 	client  *kubernetes.Client
 	err     error
+
+	// mu guards the fields below, which a member of several has once it runs.
+	mu         sync.Mutex
+	leadership *leadership
+	etcd       *embed.Etcd
 }
 
 // New checks cfg. It starts nothing.
@@ -74,7 +83,35 @@ func New(cfg Config) (*Storage, error) {
 	if (cfg.CertFile == "") != (cfg.KeyFile == "") {
 		return nil, errors.New("etcd client certificate: certificate and key files go together")
 	}
+	if cfg.Replica != nil {
+		if err := cfg.Replica.complete(); err != nil {
+			return nil, err
+		}
+	}
 	return &Storage{cfg: cfg, settled: make(chan struct{})}, nil
+}
+
+// PeerGone takes note of the end of another member's process: if it led, the
+// others need not wait for it.
+func (s *Storage) PeerGone(name string) {
+	s.mu.Lock()
+	lead, etcd := s.leadership, s.etcd
+	s.mu.Unlock()
+	if lead == nil {
+		return
+	}
+	if leader := etcd.Server.Leader(); s.cfg.Replica.nameOf(etcd, leader) == name {
+		lead.gone(leader)
+	}
+}
+
+// Led says whether writes have a chance: the embedded members have a leader,
+// as far as this one knows. It is true for an etcd of others.
+func (s *Storage) Led() bool {
+	s.mu.Lock()
+	lead := s.leadership
+	s.mu.Unlock()
+	return s.cfg.Replica == nil || lead != nil && lead.known()
 }
 
 // Embedded reports whether Run starts a member of our own.

@@ -14,18 +14,27 @@ import (
 // the process 200 times a second, 0.6 % of a core.
 const idleTick = time.Second
 
-// slowTicks resets the ticker of server's raft node. etcd has no way to ask
-// for that, so it is found by reflection in the unexported fields r.ticker;
-// if they are no longer there, the ticks stay as they are.
+// slowTicks resets the ticker of server's raft node, if it can.
 func slowTicks(server *etcdserver.EtcdServer) bool {
+	pace := tickPacer(server)
+	if pace == nil {
+		return false
+	}
+	pace(idleTick)
+	return true
+}
+
+// tickPacer resets the ticker of server's raft node. etcd has no way to ask
+// for that, so it is found by reflection in the unexported fields r.ticker;
+// nil: they are no longer there, and the ticks stay as they are.
+func tickPacer(server *etcdserver.EtcdServer) func(time.Duration) {
 	ticker := reflect.ValueOf(server).Elem().FieldByName("r")
 	if ticker.IsValid() && ticker.Kind() == reflect.Struct {
 		ticker = ticker.FieldByName("ticker")
 	}
 	if !ticker.IsValid() || ticker.Type() != reflect.TypeFor[*time.Ticker]() || ticker.IsNil() {
-		slog.Warn("etcd's raft ticker not found: the control plane wakes up 200 times a second")
-		return false
+		slog.Warn("etcd's raft ticker not found: it ticks as at the start")
+		return nil
 	}
-	(*(**time.Ticker)(unsafe.Pointer(ticker.UnsafeAddr()))).Reset(idleTick)
-	return true
+	return (*(**time.Ticker)(unsafe.Pointer(ticker.UnsafeAddr()))).Reset
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/skiff-k8s/skiff/apis/server"
 	"github.com/skiff-k8s/skiff/apis/storage"
 	"github.com/skiff-k8s/skiff/controllers"
+	"github.com/skiff-k8s/skiff/controllers/election"
 	"github.com/skiff-k8s/skiff/controllers/nodelabels"
 	"github.com/skiff-k8s/skiff/controllers/scheduling"
 	"github.com/skiff-k8s/skiff/dataplane/dns"
@@ -41,9 +42,14 @@ func controlPlaneCommand(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
+	rep, err := newReplica(cfg)
+	if err != nil {
+		return err
+	}
 	etcd, err := storage.New(storage.Config{
 		Durable: cfg.Durable, Servers: cfg.EtcdServers,
 		CAFile: cfg.EtcdCAFile, CertFile: cfg.EtcdCertFile, KeyFile: cfg.EtcdKeyFile,
+		Replica: rep.member(),
 	})
 	if err != nil {
 		return err
@@ -58,9 +64,15 @@ func controlPlaneCommand(ctx context.Context, args []string) error {
 		defer stopUsers()
 		stored <- etcd.Run(storageCtx)
 	}()
-	err = runOnStorage(usersCtx, cfg, etcd, listeners, releaseGC)
+	// The lifeline ends last: the others take its end for ours.
+	alive := make(chan error, 1)
+	go func() {
+		defer stopUsers()
+		alive <- rep.run(storageCtx, etcd)
+	}()
+	err = runOnStorage(usersCtx, cfg, etcd, rep, releaseGC, rep.behindGate(listeners))
 	stopStorage()
-	return errors.Join(err, <-stored)
+	return errors.Join(err, <-stored, <-alive)
 }
 
 // apiListeners are the fabric's port and, handed over, the host's.
@@ -86,7 +98,7 @@ func apiListeners() ([]net.Listener, error) {
 
 // runOnStorage composes the API server and starts its clients beside it;
 // started is called when the API server is ready.
-func runOnStorage(ctx context.Context, cfg machinev1alpha1.ControlPlaneConfiguration, etcd *storage.Storage, listeners []net.Listener, started func()) error {
+func runOnStorage(ctx context.Context, cfg machinev1alpha1.ControlPlaneConfiguration, etcd *storage.Storage, rep *replica, started func(), listeners []net.Listener) error {
 	api, err := server.New(ctx, server.Config{ControlPlane: cfg, Listeners: listeners, Storage: etcd})
 	if err != nil {
 		return err
@@ -107,9 +119,16 @@ func runOnStorage(ctx context.Context, cfg machinev1alpha1.ControlPlaneConfigura
 		}
 		return settled(ctx)
 	})
-	group.Go(func() error { return manager.Run(ctx) })
-	group.Go(func() error { return scheduling.Run(ctx, scheduling.Config{Client: api.LoopbackClientConfig()}) })
-	group.Go(func() error { return dns.Run(ctx, dnsConfiguration(cfg, api)) })
+	group.Go(func() error { return rep.serve(ctx, api, etcd) })
+	group.Go(func() error {
+		return rep.elected(ctx, api, map[string]func(context.Context) error{
+			election.Controllers: manager.Run,
+			election.Scheduler: func(ctx context.Context) error {
+				return scheduling.Run(ctx, scheduling.Config{Client: api.LoopbackClientConfig()})
+			},
+		})
+	})
+	group.Go(func() error { return dns.Run(ctx, dnsConfiguration(cfg, rep.name(), api)) })
 	return group.Wait()
 }
 
@@ -119,23 +138,29 @@ func nodeLabels(cfg machinev1alpha1.ControlPlaneConfiguration) map[string]map[st
 	for node, all := range cfg.NodeLabels {
 		_, labels[node] = agent.SplitLabels(all)
 	}
-	if labels[cfg.NodeName] == nil {
-		labels[cfg.NodeName] = map[string]string{}
+	names := []string{cfg.NodeName}
+	for _, p := range cfg.ControlPlanes {
+		names = append(names, p.Name)
 	}
-	labels[cfg.NodeName][nodelabels.ControlPlane] = ""
-	if cfg.TaintControlPlane {
-		labels[cfg.NodeName][nodelabels.ExcludeFromLoadBalancers] = ""
+	for _, name := range names {
+		if labels[name] == nil {
+			labels[name] = map[string]string{}
+		}
+		labels[name][nodelabels.ControlPlane] = ""
+		if cfg.TaintControlPlane {
+			labels[name][nodelabels.ExcludeFromLoadBalancers] = ""
+		}
 	}
 	return labels
 }
 
-func dnsConfiguration(cfg machinev1alpha1.ControlPlaneConfiguration, api *server.Server) dns.Config {
+func dnsConfiguration(cfg machinev1alpha1.ControlPlaneConfiguration, replica string, api *server.Server) dns.Config {
 	var listen []netip.AddrPort
 	for _, ip := range cfg.NodeIPs {
 		listen = append(listen, netip.AddrPortFrom(ip, machinev1alpha1.DNSPort))
 	}
 	return dns.Config{
-		Listen: listen, RESTConfig: api.LoopbackClientConfig(),
+		Listen: listen, Replica: replica, RESTConfig: api.LoopbackClientConfig(),
 		ClusterDomain: cfg.DNSDomain, ServiceIPs: []netip.Addr{cfg.DNSServiceIP}, Upstreams: cfg.UpstreamResolvers,
 	}
 }

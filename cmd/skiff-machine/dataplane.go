@@ -14,6 +14,7 @@ import (
 	"github.com/skiff-k8s/skiff/dataplane/cni"
 	"github.com/skiff-k8s/skiff/dataplane/lb"
 	"github.com/skiff-k8s/skiff/dataplane/policy"
+	"github.com/skiff-k8s/skiff/hostnode/agent"
 )
 
 // Where a node's loaders pin what goes on without them.
@@ -55,14 +56,10 @@ func hostPorts(ports []cni.HostPort) []lb.HostPort {
 	return converted
 }
 
-// serviceLoader attaches the Services' programs to the machine's cgroup. The
+// serviceLoader attaches the Services' programs to the machine's cgroup. A
 // control plane's node also writes the maps of the cluster's switch. Its
 // metrics show those of policies as well.
-func serviceLoader(node *machinev1alpha1.NodeConfiguration, policies *policy.Loader) (*lb.Loader, error) {
-	client, err := dataplaneClient(node)
-	if err != nil {
-		return nil, err
-	}
+func serviceLoader(node *machinev1alpha1.NodeConfiguration, client kubernetes.Interface, policies *policy.Loader) (*lb.Loader, error) {
 	cfg := lb.Config{
 		NodeName: node.NodeName, NodeIPs: node.NodeIPs, Client: client,
 		PinDir: servicePins, Log: slog.Default(),
@@ -71,6 +68,8 @@ func serviceLoader(node *machinev1alpha1.NodeConfiguration, policies *policy.Loa
 	}
 	if node.ControlPlane {
 		cfg.SwitchPinDir = machinev1alpha1.SwitchBPFDir
+		// Whoever is the first of several writes those maps.
+		cfg.SwitchShared = len(node.APIServers) > 0
 	}
 	return lb.New(cfg)
 }
@@ -81,11 +80,7 @@ func runServices(ctx context.Context, l *lb.Loader) error {
 }
 
 // policyLoader enforces NetworkPolicies for the node's pods.
-func policyLoader(node *machinev1alpha1.NodeConfiguration) (*policy.Loader, error) {
-	client, err := dataplaneClient(node)
-	if err != nil {
-		return nil, err
-	}
+func policyLoader(node *machinev1alpha1.NodeConfiguration, client kubernetes.Interface) (*policy.Loader, error) {
 	return policy.New(policy.Config{
 		NodeName: node.NodeName, Client: client,
 		PinDir: policyPins, Log: slog.Default(),
@@ -95,14 +90,18 @@ func policyLoader(node *machinev1alpha1.NodeConfiguration) (*policy.Loader, erro
 // dataplaneClient is the API server as user system:kube-proxy. All of a
 // process share one connection.
 func dataplaneClient(node *machinev1alpha1.NodeConfiguration) (kubernetes.Interface, error) {
-	client, err := kubernetes.NewForConfig(&rest.Config{
+	config, err := agent.Reach(&rest.Config{
 		Host: node.APIServer,
 		TLSClientConfig: rest.TLSClientConfig{
 			CAFile: machinev1alpha1.CACertFile, CertFile: machinev1alpha1.DataplaneClientCertFile, KeyFile: machinev1alpha1.DataplaneClientKeyFile,
 		},
 		ContentConfig: rest.ContentConfig{ContentType: "application/vnd.kubernetes.protobuf", AcceptContentTypes: "application/vnd.kubernetes.protobuf,application/json"},
 		QPS:           -1,
-	})
+	}, node.APIServers)
+	if err != nil {
+		return nil, fmt.Errorf("dataplane client: %w", err)
+	}
+	client, err := kubernetes.NewForConfig(config)
 	if err != nil {
 		return nil, fmt.Errorf("dataplane client: %w", err)
 	}

@@ -34,13 +34,17 @@ func nodeCommand(ctx context.Context, args []string) error {
 	}
 	logTo(os.Stderr, node.Verbosity)
 
-	policies, err := policyLoader(node)
+	client, err := dataplaneClient(node)
+	if err != nil {
+		return err
+	}
+	policies, err := policyLoader(node, client)
 	if err != nil {
 		return err
 	}
 	// Before anything opens a socket: the programs are at the cgroup, and
 	// connections to Services are translated as soon as they are known.
-	services, err := serviceLoader(node, policies)
+	services, err := serviceLoader(node, client, policies)
 	if err != nil {
 		return err
 	}

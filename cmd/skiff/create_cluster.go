@@ -80,6 +80,9 @@ func (a *app) createCluster(ctx context.Context, o createOptions) error {
 	}
 	steps := a.steps()
 	steps.Println("Creating cluster %q ...", c.Name)
+	for _, w := range v1alpha1.Warnings(c) {
+		steps.Println("Warning: %s", w)
+	}
 	_, err = supervise.Create(ctx, supervise.CreateOptions{Cluster: c, Verbosity: a.verbosity, Retain: o.retain, Within: o.wait, Progress: a.showEvents(steps)})
 	steps.End(err)
 	if err == nil {

@@ -26,6 +26,9 @@ type Config struct {
 	// Listen are the addresses on which queries are answered, UDP and TCP: at
 	// most one a family, all with the same port.
 	Listen []netip.AddrPort
+	// Replica names this one of several that serve the same Service; empty: it
+	// is the only one.
+	Replica string
 	// RESTConfig is the client: it reads Services, EndpointSlices, Namespaces
 	// and Pods, and creates the objects in kube-system.
 	RESTConfig *rest.Config
@@ -45,6 +48,10 @@ type Config struct {
 	// Log; default slog.Default().
 	Log *slog.Logger
 }
+
+// comeBack is how often a replica sees to it that it is asked: as often as
+// upstream's API servers do.
+const comeBack = 10 * time.Second
 
 // one holds CoreDNS's registries, which are the process's.
 var one sync.Mutex
@@ -116,7 +123,18 @@ func (s *server) run(ctx context.Context) error {
 	defer wg.Wait()
 	defer cancel()
 	wg.Go(func() {
-		_ = persist(ctx, s.log, "Service kube-system/kube-dns", func() error { return s.ensureService(ctx) })
+		for {
+			err := persist(ctx, s.log, "Service kube-system/kube-dns", func() error { return s.ensureService(ctx) })
+			if err != nil || s.cfg.Replica == "" {
+				return
+			}
+			// Another replica may have withdrawn us.
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(comeBack):
+			}
+		}
 	})
 	changes := make(chan *corev1.ConfigMap)
 	wg.Go(func() { s.watchConfigMap(ctx, changes) })

@@ -2,6 +2,7 @@ package dns
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -17,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
 )
 
@@ -47,6 +49,9 @@ func (s *server) ensureService(ctx context.Context) error {
 	svc, err := s.client.CoreV1().Services(namespace).Get(ctx, serviceName, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
 		svc, err = s.client.CoreV1().Services(namespace).Create(ctx, s.service(), metav1.CreateOptions{})
+	}
+	if apierrors.IsAlreadyExists(err) { // another replica was quicker
+		svc, err = s.client.CoreV1().Services(namespace).Get(ctx, serviceName, metav1.GetOptions{})
 	}
 	if err != nil {
 		return err
@@ -122,14 +127,39 @@ func (s *server) service() *corev1.Service {
 	}
 }
 
+// sliceName is the EndpointSlice's of one replica and family.
+func sliceName(replica string, family discoveryv1.AddressType) string {
+	name := serviceName
+	if replica != "" {
+		name += "-" + replica
+	}
+	if family == discoveryv1.AddressTypeIPv6 {
+		name += "-ipv6"
+	}
+	return name
+}
+
+// Withdraw takes a replica out of the Service until it comes back by itself.
+func Withdraw(ctx context.Context, client kubernetes.Interface, replica string) error {
+	var errs []error
+	for _, family := range []discoveryv1.AddressType{discoveryv1.AddressTypeIPv4, discoveryv1.AddressTypeIPv6} {
+		err := client.DiscoveryV1().EndpointSlices(namespace).Delete(ctx, sliceName(replica, family), metav1.DeleteOptions{})
+		if err != nil && !apierrors.IsNotFound(err) {
+			errs = append(errs, fmt.Errorf("withdraw replica %s: %w", replica, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // slice is the Service's EndpointSlice of one family.
 func (s *server) slice(svc *corev1.Service, listen netip.AddrPort) *discoveryv1.EndpointSlice {
 	port := int32(listen.Port())
 	yes, no := true, false
-	name, family := serviceName, discoveryv1.AddressTypeIPv4
+	family := discoveryv1.AddressTypeIPv4
 	if listen.Addr().Is6() {
-		name, family = serviceName+"-ipv6", discoveryv1.AddressTypeIPv6
+		family = discoveryv1.AddressTypeIPv6
 	}
+	name := sliceName(s.cfg.Replica, family)
 	return &discoveryv1.EndpointSlice{
 		ObjectMeta: metav1.ObjectMeta{
 			Name:      name,

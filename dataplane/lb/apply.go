@@ -23,7 +23,7 @@ type wanted struct {
 
 // apply plans what changed and writes it. It returns the Services that could
 // not be written.
-func (l *Loader) apply(c change, first bool) map[types.NamespacedName]error {
+func (l *Loader) apply(c change) map[types.NamespacedName]error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	failed := map[types.NamespacedName]error{}
@@ -35,7 +35,8 @@ func (l *Loader) apply(c change, first bool) map[types.NamespacedName]error {
 			}
 			names = l.feed.allServices(t.claims)
 		}
-		if first {
+		if !t.filled {
+			t.filled = true
 			var beside []table.Frontend
 			if i == 0 {
 				beside = slices.Collect(maps.Values(l.hostPorts.frontends))

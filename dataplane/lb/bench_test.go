@@ -277,7 +277,7 @@ func BenchmarkStart(b *testing.B) {
 		b.StartTimer()
 		l.load(b, rawServices, rawEndpoints)
 		c, _ := l.feed.take()
-		if failed := l.apply(c, true); len(failed) > 0 {
+		if failed := l.apply(c); len(failed) > 0 {
 			b.Fatal(failed)
 		}
 		b.StopTimer()

@@ -139,6 +139,15 @@ func (f *feed) touch(names ...types.NamespacedName) {
 	f.notify()
 }
 
+// touchAll marks all services for planning once more.
+func (f *feed) touchAll() {
+	f.mu.Lock()
+	f.news()
+	f.allDirty = true
+	f.mu.Unlock()
+	f.notify()
+}
+
 // mark notes that a service is to be planned once more; mu is held. Until all
 // kinds were listed that goes without saying.
 func (f *feed) mark(name types.NamespacedName) {

@@ -40,6 +40,9 @@ type Config struct {
 	// switch, on the one node that writes them; empty on the others. That
 	// node also is the one that reports on Services by Events.
 	SwitchPinDir string
+	// SwitchShared says that other Loaders have the same SwitchPinDir. One of
+	// them at a time writes the maps, the next one when that has ended.
+	SwitchShared bool
 	// HealthzAddress and MetricsAddress are where the Loader answers while it
 	// runs, as upstream's proxy; empty: nowhere.
 	HealthzAddress, MetricsAddress string
@@ -84,6 +87,8 @@ type Loader struct {
 
 	// attached says that the programs are at the cgroup.
 	attached bool
+	// turn is ours while we write the switch's maps, if others could.
+	turn turn
 	// synced is closed when the maps hold what the API server told first.
 	synced chan struct{}
 }
@@ -96,6 +101,8 @@ type target struct {
 	claims *claims
 	// flows is nil where packets are not translated: of the node's own maps.
 	flows *switchnat.Flows
+	// filled says that the maps hold nothing but what was planned here.
+	filled bool
 }
 
 // openTranslated opens the maps of a program that translates packets.
@@ -175,14 +182,24 @@ func New(cfg Config) (_ *Loader, err error) {
 			return nil, err
 		}
 	}
-	if cfg.SwitchPinDir != "" {
-		sw, err := openTranslated("switch", cfg.SwitchPinDir)
-		if err != nil {
+	if cfg.SwitchPinDir != "" && !cfg.SwitchShared {
+		if err := l.openSwitch(); err != nil {
 			return nil, err
 		}
-		l.targets = append(l.targets, sw)
 	}
 	return l, nil
+}
+
+// openSwitch makes the switch's maps a target.
+func (l *Loader) openSwitch() error {
+	sw, err := openTranslated("switch", l.cfg.SwitchPinDir)
+	if err != nil {
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.targets = append(l.targets, sw)
+	return nil
 }
 
 func (l *Loader) attach() error {
@@ -223,14 +240,20 @@ func (l *Loader) Synced() <-chan struct{} { return l.synced }
 func (l *Loader) Run(ctx context.Context) (err error) {
 	servers := l.serve()
 	defer func() { err = errors.Join(err, stop(servers), l.health.close()) }()
-	if l.cfg.SwitchPinDir != "" {
+	if l.cfg.SwitchPinDir != "" && !l.cfg.SwitchShared {
 		l.report = newReporter(ctx, l.cfg.Client)
-		defer l.report.close()
 	}
+	defer func() { l.report.close() }()
 	ctx, cancel := context.WithCancel(ctx)
 	var beside sync.WaitGroup
 	beside.Go(func() { l.feed.run(ctx) })
 	beside.Go(func() { l.tidy(ctx.Done()) })
+	var turn chan error
+	if l.cfg.SwitchShared {
+		turn = make(chan error, 1)
+		beside.Go(func() { turn <- l.turn.await(ctx, l.cfg.SwitchPinDir) })
+		defer l.turn.end()
+	}
 	defer func() {
 		cancel()
 		beside.Wait()
@@ -249,6 +272,19 @@ func (l *Loader) Run(ctx context.Context) (err error) {
 			}
 			clear(failed)
 			continue
+		case err := <-turn:
+			if ctx.Err() != nil {
+				return nil
+			}
+			if err == nil {
+				err = l.openSwitch()
+			}
+			if err != nil {
+				return err
+			}
+			l.report = newReporter(ctx, l.cfg.Client)
+			l.feed.touchAll()
+			continue
 		case <-l.feed.wake:
 		}
 		c, ok := l.feed.take()
@@ -258,7 +294,7 @@ func (l *Loader) Run(ctx context.Context) (err error) {
 		for _, a := range l.cfg.NodeIPs {
 			l.proxyHealth.QueuedUpdate(familyOf(a))
 		}
-		unwritten := l.apply(c, first)
+		unwritten := l.apply(c)
 		l.meters.programmed(c.since)
 		l.meters.unwritten.Set(float64(len(unwritten)))
 		if len(unwritten) == 0 {

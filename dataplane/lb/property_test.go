@@ -206,7 +206,6 @@ func TestMapsFollowThousandsOfEdits(t *testing.T) {
 			l.targets = append(l.targets, &target{name: "maps of " + node, node: node, table: tab, claims: newClaims()})
 		}
 		o := &objects{services: map[string]*corev1.Service{}, slices: map[string]*discoveryv1.EndpointSlice{}, nodes: map[string]*corev1.Node{}}
-		first := true
 		for range 60 {
 			for range 1 + r.IntN(15) {
 				if err := o.edit(r, l.feed); err != nil {
@@ -215,10 +214,9 @@ func TestMapsFollowThousandsOfEdits(t *testing.T) {
 				edits++
 			}
 			if c, ok := l.feed.take(); ok {
-				if failed := l.apply(c, first); len(failed) > 0 {
+				if failed := l.apply(c); len(failed) > 0 {
 					t.Fatal(failed)
 				}
-				first = false
 			}
 			for i, tgt := range l.targets {
 				other, err := table.Open(dirs[tgt.node])

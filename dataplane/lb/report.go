@@ -33,7 +33,11 @@ func newReporter(ctx context.Context, client kubernetes.Interface) *reporter {
 	}
 }
 
-func (r *reporter) close() { r.broadcaster.Shutdown() }
+func (r *reporter) close() {
+	if r != nil {
+		r.broadcaster.Shutdown()
+	}
+}
 
 // problems reports what a Service asks for and does not get, and the keys
 // that another Service has.

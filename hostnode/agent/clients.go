@@ -29,7 +29,7 @@ type clients struct {
 
 // newClients are the clients of the user "system:node:<name>".
 func newClients(cfg Config, d *doors, heartbeatTimeout time.Duration, eventQPS float32, eventBurst int) (*clients, error) {
-	base := &rest.Config{
+	base, err := Reach(&rest.Config{
 		Host: cfg.Node.APIServer,
 		TLSClientConfig: rest.TLSClientConfig{
 			CertFile: filepath.Join(cfg.PKIDir, "kubelet-client.crt"),
@@ -44,6 +44,9 @@ func newClients(cfg Config, d *doors, heartbeatTimeout time.Duration, eventQPS f
 		// Upstream lets a kubelet ask 50 times a second, for API servers with
 		// thousands of kubelets. Ours has priority and fairness, and few.
 		QPS: -1,
+	}, cfg.Node.APIServers)
+	if err != nil {
+		return nil, err
 	}
 	// The Node object is created by tries of its own.
 	away := &outage.Door{}
@@ -55,7 +58,6 @@ func newClients(cfg Config, d *doors, heartbeatTimeout time.Duration, eventQPS f
 	}
 
 	var c clients
-	var err error
 	if c.direct, err = kubernetes.NewForConfig(base); err != nil {
 		return nil, fmt.Errorf("make the client for the node object: %w", err)
 	}

@@ -51,9 +51,21 @@ type Admin struct{ CA, Cert, Key []byte }
 // Files of Dir that no machine has.
 const (
 	frontProxyCAKey = "front-proxy-ca.key"
+	etcdPeerCAKey   = "etcd-peer-ca.key"
 	adminCert       = "admin.crt"
 	adminKey        = "admin.key"
 )
+
+// replicated says that there are several control planes.
+func (cfg Config) replicated() bool {
+	n := 0
+	for _, node := range cfg.Nodes {
+		if node.ControlPlane {
+			n++
+		}
+	}
+	return n > 1
+}
 
 func base(path string) string { return filepath.Base(path) }
 
@@ -66,6 +78,7 @@ func Ensure(cfg Config) (*Admin, error) {
 	}
 	var (
 		ca, proxy  *authority
+		etcd       *authority // nil when etcd has one member
 		sa, secret []byte
 		saPub      []byte
 	)
@@ -76,6 +89,12 @@ func Ensure(cfg Config) (*Admin, error) {
 		},
 		func() (err error) {
 			proxy, err = cfg.ensureAuthority("front-proxy-ca", base(machine.FrontProxyCACertFile), frontProxyCAKey)
+			return err
+		},
+		func() (err error) {
+			if cfg.replicated() {
+				etcd, err = cfg.ensureAuthority("etcd-peer-ca", base(machine.EtcdPeerCAFile), etcdPeerCAKey)
+			}
 			return err
 		},
 		func() (err error) { sa, saPub, err = cfg.ensureServiceAccountKey(); return err },
@@ -132,6 +151,14 @@ func Ensure(cfg Config) (*Admin, error) {
 			pair(proxy, machine.FrontProxyClientCertFile, machine.FrontProxyClientKeyFile, spec{
 				commonName: "front-proxy-client", usages: clientUsage}),
 		)
+		if etcd != nil {
+			jobs = append(jobs,
+				put(base(machine.EtcdPeerCAFile), etcd.pem),
+				pair(etcd, machine.EtcdPeerCertFile, machine.EtcdPeerKeyFile, spec{
+					commonName: node.Name, usages: slices.Concat(serverUsage, clientUsage), names: []string{node.Name, "localhost"},
+					addresses: slices.Concat(node.IPs, []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.IPv6Loopback()})}),
+			)
+		}
 	}
 	if err := together(jobs...); err != nil {
 		return nil, err

@@ -103,12 +103,25 @@ func ensureCredentials(dir string, rec *record) error {
 	if err != nil {
 		return err
 	}
-	internal := kubeconfig(rec, admin, apiServerURL(rec))
+	internal := apiServerURL(rec)
+	if len(rec.peers()) > 0 {
+		// The Service leads to whichever lives.
+		service, err := rec.serviceIPs(1)
+		if err != nil {
+			return err
+		}
+		internal = "https://" + joinPort(service[0].String(), 443)
+	}
 	files := map[string][]byte{
 		"kubeconfig":          kubeconfig(rec, admin, "https://"+clientAddress(&rec.Cluster)),
-		"kubeconfig-internal": internal,
-		// Where kubeadm puts it, for people on the control-plane machine.
-		filepath.Join("machines", rec.controlPlane().Name, "kubernetes", filepath.Base(adminFile)): internal,
+		"kubeconfig-internal": kubeconfig(rec, admin, internal),
+	}
+	for _, m := range rec.Machines {
+		if m.Role == cluster.ControlPlaneRole {
+			// Where kubeadm puts it, for people on a control-plane machine.
+			own := kubeconfig(rec, admin, "https://"+joinPort(m.IPs[0].String(), machine.APIServerPort))
+			files[filepath.Join("machines", m.Name, "kubernetes", filepath.Base(adminFile))] = own
+		}
 	}
 	for name, data := range files {
 		path := filepath.Join(dir, name)
@@ -139,7 +152,7 @@ func fillMachine(dir string, rec *record, i int, h host) error {
 		return err
 	}
 	for link, target := range map[string]string{"var/run": "/run", "var/lock": "/run/lock"} {
-		if err := os.Symlink(target, filepath.Join(own, link)); err != nil {
+		if err := os.Symlink(target, filepath.Join(own, link)); err != nil && !errors.Is(err, os.ErrExist) {
 			return err
 		}
 	}
@@ -166,6 +179,7 @@ func writeConfigurations(dir string, rec *record, i int, h host) error {
 	if plan.controlPlane == nil {
 		return nil
 	}
+	plan.controlPlane.EtcdJoin = memberLost(dir, rec, i)
 	return writeJSON(filepath.Join(own, "etc", filepath.Base(machine.ControlPlaneConfigFile)), plan.controlPlane)
 }
 

@@ -72,7 +72,7 @@ func Exec(ctx context.Context, name, node string, cmd []string, streams Streams,
 			"HOME=/root", "LANG=C.UTF-8", "TERM=" + os.Getenv("TERM"), "HOSTNAME=" + node,
 		},
 	}
-	if node == rec.controlPlane().Name {
+	if rec.controls(node) {
 		c.Env = append(c.Env, "KUBECONFIG="+adminFile)
 	}
 	pid, master, err := namespaces.Exec(proc, layout, machineCgroup(name, node), c)

@@ -63,8 +63,10 @@ type MachineInfo struct {
 	IPs      []netip.Addr   `json:"ips"`
 	PodCIDRs []netip.Prefix `json:"podCIDRs"`
 	// PID of its init on the host; 0 when the machine is down.
-	PID     int       `json:"pid,omitempty"`
-	Running bool      `json:"running"`
+	PID     int  `json:"pid,omitempty"`
+	Running bool `json:"running"`
+	// Paused: it runs, and stands still.
+	Paused  bool      `json:"paused,omitempty"`
 	Started time.Time `json:"started,omitzero"`
 }
 
@@ -133,7 +135,7 @@ func (p Paths) describe(rec *record) *Info {
 		NodeSubnet: c.Networking.NodeSubnet, PodSubnet: c.Networking.PodSubnet,
 		ServiceSubnet: c.Networking.ServiceSubnet, LoadBalancerSubnet: c.Networking.LoadBalancerSubnet,
 	}
-	up, frozen := 0, false
+	up, frozen := 0, 0
 	layout, _ := namespaces.Layout() // without one, nothing is frozen
 	if proc, _, err := findProcess(p.supervisorState(c.Name)); err == nil {
 		info.SupervisorPID = proc.PID
@@ -146,16 +148,18 @@ func (p Paths) describe(rec *record) *Info {
 			mi.PID, mi.Running, mi.Started = proc.PID, true, state.Started
 			proc.Close()
 			up++
-			frozen = frozen || layout.Frozen(machineCgroup(c.Name, m.Name))
+			if mi.Paused = layout.Frozen(machineCgroup(c.Name, m.Name)); mi.Paused {
+				frozen++
+			}
 		}
 		info.Machines = append(info.Machines, mi)
 	}
 	switch {
 	case up == 0:
 		info.State = Stopped
-	case frozen:
+	case frozen > 0 && (frozen == len(rec.Machines) || len(rec.peers()) == 0):
 		info.State = Paused
-	case up == len(rec.Machines)+1:
+	case up == len(rec.Machines)+1 && frozen == 0:
 		info.State = Running
 	default:
 		info.State = Degraded
@@ -169,6 +173,26 @@ var powerCut = map[cluster.Durability]string{
 	cluster.Durable:   "loses nothing",
 }
 
+// runningControlPlane is the first control plane that runs and does not stand
+// still, or the first one if none does.
+func (p Paths) runningControlPlane(rec *record) string {
+	layout, _ := namespaces.Layout() // without one, nothing is frozen
+	for _, m := range rec.Machines {
+		if m.Role != cluster.ControlPlaneRole {
+			continue
+		}
+		proc, _, err := findProcess(p.machineState(rec.Cluster.Name, m.Name))
+		if err != nil {
+			continue
+		}
+		proc.Close()
+		if !layout.Frozen(machineCgroup(rec.Cluster.Name, m.Name)) {
+			return m.Name
+		}
+	}
+	return rec.controlPlane().Name
+}
+
 // openMachine finds the running process 1 of a machine. An empty machine
 // means the control plane's.
 func (p Paths) openMachine(name, machine string) (*record, string, *namespaces.Process, error) {
@@ -177,7 +201,7 @@ func (p Paths) openMachine(name, machine string) (*record, string, *namespaces.P
 		return nil, "", nil, err
 	}
 	if machine == "" {
-		machine = rec.controlPlane().Name
+		machine = p.runningControlPlane(rec)
 	}
 	if err := rec.has(machine); err != nil {
 		return nil, "", nil, err

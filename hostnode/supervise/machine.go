@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	machine "github.com/skiff-k8s/skiff/apis/machine/v1alpha1"
 	"github.com/skiff-k8s/skiff/hostnode/namespaces"
 	"github.com/skiff-k8s/skiff/hostnode/namespaces/pid1"
 )
@@ -27,6 +28,9 @@ type roomMachine struct {
 	// sockets of the host, kept open here so that clients wait while the
 	// machine restarts instead of being refused.
 	sockets map[string]*os.File
+
+	// adopted says that an earlier supervisor started the machine.
+	adopted bool
 
 	mu       sync.Mutex // guards the fields below
 	proc     *namespaces.Process
@@ -49,11 +53,7 @@ func (m *roomMachine) statePath() string {
 // cannot mend ends it; only the first start has such errors.
 func (m *roomMachine) run(ctx context.Context, up func()) error {
 	var backoff pid1.Backoff
-	adopted, err := m.adopt()
-	if err != nil {
-		return err
-	}
-	if !adopted {
+	if !m.adopted {
 		// A predecessor may have died between the machine's end and the
 		// cleaning, or while it started it.
 		if err := m.clean(ctx, false); err != nil {
@@ -96,14 +96,15 @@ func (m *roomMachine) run(ctx context.Context, up func()) error {
 
 // adopt finds a machine that an earlier supervisor started and takes back the
 // sockets that it handed over.
-func (m *roomMachine) adopt() (bool, error) {
+func (m *roomMachine) adopt() error {
 	proc, state, err := findProcess(m.statePath())
 	if errors.Is(err, namespaces.ErrGone) {
-		return false, nil
+		return nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("find machine %s: %w", m.name, err)
+		return fmt.Errorf("find machine %s: %w", m.name, err)
 	}
+	m.adopted = true
 	for name, fd := range state.Sockets {
 		f, err := proc.TakeFile(fd, name)
 		if err != nil {
@@ -115,7 +116,7 @@ func (m *roomMachine) adopt() (bool, error) {
 	}
 	m.set(proc, state.Started)
 	m.room.log.Info("machine found running", "machine", m.name, "pid", proc.PID)
-	return true, nil
+	return nil
 }
 
 // start makes the machine run. Its cgroups and its network exist.
@@ -125,6 +126,9 @@ func (m *roomMachine) start(ctx context.Context) error {
 		return err
 	}
 	if err := m.openSockets(ctx); err != nil {
+		return err
+	}
+	if err := m.room.prepareMember(m.name); err != nil {
 		return err
 	}
 	name := m.room.rec.Cluster.Name
@@ -159,13 +163,25 @@ func (m *roomMachine) start(ctx context.Context) error {
 	return nil
 }
 
-// openSockets opens those sockets of the host that nobody handed us.
+// openSockets opens those sockets of the host that nobody handed us, or has
+// one of: API servers share theirs.
 func (m *roomMachine) openSockets(ctx context.Context) error {
+	m.room.opening.Lock()
+	defer m.room.opening.Unlock()
+	open := map[string]*os.File{}
+	for _, other := range m.room.machines {
+		if f := other.sockets[machine.SocketAPIServer]; f != nil {
+			open[other.name+"/"+machine.SocketAPIServer] = f
+		}
+	}
 	for name, s := range m.plan.sockets {
 		if m.sockets[name] != nil {
 			continue
 		}
-		f, err := openSocket(ctx, s)
+		f, err := shared(open, name)
+		if f == nil && err == nil {
+			f, err = openSocket(ctx, s)
+		}
 		if err != nil {
 			return fmt.Errorf("machine %s: %w", m.name, err)
 		}

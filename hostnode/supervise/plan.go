@@ -3,6 +3,8 @@ package supervise
 import (
 	"fmt"
 	"maps"
+	"net/netip"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -83,6 +85,10 @@ func planMachine(rec *record, i int, h host) (*machinePlan, error) {
 		// It ends its pods then; SIGTERM leaves them running.
 		StopSignal: int(unix.SIGPWR),
 	}}
+	if len(rec.peers()) > 0 {
+		// A connection to a server that stands still or is cut off ends soon.
+		services[0].Env = map[string]string{"HTTP2_READ_IDLE_TIMEOUT_SECONDS": "2", "HTTP2_PING_TIMEOUT_SECONDS": "2"}
+	}
 	if m.Role == cluster.ControlPlaneRole {
 		if plan.controlPlane, err = planControlPlane(rec, i, resolvers); err != nil {
 			return nil, err
@@ -135,7 +141,7 @@ func planNode(rec *record, i int) (*machine.NodeConfiguration, namespaces.Limits
 	maps.Copy(labels, n.Labels)
 	cfg := &machine.NodeConfiguration{
 		ClusterName: c.Name, NodeName: m.Name, NodeIPs: m.IPs,
-		APIServer:    apiServerURL(rec),
+		APIServer: apiServerURL(rec), APIServers: apiServers(rec, i),
 		ControlPlane: m.Role == cluster.ControlPlaneRole,
 		Labels:       labels, Taints: taints,
 		ProviderID: "skiff://" + c.Name + "/" + m.Name,
@@ -156,6 +162,24 @@ func apiServerURL(rec *record) string {
 	return "https://" + joinPort(rec.controlPlane().IPs[0].String(), machine.APIServerPort)
 }
 
+// apiServers are the addresses of all API servers, if there are several: a
+// control plane's own first, else another one for every worker.
+func apiServers(rec *record, i int) []netip.AddrPort {
+	peers := rec.peers()
+	if len(peers) == 0 {
+		return nil
+	}
+	first := slices.IndexFunc(peers, func(p machine.Peer) bool { return p.Name == rec.Machines[i].Name })
+	if first < 0 {
+		first = i % len(peers)
+	}
+	var list []netip.AddrPort
+	for _, p := range slices.Concat(peers[first:], peers[:first]) {
+		list = append(list, netip.AddrPortFrom(p.IPs[0], machine.APIServerPort))
+	}
+	return list
+}
+
 func planControlPlane(rec *record, i int, resolvers []string) (*machine.ControlPlaneConfiguration, error) {
 	c, m := &rec.Cluster, rec.Machines[i]
 	dns, err := rec.serviceIPs(dnsAddress)
@@ -167,12 +191,16 @@ func planControlPlane(rec *record, i int, resolvers []string) (*machine.ControlP
 		return nil, err
 	}
 	cfg := &machine.ControlPlaneConfiguration{
-		ClusterName: c.Name, NodeName: m.Name, NodeIPs: m.IPs,
+		ClusterName: c.Name, NodeName: m.Name, NodeIPs: m.IPs, ControlPlanes: rec.peers(),
 		PodSubnets: ranges.PodSubnets, ServiceSubnets: ranges.ServiceSubnets, LoadBalancerSubnets: ranges.LoadBalancerSubnets,
 		DNSServiceIP: dns[0], DNSDomain: dnsDomain, UpstreamResolvers: resolvers,
 		EtcdServers: c.EtcdServers, Durable: c.Durability == cluster.Durable,
 		FeatureGates: c.FeatureGates, RuntimeConfig: c.RuntimeConfig,
 		TaintControlPlane: hasWorkers(c), NodeLabels: map[string]map[string]string{}, Verbosity: rec.Verbosity,
+	}
+	if cfg.Replicated() {
+		// The host has an address in there, too.
+		cfg.LifelineClients = ranges.NodeSubnets
 	}
 	for i, n := range c.Nodes {
 		if len(n.Labels) > 0 {

@@ -8,10 +8,12 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	cluster "github.com/skiff-k8s/skiff/apis/cluster/v1alpha1"
+	machine "github.com/skiff-k8s/skiff/apis/machine/v1alpha1"
 	"github.com/skiff-k8s/skiff/hostnode/namespaces"
 )
 
@@ -101,6 +103,25 @@ func (r *record) controlPlane() machineRecord {
 		}
 	}
 	return machineRecord{}
+}
+
+// peers are all control-plane machines if there are several, else none.
+func (r *record) peers() []machine.Peer {
+	var peers []machine.Peer
+	for _, m := range r.Machines {
+		if m.Role == cluster.ControlPlaneRole {
+			peers = append(peers, machine.Peer{Name: m.Name, IPs: m.IPs})
+		}
+	}
+	if len(peers) == 1 {
+		return nil
+	}
+	return peers
+}
+
+// controls says whether the machine of that name is a control plane.
+func (r *record) controls(name string) bool {
+	return slices.ContainsFunc(r.Machines, func(m machineRecord) bool { return m.Name == name && m.Role == cluster.ControlPlaneRole })
 }
 
 // has is ErrNoMachine when there is none of that name.

@@ -30,7 +30,11 @@ type room struct {
 	fabric   *fabric.Fabric
 	log      *slog.Logger
 	machines []*roomMachine
-	events   *eventWriter
+	// opening guards the sockets of all machines while they are opened.
+	opening sync.Mutex
+	events  *eventWriter
+	// preparing guards the machines' directories while they are made.
+	preparing sync.Mutex
 	// again says that no create waits: the cluster is there, and so should be
 	// all that a create does after the machines run.
 	again bool
@@ -149,6 +153,12 @@ func (r *room) runMachines(ctx context.Context, g *errgroup.Group) error {
 	r.events.send(Event{Step: StepMachines})
 	if err := r.prepare(ctx); err != nil {
 		return err
+	}
+	// All of them before any is started, which may need a socket of theirs.
+	for _, m := range r.machines {
+		if err := m.adopt(); err != nil {
+			return err
+		}
 	}
 	var cables, up sync.WaitGroup
 	cables.Add(len(r.machines))

@@ -9,6 +9,10 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	machine "github.com/skiff-k8s/skiff/apis/machine/v1alpha1"
 )
 
 // openSocket opens a listener (TCP) or a bound socket (UDP) of the host.
@@ -150,7 +154,10 @@ func openSockets(ctx context.Context, rec *record, open func(context.Context, so
 	for i, m := range rec.Machines {
 		planned := planSockets(rec, i)
 		for _, name := range keys(planned) {
-			f, err := open(ctx, planned[name])
+			f, err := shared(files, name)
+			if f == nil && err == nil {
+				f, err = open(ctx, planned[name])
+			}
 			if err != nil {
 				errs = append(errs, err)
 				continue
@@ -160,6 +167,29 @@ func openSockets(ctx context.Context, rec *record, open func(context.Context, so
 		}
 	}
 	return files, errors.Join(errs...)
+}
+
+// shared is the socket of an API server once more if another machine's is
+// among files: they accept from one. Nil: name is not shared, or is new.
+func shared(files map[string]*os.File, name string) (*os.File, error) {
+	if name != machine.SocketAPIServer {
+		return nil, nil
+	}
+	for key, f := range files {
+		if strings.HasSuffix(key, "/"+name) {
+			return duplicate(f)
+		}
+	}
+	return nil, nil
+}
+
+// duplicate is another descriptor of the same open socket.
+func duplicate(f *os.File) (*os.File, error) {
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("duplicate socket %s: %w", f.Name(), err)
+	}
+	return os.NewFile(uintptr(fd), f.Name()), nil
 }
 
 // setPort writes the port of an open socket where it was left open.

@@ -37,7 +37,7 @@ var _ = Describe("bad input", func() {
 		Entry("wrong version", "kind: Cluster\napiVersion: skiff.cluster/v9\n", nil, "skiff.cluster/v9"),
 		Entry("not YAML", "kind: [", nil, "yaml"),
 		Entry("unknown role", head+"nodes:\n- role: boss\n", nil, "nodes[0].role", "boss"),
-		Entry("several control planes", head+"nodes:\n- role: control-plane\n- role: control-plane\n", nil, "control-plane"),
+		Entry("too many control planes", head+"nodes:\n"+strings.Repeat("- role: control-plane\n", 8), nil, "control-plane"),
 		Entry("no control plane", head+"nodes:\n- role: worker\n", nil, "control-plane"),
 		Entry("bad range", head+"networking: {podSubnet: 10.300.0.0/16}\n", nil, "networking.podSubnet"),
 		Entry("overlapping ranges", head+"networking: {podSubnet: 10.50.0.0/16, serviceSubnet: 10.50.1.0/24}\n", nil, "networking.", "10.50"),

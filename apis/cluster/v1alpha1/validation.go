@@ -20,6 +20,8 @@ const (
 	// range that may be chosen as large as /16, a cluster on one host does not
 	// get near.
 	maxNodes = 200
+	// maxControlPlanes is the largest etcd cluster that upstream recommends.
+	maxControlPlanes = 7
 	// maxPods fit a node's /24.
 	maxPods = 250
 	// minMemory is what a machine's own processes and their page cache need to
@@ -90,10 +92,7 @@ func validateNodes(c *Cluster) field.ErrorList {
 		n, at := &c.Nodes[i], at.Index(i)
 		switch n.Role {
 		case ControlPlaneRole:
-			if controlPlanes++; controlPlanes > 1 {
-				errs = append(errs, field.Forbidden(at.Child("role"),
-					"several control-plane nodes are not in this release; keep one and make the others workers"))
-			}
+			controlPlanes++
 		case WorkerRole:
 		default:
 			errs = append(errs, field.NotSupported(at.Child("role"), n.Role, []Role{ControlPlaneRole, WorkerRole}))
@@ -106,7 +105,25 @@ func validateNodes(c *Cluster) field.ErrorList {
 	if controlPlanes == 0 {
 		errs = append(errs, field.Required(at, "one node of role control-plane"))
 	}
+	if controlPlanes > maxControlPlanes && len(c.EtcdServers) == 0 {
+		errs = append(errs, field.Invalid(at, controlPlanes,
+			fmt.Sprintf("at most %d nodes of role control-plane: each is a member of etcd, and every write waits for most of them", maxControlPlanes)))
+	}
 	return errs
+}
+
+// Warnings are what is odd about a valid c, each a sentence.
+func Warnings(c *Cluster) []string {
+	n := 0
+	for i := range c.Nodes {
+		if c.Nodes[i].Role == ControlPlaneRole {
+			n++
+		}
+	}
+	if n%2 != 0 || len(c.EtcdServers) > 0 {
+		return nil
+	}
+	return []string{fmt.Sprintf("nodes: %d of role control-plane bear the loss of no more of them than %d would; an odd number is better", n, n-1)}
 }
 
 func validateNode(n *Node, at *field.Path) field.ErrorList {

@@ -35,7 +35,7 @@ func TestValidateNamesFieldAndType(t *testing.T) {
 		"the longest name":             {"name: " + strings.Repeat("a", 49), nil},
 		"a name too long":              {"name: " + strings.Repeat("a", 50), []bad{{"name", tooLong}}},
 		"no control plane":             {"nodes: [{role: worker}]", []bad{{"nodes", required}}},
-		"several control planes":       {"nodes: [{}, {}, {role: worker}]", []bad{{"nodes[1].role", forbidden}}},
+		"more members than etcd bears": {"nodes: [{}, {}, {}, {}, {}, {}, {}, {}]", []bad{{"nodes", invalid}}},
 		"an unknown role":              {"nodes: [{}, {role: master}]", []bad{{"nodes[1].role", notSupported}}},
 		"too many nodes":               {workers(200), []bad{{"nodes", tooMany}}},
 		"this release's image":         {"nodes: [{image: 'docker.io/kindest/node:v1.37.0'}]", nil},

@@ -33,6 +33,9 @@ const (
 
 	// EtcdDir is etcd's data directory.
 	EtcdDir = "/var/lib/etcd"
+	// EtcdFormedFile says that this member of a replicated etcd has been one:
+	// a member without data must not vote as if it were new then.
+	EtcdFormedFile = EtcdDir + "/formed"
 	// KubeletDir is the kubelet's root directory.
 	KubeletDir = "/var/lib/kubelet"
 	// ContainerdRoot is containerd's persistent directory.
@@ -54,8 +57,8 @@ const (
 	// with the machine.
 	BPFDir = "/sys/fs/bpf"
 	// SwitchBPFDir is the bpffs directory with the pinned maps of the
-	// cluster's switch. Only the control-plane machine has it; its node
-	// process keeps those maps up to date.
+	// cluster's switch. Only control-plane machines have it; the node process
+	// of one of them keeps those maps up to date.
 	SwitchBPFDir = "/run/skiff/switch-bpf"
 
 	// RunDir is on the machine's tmpfs.
@@ -63,6 +66,14 @@ const (
 	// APIServerPort is the port on which the API server listens inside the
 	// control-plane machine's network namespace.
 	APIServerPort = 6443
+	// APIServerName is in the certificate of every API server.
+	APIServerName = "kubernetes"
+	// EtcdClientPort and EtcdPeerPort are where a member of a replicated etcd
+	// serves the others, LifelinePort where its process shows that it lives
+	// (package lifeline): on the first of the machine's addresses.
+	EtcdClientPort = 2379
+	EtcdPeerPort   = 2380
+	LifelinePort   = 2381
 	// DNSPort is the port on which cluster DNS listens on the control-plane
 	// machine's node address; the Service kube-system/kube-dns maps 53 to it.
 	DNSPort = 53

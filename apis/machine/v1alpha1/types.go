@@ -16,6 +16,16 @@ type ControlPlaneConfiguration struct {
 	// DNS answers on all of them.
 	NodeIPs []netip.Addr `json:"nodeIPs"`
 
+	// ControlPlanes are all control-plane machines, this one among them, in
+	// the order of the config file; empty: it is the only one.
+	ControlPlanes []Peer `json:"controlPlanes,omitempty"`
+	// LifelineClients are the ranges from which a replicated control plane is
+	// asked whether it lives: the nodes' and the host's.
+	LifelineClients []netip.Prefix `json:"lifelineClients,omitempty"`
+	// EtcdJoin says that the members of the embedded etcd have formed a
+	// cluster before: without data, this one joins it as a learner.
+	EtcdJoin bool `json:"etcdJoin,omitempty"`
+
 	// PodSubnets and ServiceSubnets are one a family, in the same order.
 	PodSubnets     []netip.Prefix `json:"podSubnets"`
 	ServiceSubnets []netip.Prefix `json:"serviceSubnets"`
@@ -58,6 +68,16 @@ type ControlPlaneConfiguration struct {
 	Verbosity int `json:"verbosity,omitempty"`
 }
 
+// Replicated says that there are other control planes.
+func (c *ControlPlaneConfiguration) Replicated() bool { return len(c.ControlPlanes) > 1 }
+
+// Peer is a control-plane machine.
+type Peer struct {
+	Name string `json:"name"`
+	// IPs are its NodeIPs.
+	IPs []netip.Addr `json:"ips"`
+}
+
 // Files of the control plane under PKIDir. All keys are ECDSA P-256.
 const (
 	CACertFile               = PKIDir + "/ca.crt"
@@ -72,10 +92,15 @@ const (
 	ServiceAccountKeyFile    = PKIDir + "/sa.key"
 	ServiceAccountPubFile    = PKIDir + "/sa.pub"
 	EncryptionConfigFile     = PKIDir + "/encryption.yaml"
-	KubeletClientCertFile    = PKIDir + "/kubelet-client.crt"
-	KubeletClientKeyFile     = PKIDir + "/kubelet-client.key"
-	KubeletServerCertFile    = PKIDir + "/kubelet-server.crt"
-	KubeletServerKeyFile     = PKIDir + "/kubelet-server.key"
+	// EtcdPeerCertFile is of a member of a replicated etcd, for both ends of
+	// connections between members; its CA signs nothing else.
+	EtcdPeerCAFile        = PKIDir + "/etcd-peer-ca.crt"
+	EtcdPeerCertFile      = PKIDir + "/etcd-peer.crt"
+	EtcdPeerKeyFile       = PKIDir + "/etcd-peer.key"
+	KubeletClientCertFile = PKIDir + "/kubelet-client.crt"
+	KubeletClientKeyFile  = PKIDir + "/kubelet-client.key"
+	KubeletServerCertFile = PKIDir + "/kubelet-server.crt"
+	KubeletServerKeyFile  = PKIDir + "/kubelet-server.key"
 	// DataplaneClientCertFile is the certificate of user
 	// "system:node:<name>"'s dataplane: CN "system:kube-proxy", which
 	// upstream's bootstrap roles allow to watch services, endpoint slices
@@ -94,6 +119,9 @@ type NodeConfiguration struct {
 	// APIServer is the URL of the API server on the fabric,
 	// "https://<control plane's first node IP>:6443".
 	APIServer string `json:"apiServer"`
+	// APIServers are the addresses of all API servers if there are several, the
+	// preferred one first. All of them answer to APIServerName.
+	APIServers []netip.AddrPort `json:"apiServers,omitempty"`
 	// ControlPlane says that this machine has the control-plane role.
 	ControlPlane bool `json:"controlPlane,omitempty"`
 
