@@ -25,15 +25,15 @@ const (
 	// 0..electionMs.
 	tickMs     = 10
 	electionMs = 50
-	// walSegmentBytes replaces 64 MB, which are allocated twice at start.
-	walSegmentBytes = 4 << 20
+	// WALSegmentBytes replaces 64 MB, which are allocated twice at start.
+	WALSegmentBytes = 4 << 20
 	// quotaBytes is the most etcd upstream recommends; the default of 2 GiB
 	// ends in a read-only cluster sooner than a developer expects.
 	quotaBytes = 8 << 30
-	// memberName and peerURL only have to be the same at every start. The
+	// MemberName and PeerURL only have to be the same at every start. The
 	// member listens for no peers.
-	memberName = "skiff"
-	peerURL    = "http://127.0.0.1:2380"
+	MemberName = "skiff"
+	PeerURL    = "http://127.0.0.1:2380"
 )
 
 func (s *Storage) runEmbedded(ctx context.Context) error {
@@ -117,20 +117,20 @@ func (s *Storage) embedConfig(ctx context.Context) (*embed.Config, error) {
 		return nil, fmt.Errorf("make the directory of etcd's socket: %w", err)
 	}
 	client := url.URL{Scheme: "unix", Path: s.cfg.Socket}
-	peer, err := url.Parse(peerURL)
+	peer, err := url.Parse(PeerURL)
 	if err != nil {
 		return nil, err
 	}
 
-	wal.SegmentSizeBytes = walSegmentBytes
+	wal.SegmentSizeBytes = WALSegmentBytes
 	cfg := embed.NewConfig()
-	cfg.Name = memberName
+	cfg.Name = MemberName
 	cfg.Dir = s.cfg.DataDir
 	cfg.ListenClientUrls = []url.URL{client}
 	cfg.AdvertiseClientUrls = []url.URL{client}
 	cfg.ListenPeerUrls = nil
 	cfg.AdvertisePeerUrls = []url.URL{*peer}
-	cfg.InitialCluster = cfg.InitialClusterFromName(memberName)
+	cfg.InitialCluster = cfg.InitialClusterFromName(MemberName)
 	cfg.TickMs, cfg.ElectionMs = tickMs, electionMs
 	cfg.UnsafeNoFsync = !s.cfg.Durable
 	cfg.QuotaBackendBytes = quotaBytes

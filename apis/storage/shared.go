@@ -71,7 +71,7 @@ func (s *Shared) Start(ctx, life context.Context) error {
 // its version.
 type named struct{ *clientv3.Client }
 
-func (named) Endpoints() []string { return []string{memberName} }
+func (named) Endpoints() []string { return []string{MemberName} }
 
 // RESTOptions returns getter with the storage of every resource replaced by
 // one on the shared client. What is cached, and how, stays as getter says.

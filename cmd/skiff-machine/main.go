@@ -18,6 +18,7 @@ const usage = `skiff-machine is started by skiff, not by hand.
   skiff-machine node            containerd, kubelet, dataplane
   skiff-machine images VERB     load, list and delete images of the host's store
   skiff-machine trace VERB      what Services and policies do with a connection
+  skiff-machine etcd VERB       save and restore etcd
 `
 
 var commands = map[string]func(ctx context.Context, args []string) error{
@@ -25,6 +26,7 @@ var commands = map[string]func(ctx context.Context, args []string) error{
 	"node":          nodeCommand,
 	"images":        imagesCommand,
 	"trace":         traceCommand,
+	"etcd":          etcdCommand,
 }
 
 // mender is an error that knows what its user can do.

@@ -91,6 +91,7 @@ A config file makes more nodes; kind's files (kind.x-k8s.io/v1alpha4) work too:
 		a.group("load", "Load images for all nodes of all clusters", a.loadImageArchiveCommand(), a.loadDockerImageCommand()),
 		a.group("export", "Export logs or a kubeconfig", a.exportLogsCommand(), a.exportKubeconfigCommand()),
 		a.startCommand(), a.stopCommand(), a.restartCommand(), a.pauseCommand(), a.unpauseCommand(),
+		a.snapshotCommand(),
 		a.group("kill", "Pull the plug of a node", a.killNodeCommand()),
 		a.group("trace", "Say what Services and NetworkPolicies do with a connection", a.traceServiceCommand(), a.tracePolicyCommand()),
 		a.execCommand(),

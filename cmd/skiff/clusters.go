@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/skiff-k8s/skiff/hostnode/snapshot"
 	"github.com/skiff-k8s/skiff/hostnode/supervise"
 )
 
@@ -42,6 +43,14 @@ func (a *app) hint(err error) error {
 		return &mended{err, "skiff unpause cluster lets it go on"}
 	case errors.Is(err, supervise.ErrNotRunning):
 		return &mended{err, "skiff get nodes -A -o wide shows what runs; skiff logs shows why it does not"}
+	case errors.Is(err, snapshot.ErrNotFound):
+		return &mended{err, "skiff snapshot list shows those that exist"}
+	case errors.Is(err, snapshot.ErrExists):
+		return &mended{err, "choose another name, or skiff snapshot delete first"}
+	case errors.Is(err, snapshot.ErrNewer):
+		return &mended{err, "use the skiff that made it, or a newer one; nothing was changed"}
+	case errors.Is(err, snapshot.ErrDamaged):
+		return &mended{err, "it is of no use: take another one (skiff snapshot list), or copy the file again; nothing was changed"}
 	case errors.Is(err, fs.ErrPermission) && os.Geteuid() != 0:
 		return &mended{err, "clusters belong to root: run it with sudo"}
 	}

@@ -2,10 +2,11 @@ package supervise
 
 import "time"
 
-// Step of a create, start or stop, in order.
+// Step of a create, start, stop or restore, in order.
 type Step string
 
-// The steps of Create and Start; Stop has StepPods and StepDown. StepMachines and StepNetwork overlap.
+// The steps of Create and Start; Stop has StepPods and StepDown; the last ones
+// are of snapshots. StepMachines and StepNetwork overlap.
 const (
 	StepCheck    Step = "check"    // the host, the config, ports and ranges
 	StepBuild    Step = "build"    // directory, certificates, configuration
@@ -15,6 +16,10 @@ const (
 	StepHostDNS  Step = "host-dns" // the cluster's names on the host, if wished for
 	StepPods     Step = "pods"     // until pods and control plane have ended themselves
 	StepDown     Step = "down"     // everything in the kernel is taken away
+	StepSave     Step = "save"     // of a snapshot: etcd, certificates, the record
+	StepVerify   Step = "verify"   // the snapshot is as it was made
+	StepRestore  Step = "restore"  // what the cluster had and what the snapshot has change places
+	StepUndo     Step = "undo"     // and back again
 )
 
 // Event is progress of a create, start or stop.

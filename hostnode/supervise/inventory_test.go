@@ -45,7 +45,9 @@ func inventory() []string {
 	entries, _ := filepath.Glob(os.Getenv(EnvRunDir) + "/*")
 	clusters, _ := filepath.Glob(os.Getenv(EnvStateDir) + "/clusters/*")
 	hidden, _ := filepath.Glob(os.Getenv(EnvStateDir) + "/clusters/.*")
-	return slices.Concat(all, entries, clusters, hidden)
+	snapshots, _ := filepath.Glob(os.Getenv(EnvStateDir) + "/snapshots/*")
+	drafts, _ := filepath.Glob(os.Getenv(EnvStateDir) + "/snapshots/.*")
+	return slices.Concat(all, entries, clusters, hidden, snapshots, drafts)
 }
 
 func difference(before, after []string) []string {

@@ -80,7 +80,7 @@ func (p Paths) lockHost(ctx context.Context) (func(), error) {
 }
 
 // lockedRecord is what a command on a published cluster begins with: no other
-// one runs on it until unlock.
+// one runs on it until unlock. A restore that was killed ends here.
 func lockedRecord(ctx context.Context, name string) (p Paths, rec *record, unlock func(), err error) {
 	if p, err = DefaultPaths(); err != nil {
 		return Paths{}, nil, nil, err
@@ -88,7 +88,10 @@ func lockedRecord(ctx context.Context, name string) (p Paths, rec *record, unloc
 	if unlock, err = p.lockCluster(ctx, name); err != nil {
 		return Paths{}, nil, nil, err
 	}
-	if rec, err = p.readRecord(name); err != nil {
+	if rec, err = p.readRecord(name); err == nil {
+		err = p.replacement(name).settle()
+	}
+	if err != nil {
 		unlock()
 		return Paths{}, nil, nil, err
 	}

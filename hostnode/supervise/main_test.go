@@ -3,12 +3,15 @@ package supervise
 import (
 	"context"
 	"crypto/tls"
+	"errors"
+	"flag"
 	"fmt"
 	"net/http"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -22,8 +25,12 @@ import (
 // real certificate.
 func TestMain(m *testing.M) {
 	if filepath.Base(os.Args[0]) == machineProgram {
-		if err := playMachine(os.Args[1]); err != nil {
-			fmt.Fprintln(os.Stderr, err)
+		play := playMachine
+		if os.Args[1] == "etcd" {
+			play = playEtcdTool
+		}
+		if err := play(os.Args[1]); err != nil {
+			fmt.Fprintln(os.Stderr, "Error: skiff-machine etcd:", err)
 			os.Exit(1)
 		}
 		return
@@ -60,6 +67,15 @@ var verbs = map[string]func(name string) error{
 	"stop":     func(name string) error { return Stop(context.Background(), name, StopOptions{}) },
 	"stop-now": func(name string) error { return Stop(context.Background(), name, StopOptions{Now: true}) },
 	"start":    func(name string) error { _, err := Start(context.Background(), name, StartOptions{}); return err },
+	"save":     saveVerb,
+	"restore":  func(name string) error { return restoreVerb(name, "") },
+	"another":  func(name string) error { return restoreVerb(name, name+"2") },
+	"unsave":   func(name string) error { return DeleteSnapshot(context.Background(), name) },
+	"export":   func(name string) error { return ExportSnapshot(context.Background(), name, os.Stdout) },
+	"import": func(name string) error {
+		_, err := ImportSnapshot(context.Background(), name, os.Stdin)
+		return err
+	},
 }
 
 // runTests gives the tests directories of their own and real programs.
@@ -103,6 +119,32 @@ func runTests(m *testing.M) int {
 	return code
 }
 
+// playEtcdTool is `skiff-machine etcd` with a database of one file, "value".
+func playEtcdTool(string) error {
+	flags := flag.NewFlagSet("etcd", flag.ContinueOnError)
+	endpoint, dir := flags.String("endpoint", "", ""), flags.String("data-dir", "", "")
+	file, _ := flags.String("file", "", ""), flags.String("token", "", "")
+	if err := flags.Parse(os.Args[3:]); err != nil {
+		return err
+	}
+	if os.Args[2] == "restore" {
+		data, err := os.ReadFile(*file)
+		if err != nil {
+			return err
+		}
+		return errors.Join(os.Mkdir(*dir, 0o700), os.WriteFile(filepath.Join(*dir, "value"), data, 0o600))
+	}
+	if *endpoint != "" {
+		*dir = strings.TrimSuffix(strings.TrimPrefix(*endpoint, "unix://"), machine.RunDir+"/etcd.sock") + machine.EtcdDir
+	}
+	data, err := os.ReadFile(filepath.Join(*dir, "value"))
+	if err != nil {
+		return err
+	}
+	fmt.Println(`{"revision": 7, "keys": 1, "hash": 9}`)
+	return os.WriteFile(*file, data, 0o600)
+}
+
 func playMachine(role string) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
@@ -120,6 +162,9 @@ func playMachine(role string) error {
 			fmt.Println(role, "pods end")
 		}
 		return nil
+	}
+	if value, _ := os.ReadFile(machine.EtcdDir + "/value"); string(value) == "broken" {
+		return errors.New("the database is broken")
 	}
 	files, err := handover.Files(os.Getenv(machine.ListenFDs))
 	if err != nil {

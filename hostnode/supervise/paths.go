@@ -81,6 +81,9 @@ func (p *Paths) absolute() error {
 // Images is the host's image store.
 func (p Paths) Images() string { return filepath.Join(p.StateDir, "images") }
 
+// Snapshots is the host's store of snapshots.
+func (p Paths) Snapshots() string { return filepath.Join(p.StateDir, "snapshots") }
+
 func (p Paths) clusters() string { return filepath.Join(p.StateDir, "clusters") }
 
 // Cluster is the directory of a cluster.
@@ -124,6 +127,9 @@ func (p Paths) record(name string) string { return filepath.Join(p.Cluster(name)
 // its create or start to its stop or delete. Without it, nobody starts a
 // supervisor.
 func (p Paths) wanted(name string) string { return filepath.Join(p.Cluster(name), "running") }
+
+// replaced is where a restore keeps what changes places.
+func (p Paths) replaced(name string) string { return filepath.Join(p.Cluster(name), "restore") }
 
 func (p Paths) machineState(name, machine string) string {
 	return filepath.Join(p.Run(name), "machines", machine+".json")

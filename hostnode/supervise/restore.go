@@ -1,0 +1,183 @@
+package supervise
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+
+	cluster "github.com/skiff-k8s/skiff/apis/cluster/v1alpha1"
+	"github.com/skiff-k8s/skiff/hostnode/snapshot"
+)
+
+// RestoreOptions of RestoreSnapshot.
+type RestoreOptions struct {
+	Snapshot string
+	// Cluster is restored, or made of the snapshot if there is none of that
+	// name. Empty means the one that the snapshot was taken of.
+	Cluster string
+	// Now pulls the plug of a running cluster: Pods have no time to end.
+	Now bool
+	// Retain keeps what is there when the restore of a new cluster fails.
+	Retain bool
+	// Progress is called for each event, from one goroutine at a time.
+	Progress func(Event)
+}
+
+// RestoreSnapshot brings a cluster back to a snapshot, or makes another one of
+// it, and returns when its API server is ready. When that fails or ctx ends,
+// the cluster is as it was before, or not there.
+//
+//	verified → staged → stopped → exchanged → started → old state dropped
+func RestoreSnapshot(ctx context.Context, opts RestoreOptions) (*Info, error) {
+	p, err := DefaultPaths()
+	if err != nil {
+		return nil, err
+	}
+	if opts.Progress == nil {
+		opts.Progress = func(Event) {}
+	}
+	end := begin(opts.Progress, StepVerify)
+	from, err := p.openSnapshot(opts.Snapshot)
+	if err := end(err); err != nil {
+		return nil, err
+	}
+	if opts.Cluster == "" {
+		opts.Cluster = from.manifest.Cluster
+	}
+	_, rec, unlock, err := lockedRecord(ctx, opts.Cluster)
+	if errors.Is(err, ErrNotFound) {
+		return p.restoreNew(ctx, from, opts)
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	if err := from.fits(rec); err != nil {
+		return nil, err
+	}
+	return p.restoreSame(ctx, rec, from, opts)
+}
+
+// origin is a snapshot that a cluster is made of.
+type origin struct {
+	dir      string
+	manifest *snapshot.Manifest
+	rec      *record
+}
+
+// openSnapshot finds a snapshot and reads it to its end.
+func (p Paths) openSnapshot(name string) (*origin, error) {
+	s := snapshot.Store{Dir: p.Snapshots()}
+	m, err := s.Get(name)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.Verify(m); err != nil {
+		return nil, err
+	}
+	rec, err := readRecordAt(filepath.Join(s.Path(name), snapshot.RecordFile))
+	if err != nil {
+		return nil, fmt.Errorf("snapshot %q: %w", name, err)
+	}
+	if len(rec.Cluster.EtcdServers) > 0 {
+		return nil, foreignEtcd(rec.Cluster.Name)
+	}
+	return &origin{dir: s.Path(name), manifest: m, rec: rec}, nil
+}
+
+// fits says whether a cluster is the one that the snapshot was taken of, with
+// the same machines.
+func (o *origin) fits(rec *record) error {
+	name := rec.Cluster.Name
+	if rec.ID != o.rec.ID {
+		return &Refusal{Err: fmt.Errorf("cluster %q: %w, and is not the one that snapshot %q was taken of", name, ErrExists, o.manifest.Name),
+			Help: "restore it as another one with --name NEW, or skiff delete cluster --name " + name + " first"}
+	}
+	same := slices.EqualFunc(rec.Machines, o.rec.Machines, func(a, b machineRecord) bool {
+		return a.Name == b.Name && a.Role == b.Role && slices.Equal(a.IPs, b.IPs) && slices.Equal(a.PodCIDRs, b.PodCIDRs)
+	})
+	if !same {
+		return &Refusal{Err: fmt.Errorf("cluster %q has other nodes than when snapshot %q was taken", name, o.manifest.Name),
+			Help: "restore it as another cluster with --name NEW"}
+	}
+	return nil
+}
+
+// restoreSame gives a cluster the state that the snapshot has. Volumes stay as
+// they are.
+func (p Paths) restoreSame(ctx context.Context, rec *record, from *origin, opts RestoreOptions) (*Info, error) {
+	name := rec.Cluster.Name
+	r := p.replacement(name)
+	end := begin(opts.Progress, StepRestore)
+	live, err := p.stage(ctx, rec, from, r)
+	if err := end(err); err != nil {
+		return nil, errors.Join(roomy(err, r.dir), r.drop())
+	}
+	ran := p.meantToRun(name) == nil
+	err = p.stop(ctx, rec, StopOptions{Now: opts.Now, Progress: opts.Progress})
+	if err == nil {
+		err = r.exchange(live)
+	}
+	var info *Info
+	if err == nil {
+		info, err = p.start(ctx, rec, StartOptions{Progress: opts.Progress})
+	}
+	if err != nil {
+		return nil, errors.Join(err, p.unrestore(ctx, rec, r, ran, opts))
+	}
+	return info, r.drop()
+}
+
+// stage makes the new directories and returns whose places they take.
+func (p Paths) stage(ctx context.Context, rec *record, from *origin, r replacement) ([]string, error) {
+	live := []string{"pki"}
+	for _, m := range rec.Machines {
+		if m.Role == cluster.ControlPlaneRole {
+			live = append(live, etcdDir("", m.Name))
+		}
+	}
+	if err := r.stage(live); err != nil {
+		return nil, err
+	}
+	if err := copyPlain(filepath.Join(from.dir, snapshot.PKIDir), r.next(0)); err != nil {
+		return nil, err
+	}
+	for i := range live[1:] {
+		if err := p.restoreEtcd(ctx, rec, from, r.next(i+1)); err != nil {
+			return nil, err
+		}
+	}
+	return live, nil
+}
+
+func (p Paths) restoreEtcd(ctx context.Context, rec *record, from *origin, dir string) error {
+	return p.etcdTool(ctx, nil, "restore", "--file", filepath.Join(from.dir, snapshot.EtcdFile), "--data-dir", dir, "--token", rec.ID)
+}
+
+// unrestore brings a cluster back whose restore failed; the caller's ctx may
+// be what has ended.
+func (p Paths) unrestore(ctx context.Context, rec *record, r replacement, ran bool, opts RestoreOptions) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoBound)
+	defer cancel()
+	end := begin(opts.Progress, StepUndo)
+	err := p.stop(ctx, rec, StopOptions{Now: true})
+	if err == nil {
+		err = r.reverse()
+	}
+	if err == nil {
+		err = r.drop()
+	}
+	if err == nil && ran {
+		_, err = p.start(ctx, rec, StartOptions{})
+	}
+	if err != nil {
+		err = fmt.Errorf("undo: %w", err)
+	}
+	return end(err)
+}
+
+func (p Paths) restoreNew(ctx context.Context, from *origin, opts RestoreOptions) (*Info, error) {
+	return nil, fmt.Errorf("cluster %q: %w", opts.Cluster, ErrNotFound)
+}
