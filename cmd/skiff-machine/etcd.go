@@ -9,6 +9,7 @@ import (
 	"os"
 
 	"github.com/skiff-k8s/skiff/apis/storage/backup"
+	"github.com/skiff-k8s/skiff/apis/storage/relocate"
 )
 
 // etcdCommand saves and restores etcd for the host: `skiff` runs it as a
@@ -22,6 +23,7 @@ func etcdCommand(ctx context.Context, args []string) error {
 	dir := flags.String("data-dir", "", "a member's directory: to save, of one that does not run; to restore, one that is not there")
 	file := flags.String("file", "", "what save writes and restore reads")
 	token := flags.String("token", "", "the name of the restored etcd")
+	plan := flags.String("relocate", "", "a file with the relocate.Plan of what is restored")
 	if err := flags.Parse(args[1:]); err != nil {
 		return err
 	}
@@ -35,7 +37,7 @@ func etcdCommand(ctx context.Context, args []string) error {
 	case args[0] == "save":
 		return printStatus(backup.SaveStopped(ctx, *dir, *file))
 	case args[0] == "restore":
-		return backup.Restore(*file, *dir, *token, backup.Alone)
+		return restoreEtcd(ctx, *file, *dir, *token, *plan)
 	}
 	return fmt.Errorf("unknown verb %q: want save or restore", args[0])
 }
@@ -45,4 +47,15 @@ func printStatus(st *backup.Status, err error) error {
 		return err
 	}
 	return json.NewEncoder(os.Stdout).Encode(st)
+}
+
+func restoreEtcd(ctx context.Context, file, dir, token, planFile string) error {
+	if err := backup.Restore(file, dir, token, backup.Alone); err != nil || planFile == "" {
+		return err
+	}
+	plan := &relocate.Plan{}
+	if err := readConfig(planFile, plan); err != nil {
+		return err
+	}
+	return backup.Edit(ctx, dir, plan.Run)
 }

@@ -35,12 +35,12 @@ func (p Paths) announce(rec *record) error {
 
 // build completes the cluster's directory, lays its cables meanwhile, and
 // publishes it.
-func (p Paths) build(ctx context.Context, rec *record, h host) error {
+func (p Paths) build(ctx context.Context, rec *record, h host, from *origin) error {
 	name := rec.Cluster.Name
 	dir := p.aside(name)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
-		if err := p.fill(dir, rec, h); err != nil {
+		if err := p.fill(ctx, dir, rec, h, from); err != nil {
 			return fmt.Errorf("build cluster directory: %w", err)
 		}
 		return nil
@@ -74,7 +74,7 @@ func (p Paths) lay(ctx context.Context, rec *record) error {
 	return g.Wait()
 }
 
-func (p Paths) fill(dir string, rec *record, h host) error {
+func (p Paths) fill(ctx context.Context, dir string, rec *record, h host, from *origin) error {
 	if err := os.Chmod(dir, 0o700); err != nil {
 		return err
 	}
@@ -86,6 +86,11 @@ func (p Paths) fill(dir string, rec *record, h host) error {
 	for i, m := range rec.Machines {
 		if err := fillMachine(dir, rec, i, h); err != nil {
 			return fmt.Errorf("machine %s: %w", m.Name, err)
+		}
+	}
+	if from != nil {
+		if err := p.fillFrom(ctx, dir, rec, from); err != nil {
+			return err
 		}
 	}
 	return ensureCredentials(dir, rec)

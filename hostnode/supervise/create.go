@@ -57,16 +57,21 @@ func Create(ctx context.Context, opts CreateOptions) (info *Info, err error) {
 	if err != nil {
 		return nil, err
 	}
-	progress := opts.Progress
-	if progress == nil {
-		progress = func(Event) {}
-	}
 	unlock, err := p.lockCluster(ctx, c.Name)
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
+	return p.create(ctx, c, nil, opts)
+}
 
+// create makes the cluster c, which is its own. from is the snapshot that it
+// is made of, nil if it begins empty.
+func (p Paths) create(ctx context.Context, c *cluster.Cluster, from *origin, opts CreateOptions) (info *Info, err error) {
+	progress := opts.Progress
+	if progress == nil {
+		progress = func(Event) {}
+	}
 	end := begin(progress, StepCheck)
 	err = p.readable(c.Name)
 	if err == nil {
@@ -93,10 +98,13 @@ func Create(ctx context.Context, opts CreateOptions) (info *Info, err error) {
 		}
 	}()
 	end = begin(progress, StepBuild)
-	rec, sockets, err := p.make(ctx, c, opts.Verbosity)
+	rec, sockets, err := p.make(ctx, c, from, opts.Verbosity)
 	defer closeAll(sockets)
 	if err := end(err); err != nil {
 		return nil, err
+	}
+	for _, note := range from.changes(rec) {
+		progress(Event{Step: StepBuild, Done: true, Note: note})
 	}
 	if err := p.bringUp(ctx, rec, sockets, opts.Within, progress); err != nil {
 		return nil, p.blame(err, c.Name)
@@ -168,17 +176,17 @@ func clone(c *cluster.Cluster) (*cluster.Cluster, error) {
 }
 
 // make publishes the cluster, with its ports open and its cables laid.
-func (p Paths) make(ctx context.Context, c *cluster.Cluster, verbosity int) (*record, map[string]*os.File, error) {
+func (p Paths) make(ctx context.Context, c *cluster.Cluster, from *origin, verbosity int) (*record, map[string]*os.File, error) {
 	h, err := readHost(p)
 	if err != nil {
 		return nil, nil, err
 	}
-	rec, sockets, err := p.reserve(ctx, c)
+	rec, sockets, err := p.reserve(ctx, c, from)
 	if err != nil {
 		return nil, nil, err
 	}
 	rec.Verbosity = verbosity
-	if err := p.build(ctx, rec, h); err != nil {
+	if err := p.build(ctx, rec, h, from); err != nil {
 		closeAll(sockets)
 		return nil, nil, err
 	}
@@ -186,13 +194,19 @@ func (p Paths) make(ctx context.Context, c *cluster.Cluster, verbosity int) (*re
 }
 
 // reserve takes what clusters of one host must not share, ranges and ports.
-func (p Paths) reserve(ctx context.Context, c *cluster.Cluster) (*record, map[string]*os.File, error) {
+func (p Paths) reserve(ctx context.Context, c *cluster.Cluster, from *origin) (*record, map[string]*os.File, error) {
 	unlock, err := p.lockHost(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
 	defer unlock()
+	if err := p.leaveTaken(c, from); err != nil {
+		return nil, nil, err
+	}
 	if err := p.chooseRanges(c); err != nil {
+		return nil, nil, err
+	}
+	if err := from.roomFor(c); err != nil {
 		return nil, nil, err
 	}
 	if err := p.oneHostDNS(c); err != nil {
@@ -206,11 +220,18 @@ func (p Paths) reserve(ctx context.Context, c *cluster.Cluster) (*record, map[st
 	if err != nil {
 		return nil, nil, err
 	}
+	if from != nil && from.rec.Cluster.Name == c.Name {
+		rec.ID = from.rec.ID // it is that cluster again
+	}
 	others, err := p.published()
 	if err != nil {
 		return nil, nil, err
 	}
-	sockets, err := openSockets(ctx, rec, openNew(others))
+	open := openNew(others)
+	if from != nil {
+		open = openKeptOrFree(open)
+	}
+	sockets, err := openSockets(ctx, rec, open)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -252,7 +252,7 @@ func TestCreateAfterAKilledCreate(t *testing.T) {
 	}
 	before := inventory()
 	// As far as a create gets before it publishes.
-	rec, sockets, err := p.reserve(t.Context(), testCluster("svt-half", 1))
+	rec, sockets, err := p.reserve(t.Context(), testCluster("svt-half", 1), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -87,7 +87,7 @@ func TestHostDNSOfAKilledCreate(t *testing.T) {
 	before := inventory()
 	half := testCluster("svt-names", 0)
 	half.Networking.HostDNS = true
-	rec, sockets, err := p.reserve(t.Context(), half)
+	rec, sockets, err := p.reserve(t.Context(), half, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

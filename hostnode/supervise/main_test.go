@@ -123,7 +123,7 @@ func runTests(m *testing.M) int {
 func playEtcdTool(string) error {
 	flags := flag.NewFlagSet("etcd", flag.ContinueOnError)
 	endpoint, dir := flags.String("endpoint", "", ""), flags.String("data-dir", "", "")
-	file, _ := flags.String("file", "", ""), flags.String("token", "", "")
+	file, _, _ := flags.String("file", "", ""), flags.String("token", "", ""), flags.String("relocate", "", "")
 	if err := flags.Parse(os.Args[3:]); err != nil {
 		return err
 	}
@@ -132,7 +132,7 @@ func playEtcdTool(string) error {
 		if err != nil {
 			return err
 		}
-		return errors.Join(os.Mkdir(*dir, 0o700), os.WriteFile(filepath.Join(*dir, "value"), data, 0o600))
+		return errors.Join(os.MkdirAll(*dir, 0o700), os.WriteFile(filepath.Join(*dir, "value"), data, 0o600))
 	}
 	if *endpoint != "" {
 		*dir = strings.TrimSuffix(strings.TrimPrefix(*endpoint, "unix://"), machine.RunDir+"/etcd.sock") + machine.EtcdDir

@@ -157,6 +157,8 @@ func planNode(rec *record, i int) (*machine.NodeConfiguration, namespaces.Limits
 	return cfg, limits, nil
 }
 
+func providerID(cluster, machine string) string { return "skiff://" + cluster + "/" + machine }
+
 // apiServerURL is how machines reach the API server, without a Service.
 func apiServerURL(rec *record) string {
 	return "https://" + joinPort(rec.controlPlane().IPs[0].String(), machine.APIServerPort)

@@ -48,7 +48,7 @@ func RestoreSnapshot(ctx context.Context, opts RestoreOptions) (*Info, error) {
 	}
 	_, rec, unlock, err := lockedRecord(ctx, opts.Cluster)
 	if errors.Is(err, ErrNotFound) {
-		return p.restoreNew(ctx, from, opts)
+		return p.restoreAnother(ctx, from, opts)
 	}
 	if err != nil {
 		return nil, err
@@ -145,15 +145,18 @@ func (p Paths) stage(ctx context.Context, rec *record, from *origin, r replaceme
 		return nil, err
 	}
 	for i := range live[1:] {
-		if err := p.restoreEtcd(ctx, rec, from, r.next(i+1)); err != nil {
+		if err := p.restoreEtcd(ctx, rec, from, r.next(i+1), ""); err != nil {
 			return nil, err
 		}
 	}
 	return live, nil
 }
 
-func (p Paths) restoreEtcd(ctx context.Context, rec *record, from *origin, dir string) error {
-	return p.etcdTool(ctx, nil, "restore", "--file", filepath.Join(from.dir, snapshot.EtcdFile), "--data-dir", dir, "--token", rec.ID)
+// restoreEtcd makes the data directory dir of a member. plan is a file that
+// says what is called otherwise, if anything is.
+func (p Paths) restoreEtcd(ctx context.Context, rec *record, from *origin, dir, plan string) error {
+	return p.etcdTool(ctx, nil, "restore", "--file", filepath.Join(from.dir, snapshot.EtcdFile),
+		"--data-dir", dir, "--token", rec.ID, "--relocate", plan)
 }
 
 // unrestore brings a cluster back whose restore failed; the caller's ctx may
@@ -176,8 +179,4 @@ func (p Paths) unrestore(ctx context.Context, rec *record, r replacement, ran bo
 		err = fmt.Errorf("undo: %w", err)
 	}
 	return end(err)
-}
-
-func (p Paths) restoreNew(ctx context.Context, from *origin, opts RestoreOptions) (*Info, error) {
-	return nil, fmt.Errorf("cluster %q: %w", opts.Cluster, ErrNotFound)
 }

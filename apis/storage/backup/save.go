@@ -48,15 +48,15 @@ func SaveStopped(ctx context.Context, dir, path string) (st *Status, err error) 
 	if err := os.CopyFS(copied, os.DirFS(dir)); err != nil {
 		return nil, fmt.Errorf("copy etcd's directory %s: %w", dir, err)
 	}
-	err = with(ctx, copied, func(ctx context.Context, client *clientv3.Client) error { return save(ctx, client, path) })
+	err = Edit(ctx, copied, func(ctx context.Context, client *clientv3.Client) error { return save(ctx, client, path) })
 	if err != nil {
 		return nil, fmt.Errorf("save etcd of %s: %w", dir, err)
 	}
 	return status(path)
 }
 
-// with runs a member on a data directory that nobody else uses.
-func with(ctx context.Context, dir string, do func(context.Context, *clientv3.Client) error) (err error) {
+// Edit runs a member on a data directory that nobody else uses.
+func Edit(ctx context.Context, dir string, do func(context.Context, *clientv3.Client) error) (err error) {
 	// A short name for the directory, however long its path is: that of a
 	// socket has 107 bytes.
 	d, err := os.Open(dir)
