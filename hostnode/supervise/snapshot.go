@@ -157,9 +157,6 @@ func (p Paths) saveEtcd(ctx context.Context, rec *record, file string, etcd *sna
 	return p.etcdTool(bounded, etcd, "save", "--endpoint", "unix://"+socket, "--file", file)
 }
 
-// etcdDir is the data directory of a machine's etcd on the host.
-func etcdDir(dir, name string) string { return filepath.Join(dir, "machines", name, machine.EtcdDir) }
-
 // copyPlain copies the files of a directory that has no others.
 func copyPlain(from, to string) error {
 	entries, err := os.ReadDir(from)

@@ -132,10 +132,10 @@ func nginx(tag string) recipe {
 }
 
 // catalogue lists the recipes of a set: "demo" is what config/samples needs,
-// "vm" what test/vm needs, "test" is everything.
+// "vm" what test/vm and "robustness" what test/robustness needs, "test" is everything.
 func catalogue(set string) ([]recipe, error) {
-	if !slices.Contains([]string{"demo", "vm", "test"}, set) {
-		return nil, fmt.Errorf("-set %q: want demo, vm or test", set)
+	if !slices.Contains([]string{"demo", "vm", "robustness", "test"}, set) {
+		return nil, fmt.Errorf("-set %q: want demo, vm, robustness or test", set)
 	}
 	var chosen []recipe
 	for _, r := range recipes() {
@@ -178,6 +178,13 @@ func recipes() []recipe {
 			programs: map[string]string{"load": "github.com/skiff-k8s/skiff/test/images/load"},
 			files:    users,
 			config:   v1.Config{Entrypoint: []string{"/load"}},
+		},
+		{
+			names:    []string{"skiff.cluster/journal:latest"},
+			sets:     []string{"robustness"},
+			programs: map[string]string{"journal": "github.com/skiff-k8s/skiff/test/images/journal"},
+			files:    users,
+			config:   v1.Config{Entrypoint: []string{"/journal"}},
 		},
 		pause("registry.k8s.io/pause:3.10.2"),
 		shellOnly,
