@@ -235,8 +235,8 @@ func (r *run) verify(ctx context.Context) []string {
 		}
 	}
 	for _, j := range r.journals {
-		data, err := j.read()
-		Expect(err).NotTo(HaveOccurred())
+		var data []byte
+		Eventually(func() (err error) { data, err = j.read(); return err }).Should(Succeed())
 		wrong = append(wrong, j.verify(data)...)
 	}
 	onHost, err := verifyVolumes(r.c, r.journals)
