@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -66,12 +67,26 @@ func (c *cluster) removeCgroups() error {
 			return nil
 		})
 		for _, dir := range slices.Backward(dirs) {
-			if err := unix.Rmdir(dir); err != nil && !errors.Is(err, unix.ENOENT) {
-				return fmt.Errorf("remove cgroup %s: %w", dir, err)
+			if err := removeCgroup(dir); err != nil {
+				return err
 			}
 		}
 	}
 	return nil
+}
+
+// removeCgroup waits for the kernel, which lets go of dead processes a little
+// after they are gone from /proc.
+func removeCgroup(dir string) error {
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		err := unix.Rmdir(dir)
+		if err == nil || errors.Is(err, unix.ENOENT) {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("remove cgroup %s: %w", dir, err)
+		}
+	}
 }
 
 // removeRoutes removes the host's routes of the cluster that are bound to no
