@@ -41,6 +41,9 @@ func (s *Storage) runEmbedded(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := inspect(cfg.Dir); err != nil {
+		return err
+	}
 	replica := s.cfg.Replica
 	if replica != nil {
 		replica.configure(cfg)
@@ -50,7 +53,7 @@ func (s *Storage) runEmbedded(ctx context.Context) error {
 			}
 		}
 	}
-	etcd, err := embed.StartEtcd(cfg)
+	etcd, err := startEtcd(cfg)
 	if err != nil {
 		return fmt.Errorf("start etcd in %s: %w", cfg.Dir, err)
 	}
@@ -137,6 +140,7 @@ func (s *Storage) embedConfig(ctx context.Context) (*embed.Config, error) {
 	cfg.MaxTxnOps = MaxTxnOps
 	// The REST gateway would connect back to the socket for nobody.
 	cfg.EnableGRPCGateway = false
-	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.New(logCore{quiet: ctx}))
+	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.New(logCore{quiet: ctx},
+		zap.WithFatalHook(lastWord{s.cfg.DataDir, s.tell, exit}), zap.WithPanicHook(lastWord{s.cfg.DataDir, s.tell, throw})))
 	return cfg, nil
 }

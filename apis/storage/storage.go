@@ -41,6 +41,10 @@ type Config struct {
 
 	// Replica makes the embedded member one of several; nil: it is alone.
 	Replica *Replica
+	// OnTrouble is called when the embedded member cannot serve what is in its
+	// files, before Run returns or the process ends, which etcd does by
+	// itself. It may be called several times.
+	OnTrouble func(*Trouble)
 
 	// CompactionInterval is how often old revisions are forgotten; a watch or
 	// a list page older than one to two intervals has to start anew. Default:
@@ -150,10 +154,21 @@ func (s *Storage) Run(ctx context.Context) (err error) {
 			err = nil
 		}
 	}()
-	if s.Embedded() {
-		return s.runEmbedded(ctx)
+	if !s.Embedded() {
+		return s.runRemote(ctx)
 	}
-	return s.runRemote(ctx)
+	err = s.runEmbedded(ctx)
+	var trouble *Trouble
+	if errors.As(err, &trouble) {
+		s.tell(trouble)
+	}
+	return err
+}
+
+func (s *Storage) tell(t *Trouble) {
+	if s.cfg.OnTrouble != nil {
+		s.cfg.OnTrouble(t)
+	}
 }
 
 // Client waits until Run has an etcd that answers and returns the client that

@@ -1,0 +1,185 @@
+package storage
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"syscall"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+	"go.etcd.io/etcd/client/pkg/v3/fileutil"
+	"go.etcd.io/etcd/server/v3/storage/schema"
+	"go.etcd.io/etcd/server/v3/storage/wal"
+	"go.etcd.io/etcd/server/v3/storage/wal/walpb"
+	"go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/protobuf/proto"
+)
+
+// Trouble is a reason why the embedded member cannot serve what is in its
+// files.
+type Trouble struct {
+	// File or directory that is to blame.
+	File string
+	// Damaged: what is in it is not what was written. Otherwise the file
+	// system takes no more of it.
+	Damaged bool
+	Err     error
+}
+
+func (t *Trouble) Error() string {
+	if t.Damaged {
+		return fmt.Sprintf("etcd's data is damaged: %s: %v", t.File, t.Err)
+	}
+	return fmt.Sprintf("etcd cannot use %s: %v", t.File, t.Err)
+}
+
+func (t *Trouble) Unwrap() error { return t.Err }
+
+// troubleWith is the Trouble that an error of etcd's is.
+func troubleWith(dir string, err error) *Trouble {
+	t := &Trouble{File: dir, Err: err}
+	var path *os.PathError
+	if errors.As(err, &path) {
+		t.File = path.Path
+	}
+	// All that the file system says is no damage but for an error of the disk.
+	var number syscall.Errno
+	t.Damaged = !errors.As(err, &number) || number == syscall.EIO
+	return t
+}
+
+// inspect finds what etcd would not: it takes the end of a log that was cut
+// off for the end of the log, and goes on with a database that has more than
+// that, into which new writes do not go. And it dies of a database that was
+// cut off, by a signal. All else it finds itself, when it starts.
+//
+// A log's checksums are read for that: some milliseconds, while the API server
+// is being composed.
+func inspect(dir string) error {
+	db := filepath.Join(dir, "member", "snap", "db")
+	if info, err := os.Stat(db); errors.Is(err, os.ErrNotExist) || err == nil && info.Size() == 0 {
+		return nil // there was never a write; or etcd makes it anew from the log
+	}
+	applied, err := databaseIndex(db)
+	if err != nil {
+		return damaged(db, err)
+	}
+	logs := filepath.Join(dir, "member", "wal")
+	last, file, err := logIndex(logs)
+	if err != nil {
+		return damaged(file, err)
+	}
+	if applied > last {
+		return damaged(file, fmt.Errorf("it ends at entry %d, and the database has the effect of entry %d", last, applied))
+	}
+	return nil
+}
+
+func damaged(file string, err error) error {
+	t := troubleWith(file, err)
+	t.File = file
+	return t
+}
+
+// lockBound is how long to wait for who else has the database open: nobody,
+// as the machine is this process's own.
+const lockBound = 5 * time.Second
+
+// databaseIndex is the last entry whose effect the database has. It reads two
+// pages and the bucket.
+func databaseIndex(path string) (index uint64, err error) {
+	db, err := bolt.Open(path, 0, &bolt.Options{ReadOnly: true, Timeout: lockBound})
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	info, err := os.Stat(path)
+	if err != nil {
+		return 0, err
+	}
+	defer func() {
+		// bbolt panics about a page that is not what it should be.
+		if r := recover(); r != nil {
+			err = fmt.Errorf("%v", r)
+		}
+	}()
+	err = db.View(func(tx *bolt.Tx) error {
+		// Before anything is touched that may be missing.
+		if tx.Size() > info.Size() {
+			return fmt.Errorf("it has %d bytes of %d", info.Size(), tx.Size())
+		}
+		bucket := tx.Bucket(schema.Meta.Name())
+		if bucket == nil {
+			return nil // not even begun
+		}
+		if value := bucket.Get(schema.MetaConsistentIndexKeyName); len(value) == 8 {
+			index = binary.BigEndian.Uint64(value)
+		}
+		return nil
+	})
+	return index, err
+}
+
+// logIndex is the last entry of the log, or the snapshot that it goes on from,
+// and the file that it ends in, or that is damaged.
+func logIndex(dir string) (last uint64, file string, err error) {
+	files, err := filepath.Glob(filepath.Join(dir, "*.wal"))
+	if err != nil {
+		return 0, dir, err
+	}
+	if len(files) == 0 {
+		return 0, dir, errors.New("there is no log, and there is a database")
+	}
+	slices.Sort(files)
+	for i, path := range files {
+		index, err := segmentIndex(path, i == len(files)-1)
+		if err != nil {
+			return 0, path, err
+		}
+		last = max(last, index)
+	}
+	return last, files[len(files)-1], nil
+}
+
+// segmentIndex reads one file of the log. Only the last one may end in a
+// record that was being written.
+func segmentIndex(path string, isLast bool) (index uint64, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	decoder := wal.NewDecoder(fileutil.NewFileReader(f))
+	for {
+		var record walpb.Record
+		err := decoder.Decode(&record)
+		switch {
+		case errors.Is(err, io.EOF), isLast && errors.Is(err, io.ErrUnexpectedEOF):
+			return index, nil
+		case err != nil:
+			return 0, fmt.Errorf("at byte %d: %w", decoder.LastOffset(), err)
+		}
+		switch record.GetType() {
+		case wal.CrcType:
+			// The checksum goes on from file to file.
+			decoder.UpdateCRC(record.GetCrc())
+		case wal.EntryType:
+			var entry raftpb.Entry
+			if err := proto.Unmarshal(record.Data, &entry); err != nil {
+				return 0, fmt.Errorf("at byte %d: %w", decoder.LastOffset(), err)
+			}
+			index = entry.GetIndex()
+		case wal.SnapshotType:
+			var snapshot walpb.Snapshot
+			if err := proto.Unmarshal(record.Data, &snapshot); err != nil {
+				return 0, fmt.Errorf("at byte %d: %w", decoder.LastOffset(), err)
+			}
+			index = max(index, snapshot.GetIndex())
+		}
+	}
+}
