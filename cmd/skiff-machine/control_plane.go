@@ -49,7 +49,8 @@ func controlPlaneCommand(ctx context.Context, args []string) error {
 	etcd, err := storage.New(storage.Config{
 		Durable: cfg.Durable, Servers: cfg.EtcdServers,
 		CAFile: cfg.EtcdCAFile, CertFile: cfg.EtcdCertFile, KeyFile: cfg.EtcdKeyFile,
-		Replica: rep.member(),
+		Replica:   rep.member(),
+		OnTrouble: tellTrouble,
 	})
 	if err != nil {
 		return err
@@ -115,6 +116,8 @@ func runOnStorage(ctx context.Context, cfg machinev1alpha1.ControlPlaneConfigura
 		select {
 		case <-api.Ready():
 			started()
+			// Of an earlier try.
+			_ = os.Remove(machinev1alpha1.TroubleFile)
 		case <-ctx.Done():
 		}
 		return settled(ctx)

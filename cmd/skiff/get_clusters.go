@@ -1,6 +1,8 @@
 package main
 
 import (
+	"strings"
+
 	"github.com/spf13/cobra"
 
 	"github.com/skiff-k8s/skiff/hostnode/supervise"
@@ -24,6 +26,9 @@ func (a *app) getClustersCommand() *cobra.Command {
 			rows := make([]clusterRow, 0, len(list))
 			for _, info := range list {
 				rows = append(rows, clusterRow{info})
+				if info.Trouble != "" {
+					a.say("Cluster %q: %s\n  Mend: %s", info.Name, info.Trouble, strings.ReplaceAll(info.Mend, "\n", "\n  "))
+				}
 			}
 			return printRows(a, output, clusterHeader, rows)
 		},

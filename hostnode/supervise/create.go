@@ -271,6 +271,9 @@ func (p Paths) waitReady(ctx context.Context, rec *record, within time.Duration)
 				return nil
 			}
 		}
+		if err := p.outvoted(rec); err != nil {
+			return err
+		}
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)

@@ -27,6 +27,9 @@ const (
 	Stopped State = "stopped"
 	// Paused: a machine stands still.
 	Paused State = "paused"
+	// Damaged: etcd's files are not what was written to them, and so are not
+	// served. It may run or not.
+	Damaged State = "damaged"
 )
 
 // Info describes a cluster.
@@ -37,6 +40,10 @@ type Info struct {
 	Durability cluster.Durability `json:"durability"`
 	// PowerCut says what a power cut may cost.
 	PowerCut string `json:"powerCut"`
+	// Trouble is what keeps a control plane from serving, and Mend what to do
+	// about it; empty: nothing does.
+	Trouble string `json:"trouble,omitempty"`
+	Mend    string `json:"mend,omitempty"`
 	// Restart says whether the host starts the cluster when it boots.
 	Restart cluster.RestartPolicy `json:"restart"`
 	// Endpoint is the API server's host:port for clients on the host.
@@ -163,6 +170,15 @@ func (p Paths) describe(rec *record) *Info {
 		info.State = Running
 	default:
 		info.State = Degraded
+	}
+	for _, t := range p.troubles(rec) {
+		info.Trouble, info.Mend = t.Error(), p.mend(c.Name, t)
+		switch {
+		case t.damaged:
+			info.State = Damaged
+		case info.State == Running:
+			info.State = Degraded
+		}
 	}
 	return info
 }

@@ -22,7 +22,7 @@ import (
 // The test program plays further parts: `skiff supervise NAME`, which Create
 // starts from the running program, `skiff exec`, and skiff-machine, whose
 // control-plane is a TLS server on the handed-over socket with the cluster's
-// real certificate.
+// real certificate; a file "trouble" in etcd's directory is what it fails of.
 func TestMain(m *testing.M) {
 	if filepath.Base(os.Args[0]) == machineProgram {
 		play := playMachine
@@ -165,6 +165,9 @@ func playMachine(role string) error {
 	}
 	if value, _ := os.ReadFile(machine.EtcdDir + "/value"); string(value) == "broken" {
 		return errors.New("the database is broken")
+	}
+	if cause, err := os.ReadFile(machine.EtcdDir + "/trouble"); err == nil {
+		return errors.Join(errors.New("in trouble"), os.WriteFile(machine.TroubleFile, cause, 0o644))
 	}
 	files, err := handover.Files(os.Getenv(machine.ListenFDs))
 	if err != nil {

@@ -135,6 +135,11 @@ func (p Paths) machineState(name, machine string) string {
 	return filepath.Join(p.Run(name), "machines", machine+".json")
 }
 
+// troubleNote keeps a machine's trouble while the cluster does not run.
+func (p Paths) troubleNote(name, machine string) string {
+	return filepath.Join(p.Cluster(name), "machines", machine, "trouble.json")
+}
+
 func (p Paths) watcherState(name string) string { return filepath.Join(p.Run(name), "watcher.json") }
 
 func (p Paths) supervisorState(name string) string {

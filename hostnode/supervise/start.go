@@ -110,6 +110,9 @@ func (p Paths) startable(rec *record) error {
 	if err := errors.Join(checkMounts(c)...); err != nil {
 		return err
 	}
+	if err := p.verify(rec); err != nil {
+		return err
+	}
 	want, err := rangesOf(c.Networking)
 	if err != nil {
 		return err
@@ -153,6 +156,7 @@ func (p Paths) prepareStart(ctx context.Context, rec *record) (sockets map[strin
 		}
 		return nil
 	})
+	g.Go(func() error { return errors.Join(p.forget(rec), p.unseal(rec)) })
 	if err := g.Wait(); err != nil {
 		return nil, err
 	}

@@ -33,7 +33,7 @@ type StopOptions struct {
 //
 //	running → not wanted (nobody restarts anything) → supervisor dead →
 //	workers' pods, then the control plane's, then etcd ended → taken down →
-//	on disk
+//	sealed → on disk
 func Stop(ctx context.Context, name string, opts StopOptions) error {
 	p, rec, unlock, err := lockedRecord(ctx, name)
 	if err != nil {
@@ -68,6 +68,9 @@ func (p Paths) stop(ctx context.Context, rec *record, opts StopOptions) error {
 	}
 	end := begin(progress, StepDown)
 	err = p.takeDown(ctx, name)
+	if err == nil {
+		err = p.seal(rec)
+	}
 	if err == nil {
 		// What ephemeral durability left to the kernel, once.
 		err = syncFS(p.Cluster(name))

@@ -1,0 +1,159 @@
+package supervise
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sync/errgroup"
+
+	cluster "github.com/skiff-k8s/skiff/apis/cluster/v1alpha1"
+	machine "github.com/skiff-k8s/skiff/apis/machine/v1alpha1"
+)
+
+// A stopped cluster's etcd is sealed: the checksums of its files lie beside
+// them, from the end of the stop to the next start. Etcd's own log has
+// checksums, its database has none for what is in it: a bit that flips on the
+// disk meanwhile would be served as the truth.
+
+// sum of a file.
+type sum struct {
+	Size int64  `json:"size"`
+	CRC  string `json:"crc32c"`
+}
+
+// etcdDir is etcd's data directory of a machine on the host, sums the file
+// with its checksums. Who replaces the directory replaces them too.
+func (p Paths) etcdDir(name, machineName string) string {
+	return p.onHost(name, machineName, machine.EtcdDir)
+}
+
+func (p Paths) sums(name, machineName string) string {
+	return filepath.Join(p.etcdDir(name, machineName), "sums.json")
+}
+
+// seal writes the checksums of a cluster that does not run. Where there are
+// some, nothing has written since, or should have: they stay.
+func (p Paths) seal(rec *record) error {
+	return p.eachEtcd(rec, func(machineName string) error {
+		if exists(p.sums(rec.Cluster.Name, machineName)) {
+			return nil
+		}
+		sums, err := sumFiles(p.etcdDir(rec.Cluster.Name, machineName))
+		if err != nil {
+			return err
+		}
+		if len(sums) == 0 {
+			return nil
+		}
+		return writeJSON(p.sums(rec.Cluster.Name, machineName), sums)
+	})
+}
+
+// verify compares the files with their checksums, if there are any: a cluster
+// whose processes all died has none.
+func (p Paths) verify(rec *record) error {
+	var damaged []trouble
+	name := rec.Cluster.Name
+	for _, m := range rec.Machines {
+		file, err := p.changed(name, m.Name)
+		if err != nil {
+			return fmt.Errorf("compare etcd's files of %s with their checksums: %w", m.Name, err)
+		}
+		if file != "" {
+			damaged = append(damaged, trouble{machine: m.Name, file: file, damaged: true, cause: "it is not as the last stop left it"})
+		}
+	}
+	if len(damaged) > 0 {
+		return p.refuse(name, damaged)
+	}
+	return nil
+}
+
+// unseal comes before etcd writes.
+func (p Paths) unseal(rec *record) error {
+	return p.eachEtcd(rec, func(machineName string) error {
+		if err := os.Remove(p.sums(rec.Cluster.Name, machineName)); !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		return nil
+	})
+}
+
+func (p Paths) eachEtcd(rec *record, do func(machineName string) error) error {
+	var g errgroup.Group
+	for _, m := range rec.Machines {
+		if m.Role == cluster.ControlPlaneRole {
+			g.Go(func() error { return do(m.Name) })
+		}
+	}
+	return g.Wait()
+}
+
+// changed is the first file that is not as its checksum says; empty: none.
+func (p Paths) changed(name, machineName string) (string, error) {
+	data, err := os.ReadFile(p.sums(name, machineName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	var want map[string]sum
+	if err := json.Unmarshal(data, &want); err != nil {
+		return p.sums(name, machineName), nil // as good as any other file of it
+	}
+	dir := p.etcdDir(name, machineName)
+	have, err := sumFiles(dir)
+	if err != nil {
+		return "", err
+	}
+	for _, file := range sorted(keysOf(want)) {
+		if have[file] != want[file] {
+			return filepath.Join(dir, file), nil
+		}
+	}
+	return "", nil
+}
+
+func keysOf(sums map[string]sum) []string {
+	keys := make([]string, 0, len(sums))
+	for k := range sums {
+		keys = append(keys, k)
+	}
+	return keys
+}
+
+// sumFiles reads all files of etcd's.
+func sumFiles(dir string) (map[string]sum, error) {
+	sums := map[string]sum{}
+	table := crc32.MakeTable(crc32.Castagnoli)
+	member := filepath.Join(dir, "member")
+	err := filepath.WalkDir(member, func(path string, d fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) && path == member {
+			return filepath.SkipAll // etcd never ran
+		}
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		name, err := filepath.Rel(dir, path)
+		if err != nil {
+			return err
+		}
+		f, err := os.Open(path)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		hash := crc32.New(table)
+		size, err := io.Copy(hash, f)
+		sums[name] = sum{Size: size, CRC: fmt.Sprintf("%08x", hash.Sum32())}
+		return err
+	})
+	return sums, err
+}

@@ -1,0 +1,125 @@
+package supervise
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// refusalOf an operation, with its help.
+func refusalOf(t *testing.T, err error) string {
+	t.Helper()
+	var refusal *Refusal
+	if !errors.As(err, &refusal) {
+		t.Fatalf("have %v, want a refusal", err)
+	}
+	return refusal.Error() + "\n" + refusal.Help
+}
+
+func wants(t *testing.T, got string, all ...string) {
+	t.Helper()
+	for _, want := range all {
+		if !strings.Contains(got, want) {
+			t.Errorf("%q is not in %s", want, got)
+		}
+	}
+}
+
+func TestAStoppedClustersEtcdIsSealed(t *testing.T) {
+	needRoot(t)
+	p := testPaths(t)
+	c := testCluster("svt-seal", 0)
+	create(t, c)
+	dir := p.etcdDir(c.Name, c.Name+"-control-plane")
+	db := filepath.Join(dir, "member", "snap", "db")
+	if err := os.MkdirAll(filepath.Dir(db), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	put := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(db, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	start := func() error {
+		_, err := Start(t.Context(), c.Name, StartOptions{})
+		return err
+	}
+	stop := func() {
+		t.Helper()
+		if err := Stop(t.Context(), c.Name, StopOptions{Now: true}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put("what was written")
+	stop()
+	for _, damage := range []string{"what was writtem", "what was", ""} {
+		put(damage)
+		wants(t, refusalOf(t, start()), "etcd's data is damaged: "+db, "put "+db+" back", "rm "+p.sums(c.Name, c.Name+"-control-plane"))
+		if info := describe(t, c.Name); info.State != Damaged || !strings.Contains(info.Trouble, db) || info.Mend == "" {
+			t.Errorf("have %+v", info)
+		}
+		stop() // it is fine, and takes no damage for the truth
+	}
+	if err := os.Remove(db); err != nil {
+		t.Fatal(err)
+	}
+	wants(t, refusalOf(t, start()), db)
+
+	put("what was written") // the mend
+	if err := start(); err != nil {
+		t.Fatal(err)
+	}
+	if info := describe(t, c.Name); info.State != Running || info.Trouble != "" {
+		t.Errorf("have %+v", info)
+	}
+	if exists(p.sums(c.Name, c.Name+"-control-plane")) {
+		t.Error("a running cluster is sealed")
+	}
+	put("what was written since")
+	stop()
+	if err := start(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestAStartSaysWhatTheControlPlaneIsInTroubleWith(t *testing.T) {
+	needRoot(t)
+	p := testPaths(t)
+	c := testCluster("svt-trouble", 0)
+	create(t, c)
+	dir := p.etcdDir(c.Name, c.Name+"-control-plane")
+	tests := []struct {
+		name, told string
+		state      State
+		want       []string
+	}{
+		{"damage", `{"file": "/var/lib/etcd/member/wal/1.wal", "damaged": true, "cause": "crc mismatch"}`, Damaged,
+			[]string{"etcd's data is damaged: " + dir + "/member/wal/1.wal: crc mismatch", "restore a snapshot"}},
+		{"a full disk", `{"file": "/var/lib/etcd/member/wal/0.tmp", "cause": "no space left on device"}`, Stopped,
+			[]string{"etcd cannot use " + dir + "/member/wal/0.tmp: no space left on device", "with room on it"}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			if err := Stop(t.Context(), c.Name, StopOptions{Now: true}); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(filepath.Join(dir, "trouble"), []byte(tt.told), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			_, err := Start(t.Context(), c.Name, StartOptions{})
+			wants(t, refusalOf(t, err), tt.want...)
+			if info := describe(t, c.Name); info.State != tt.state || !strings.Contains(info.Trouble, dir) {
+				t.Errorf("have %+v", info)
+			}
+			if err := os.Remove(filepath.Join(dir, "trouble")); err != nil {
+				t.Fatal(err)
+			}
+			if info, err := Start(t.Context(), c.Name, StartOptions{}); err != nil || info.State != Running || info.Trouble != "" {
+				t.Errorf("have %+v, %v", info, err)
+			}
+		})
+	}
+}
