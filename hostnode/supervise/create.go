@@ -249,6 +249,8 @@ func (p Paths) waitReady(ctx context.Context, rec *record, within time.Duration)
 	within = max(within, readyBound)
 	ctx, cancel := context.WithTimeoutCause(ctx, within, fmt.Errorf("the API server is not ready after %v", within))
 	defer cancel()
+	ctx, stop := p.whileServable(ctx, rec)
+	defer stop()
 	ca, err := os.ReadFile(filepath.Join(p.Cluster(rec.Cluster.Name), "pki", "ca.crt"))
 	if err != nil {
 		return err
@@ -270,9 +272,6 @@ func (p Paths) waitReady(ctx context.Context, rec *record, within time.Duration)
 			if response.StatusCode == http.StatusOK {
 				return nil
 			}
-		}
-		if err := p.outvoted(rec); err != nil {
-			return err
 		}
 		select {
 		case <-ctx.Done():

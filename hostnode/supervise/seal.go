@@ -38,10 +38,11 @@ func (p Paths) sums(name, machineName string) string {
 }
 
 // seal writes the checksums of a cluster that does not run. Where there are
-// some, nothing has written since, or should have: they stay.
+// some, nothing has written since, or should have: they stay. And what etcd
+// itself could not read is nothing to hold anybody to.
 func (p Paths) seal(rec *record) error {
 	return p.eachEtcd(rec, func(machineName string) error {
-		if exists(p.sums(rec.Cluster.Name, machineName)) {
+		if exists(p.sums(rec.Cluster.Name, machineName)) || exists(p.troubleNote(rec.Cluster.Name, machineName)) {
 			return nil
 		}
 		sums, err := sumFiles(p.etcdDir(rec.Cluster.Name, machineName))

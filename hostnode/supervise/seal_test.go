@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // refusalOf an operation, with its help.
@@ -109,7 +110,11 @@ func TestAStartSaysWhatTheControlPlaneIsInTroubleWith(t *testing.T) {
 			if err := os.WriteFile(filepath.Join(dir, "trouble"), []byte(tt.told), 0o600); err != nil {
 				t.Fatal(err)
 			}
+			begin := time.Now()
 			_, err := Start(t.Context(), c.Name, StartOptions{})
+			if took := time.Since(begin); took > readyBound/4 {
+				t.Errorf("it took %v to give up", took)
+			}
 			wants(t, refusalOf(t, err), tt.want...)
 			if info := describe(t, c.Name); info.State != tt.state || !strings.Contains(info.Trouble, dir) {
 				t.Errorf("have %+v", info)

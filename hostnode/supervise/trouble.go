@@ -1,6 +1,7 @@
 package supervise
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -8,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"time"
 
 	cluster "github.com/skiff-k8s/skiff/apis/cluster/v1alpha1"
 	machine "github.com/skiff-k8s/skiff/apis/machine/v1alpha1"
@@ -32,7 +35,7 @@ func (t trouble) Error() string {
 // mend says what to do about it.
 func (p Paths) mend(name string, t trouble) string {
 	if !t.damaged {
-		return "make the file system of " + t.file + " writable, with room on it; then skiff start cluster --name " + name
+		return "make the file system of " + t.file + " writable, with room on it; a cluster that runs goes on by itself then, another by skiff start cluster --name " + name
 	}
 	help := fmt.Sprintf("put %s back from a copy, or restore a snapshot; or give the data up: skiff delete cluster --name %s", t.file, name)
 	if sums := p.sums(name, t.machine); exists(sums) {
@@ -100,6 +103,28 @@ func (p Paths) forget(rec *record) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// troubleRetry is between two looks for the files that control planes leave:
+// they are in other mount namespaces, from where no event comes.
+const troubleRetry = 50 * time.Millisecond
+
+// whileServable ends the context it returns when nobody will ever serve. A
+// client would not learn of that: its connection waits for who accepts it.
+func (p Paths) whileServable(ctx context.Context, rec *record) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	var watch sync.WaitGroup
+	watch.Go(func() {
+		for sleep(ctx, troubleRetry) == nil {
+			if err := p.outvoted(rec); err != nil {
+				cancel(err)
+			}
+		}
+	})
+	return ctx, func() {
+		cancel(nil)
+		watch.Wait()
+	}
 }
 
 // outvoted is an error when so many control planes are in trouble that the
