@@ -105,6 +105,10 @@ e2e: build kubectl $(IMAGES) ## End-to-end tests on real clusters
 soak: build kubectl $(IMAGES) ## Roll fifty Deployments under load
 	hack/test-e2e.sh soak
 
+.PHONY: robustness
+robustness: build ## Faults on a cluster under load: [DURATION=1h] [SEED=n] [CONTROL_PLANES=n] [WORKERS=n]
+	REPORT=$(or $(REPORT),test/robustness/REPORT.md) hack/test-robustness.sh
+
 .PHONY: conformance
 conformance: build kubectl $(IMAGES) ## Upstream's e2e suite: [FOCUS=regexp] [SKIP=regexp] [PROCS=n] [WORKERS=n] [ZONES=n]
 	test/conformance/run.sh

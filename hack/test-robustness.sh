@@ -4,7 +4,7 @@
 #
 #   DURATION=1h SEED=n CONTROL_PLANES=1 WORKERS=2 DURABILITY=durable
 #   FOCUS=regexp   a part of the specs
-#   REPORT=file    append what came of it, as Markdown
+#   REPORT=file    Markdown with the last run of each kind of cluster
 set -euo pipefail
 cd "$(dirname "$0")/.."
 [ "$(id -u)" = 0 ] || { echo "Error: clusters need root"; exit 1; }

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	. "github.com/onsi/ginkgo/v2"
+	"github.com/onsi/ginkgo/v2/types"
 	. "github.com/onsi/gomega"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -66,16 +67,38 @@ var _ = Describe("a cluster under faults", func() {
 		stop()
 		report.Duration = r.recorder.now()
 		report.Violations = r.verify(ctx)
-		r.fill(report)
-		GinkgoWriter.Println(report)
-		if settings.report != "" {
-			Expect(appendReport(settings.report, report)).To(Succeed())
-		}
-		Expect(report.Violations).To(BeEmpty())
 		for _, h := range report.Steps {
-			Expect(h.Err).NotTo(HaveOccurred(), "%v", h.Step)
+			if h.Err != nil {
+				report.Violations = append(report.Violations, fmt.Sprintf("%v at %v: %v", h.Step, h.At, h.Err))
+			}
 		}
+		r.fill(report)
+		account = report
+		Expect(report.Violations).To(BeEmpty())
 	})
+})
+
+// account of the run, once there is one.
+var account *Account
+
+var _ = ReportAfterSuite("report", func(suite Report) {
+	if account == nil {
+		return
+	}
+	for _, spec := range suite.SpecReports {
+		if text := strings.Join(spec.ContainerHierarchyTexts, " "); strings.HasPrefix(text, "etcd's") && spec.State != types.SpecStateSkipped {
+			account.Others = append(account.Others, fmt.Sprintf("%s, %s: %s", text, spec.LeafNodeText, spec.State))
+		}
+	}
+	fmt.Println(account)
+	if settings.report == "" {
+		return
+	}
+	old, err := os.ReadFile(settings.report)
+	if err != nil && !os.IsNotExist(err) {
+		Fail(err.Error())
+	}
+	Expect(os.WriteFile(settings.report, []byte(Merge(string(old), account)), 0o644)).To(Succeed())
 })
 
 // load writes, watches and appends until the returned function is called,
@@ -267,14 +290,4 @@ func machine() string {
 		release.WriteByte(byte(c))
 	}
 	return fmt.Sprintf("%d cores, kernel %s, %s.", runtime.NumCPU(), release.String(), time.Now().UTC().Format(time.DateOnly))
-}
-
-func appendReport(path string, r *Account) error {
-	f, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	_, err = fmt.Fprintf(f, "\n%s", r)
-	return err
 }

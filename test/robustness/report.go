@@ -34,9 +34,33 @@ type Account struct {
 	Journals, Records, Unanswered int
 	// Resumed is how often a watch went on where another had ended.
 	Resumed int
-	// Damage is what further specs did to etcd's disk and files.
-	Damage     []string
+	// Others are the other specs of the run, with what came of each.
+	Others     []string
 	Violations []string
+}
+
+// reportHead begins a report.
+const reportHead = `# Robustness
+
+Written by ` + "`make robustness`" + `: the last run of each kind of cluster.
+`
+
+// title of an account, by which the next one of its kind replaces it.
+func (r *Account) title() string {
+	return fmt.Sprintf("### Control planes: %d, workers: %d, durability %s", r.ControlPlanes, r.Workers, r.Durability)
+}
+
+// Merge puts an account into a report, in the place of one of its kind.
+func Merge(report string, r *Account) string {
+	_, rest, _ := strings.Cut(report, "\n### ")
+	out := reportHead
+	for _, section := range strings.Split(rest, "\n### ") {
+		section = "### " + section
+		if section != "### " && !strings.HasPrefix(section, r.title()+"\n") {
+			out += "\n" + strings.TrimRight(section, "\n") + "\n"
+		}
+	}
+	return out + "\n" + r.String()
 }
 
 // String is it as Markdown.
@@ -46,8 +70,7 @@ func (r *Account) String() string {
 	if len(r.Violations) > 0 {
 		verdict = fmt.Sprintf("**%d violations.**", len(r.Violations))
 	}
-	fmt.Fprintf(&b, "### %d control plane(s), %d workers, durability %s: %v\n\n", r.ControlPlanes, r.Workers, r.Durability, r.Duration.Round(time.Second))
-	fmt.Fprintf(&b, "Verdict: %s\n\n", verdict)
+	fmt.Fprintf(&b, "%s\n\n%v. Verdict: %s\n\n", r.title(), r.Duration.Round(time.Second), verdict)
 	for _, v := range r.Violations {
 		fmt.Fprintf(&b, "- %s\n", v)
 	}
@@ -57,10 +80,10 @@ func (r *Account) String() string {
 	fmt.Fprintf(&b, "Seed %d. %s\n\n", r.Seed, r.Machine)
 	r.writeOperations(&b)
 	r.writeFaults(&b)
-	if len(r.Damage) > 0 {
+	if len(r.Others) > 0 {
 		b.WriteString("\nAnd on clusters of their own:\n\n")
-		for _, d := range r.Damage {
-			fmt.Fprintf(&b, "- %s\n", d)
+		for _, o := range r.Others {
+			fmt.Fprintf(&b, "- %s\n", o)
 		}
 	}
 	return b.String()

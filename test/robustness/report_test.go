@@ -36,3 +36,13 @@ func TestAnAccountHasTheSpellWithoutAWriteOfEachFault(t *testing.T) {
 		t.Errorf("have\n%s", got)
 	}
 }
+
+func TestAReportHasTheLastAccountOfEachKindOfCluster(t *testing.T) {
+	one := &Account{Topology: Topology{ControlPlanes: 1, Workers: 2}, Durability: "durable", Seed: 1}
+	three := &Account{Topology: Topology{ControlPlanes: 3, Workers: 2}, Durability: "durable", Seed: 2}
+	again := &Account{Topology: Topology{ControlPlanes: 1, Workers: 2}, Durability: "durable", Seed: 3}
+	got := Merge(Merge(Merge("", one), three), again)
+	if strings.Count(got, "### ") != 2 || strings.Contains(got, "Seed 1.") || !strings.Contains(got, "Seed 2.") || !strings.Contains(got, "Seed 3.") || strings.Count(got, "# Robustness") != 1 {
+		t.Errorf("have\n%s", got)
+	}
+}
