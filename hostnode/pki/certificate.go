@@ -27,8 +27,9 @@ const (
 	// renewBefore is how long before its end a certificate is made anew:
 	// a cluster that is started once a month never meets an expired one.
 	renewBefore = 90 * 24 * time.Hour
-	// backdate allows for clocks that are behind ours.
-	backdate = 5 * time.Minute
+	// backdate allows for clocks that are behind ours, or are set back: by an
+	// hour when somebody mistook the time zone. Nobody would be let in then.
+	backdate = 24 * time.Hour
 )
 
 // spec is a certificate as it should be.

@@ -75,8 +75,10 @@ func TestEveryCertificateServesItsPurpose(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(filepath.Base(tt.file)+" of "+filepath.Base(tt.dir), func(t *testing.T) {
 			cert := certificate(t, tt.dir, tt.file)
-			if _, err := cert.Verify(x509.VerifyOptions{Roots: tt.roots, KeyUsages: []x509.ExtKeyUsage{tt.usage}}); err != nil {
-				t.Error(err)
+			for _, clock := range []time.Duration{0, time.Hour, -time.Hour} {
+				if _, err := cert.Verify(x509.VerifyOptions{Roots: tt.roots, KeyUsages: []x509.ExtKeyUsage{tt.usage}, CurrentTime: time.Now().Add(clock)}); err != nil {
+					t.Errorf("by a clock that is %v off: %v", clock, err)
+				}
 			}
 			if cert.Subject.CommonName != tt.cn {
 				t.Errorf("common name %q, want %q", cert.Subject.CommonName, tt.cn)
