@@ -28,9 +28,12 @@ type Server struct {
 	// Dir holds etcd, etcd.sock, pki, kubeconfig and audit.log.
 	Dir string
 
-	args   []string
-	config *rest.Config
-	cmd    *exec.Cmd
+	// program is the command's path; empty is test/apiserver, built if it
+	// has to be.
+	program string
+	args    []string
+	config  *rest.Config
+	cmd     *exec.Cmd
 	// stdin keeps the program alive: it stops when the test's process is gone.
 	stdin  io.Closer
 	stderr *log
@@ -42,10 +45,16 @@ type Server struct {
 // Open starts a server with args and returns when /readyz passes. The caller
 // closes it.
 func Open(args ...string) (*Server, error) {
+	return OpenProgram("", args...)
+}
+
+// OpenProgram is Open for another command around test/apiserver/compose.
+func OpenProgram(path string, args ...string) (*Server, error) {
 	s, err := prepare(args)
 	if err != nil {
 		return nil, err
 	}
+	s.program = path
 	if err := s.start(); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
@@ -123,11 +132,13 @@ func prepare(args []string) (*Server, error) {
 // launch returns a channel that gets the kubeconfig when the server is ready,
 // or nothing when it ends before.
 func (s *Server) launch() (ready <-chan string, err error) {
-	program, err := program()
-	if err != nil {
-		return nil, err
+	path := s.program
+	if path == "" {
+		if path, err = program(); err != nil {
+			return nil, err
+		}
 	}
-	s.cmd = exec.Command(program, append([]string{"-dir", s.Dir, "-stop-on-stdin"}, s.args...)...)
+	s.cmd = exec.Command(path, append([]string{"-dir", s.Dir, "-stop-on-stdin"}, s.args...)...)
 	s.stderr = &log{}
 	s.cmd.Stderr = s.stderr
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
