@@ -78,7 +78,27 @@ func componentConfig(cfg Config) (kubectrlmgrconfig.KubeControllerManagerConfigu
 		c.GarbageCollectorController.GCIgnoredResources = append(c.GarbageCollectorController.GCIgnoredResources,
 			garbagecollectorconfig.GroupResource{Group: r.Group, Resource: r.Resource})
 	}
+	fewerWorkers(&c)
 	return c, nil
+}
+
+// fewerWorkers suits upstream's numbers of workers to an API server in the
+// same process: a request takes a millisecond instead of a round trip through
+// a load balancer, and each worker is a goroutine with a stack of its own.
+func fewerWorkers(c *kubectrlmgrconfig.KubeControllerManagerConfiguration) {
+	// 20 and 50: to have so many requests under way.
+	c.GarbageCollectorController.ConcurrentGCSyncs = 5
+	c.ResourceClaimController.ConcurrentSyncs = 5
+	// Five each, of which a host's cluster keeps one busy.
+	for _, workers := range []*int32{
+		&c.CronJobController.ConcurrentCronJobSyncs,
+		&c.EndpointSliceMirroringController.MirroringConcurrentServiceEndpointSyncs,
+		&c.EphemeralVolumeController.ConcurrentEphemeralVolumeSyncs,
+		&c.SAController.ConcurrentSATokenSyncs,
+		&c.TTLAfterFinishedController.ConcurrentTTLSyncs,
+	} {
+		*workers = 1
+	}
 }
 
 // validateSubnets refuses what upstream's node IPAM would refuse at the start.

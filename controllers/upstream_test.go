@@ -17,7 +17,7 @@ import (
 )
 
 // TestComponentConfig: the configuration is what kube-controller-manager makes
-// of the flags that kubeadm gives it.
+// of the flags that kubeadm gives it, but for the workers.
 func TestComponentConfig(t *testing.T) {
 	opts, err := options.NewKubeControllerManagerOptions()
 	if err != nil {
@@ -58,6 +58,7 @@ func TestComponentConfig(t *testing.T) {
 	// Not used: there is no listener, no election, no cloud, no kubeconfig.
 	got.ServiceController = want.ComponentConfig.ServiceController
 	got.Generic, got.KubeCloudShared.ConfigureCloudRoutes = want.ComponentConfig.Generic, want.ComponentConfig.KubeCloudShared.ConfigureCloudRoutes
+	fewerWorkers(&want.ComponentConfig)
 	order := func(a, b garbagecollectorconfig.GroupResource) int {
 		return strings.Compare(a.Group+"/"+a.Resource, b.Group+"/"+b.Resource)
 	}

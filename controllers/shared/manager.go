@@ -2,6 +2,8 @@ package shared
 
 import (
 	"net/http"
+	"reflect"
+	"strings"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -13,6 +15,7 @@ import (
 	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/config"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
@@ -59,13 +62,17 @@ func NewManager(cfg *rest.Config, logger logr.Logger, factory informers.SharedIn
 	})
 }
 
-// builtinMapper knows the built-in kinds without asking the API server.
+// builtinMapper knows the built-in kinds without asking the API server: what
+// is an object, in its stable version. The rest of the scheme is a megabyte.
 func builtinMapper() meta.RESTMapper {
 	mapper := meta.NewDefaultRESTMapper(scheme.Scheme.PrioritizedVersionsAllGroups())
 	root := map[string]bool{
 		"Namespace": true, "Node": true, "PersistentVolume": true, "StorageClass": true,
 	}
-	for gvk := range scheme.Scheme.AllKnownTypes() {
+	for gvk, kind := range scheme.Scheme.AllKnownTypes() {
+		if _, isObject := reflect.New(kind).Interface().(client.Object); !isObject || strings.ContainsAny(gvk.Version, "ab_") {
+			continue
+		}
 		scope := meta.RESTScopeNamespace
 		if root[gvk.Kind] {
 			scope = meta.RESTScopeRoot

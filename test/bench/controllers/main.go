@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -19,21 +20,22 @@ import (
 type sample map[string]float64
 
 func main() {
-	programs := flag.String("programs", "", "directory of apiserver, controlplane and kube-controller-manager")
+	programs := flag.String("programs", "", "directory of controlplane and kube-controller-manager")
 	n := flag.Int("n", 5, "runs of each subject")
 	out := flag.String("out", "_output/bench", "directory for results")
 	names := flag.String("subjects", "none,skiff,raised,shipped", "what to measure; none is the API server alone, for memory")
+	only := flag.String("figures", "", "keys of the figures to measure; empty is all, and so is memory always")
 	idle := flag.Duration("idle", 20*time.Second, "how long controllers idle before memory and processor are read")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, *programs, *n, *out, strings.Split(*names, ","), *idle); err != nil {
+	if err := run(ctx, *programs, *n, *out, strings.Split(*names, ","), *only, *idle); err != nil {
 		fmt.Fprintln(os.Stderr, "Error:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, programs string, n int, out string, names []string, idle time.Duration) error {
+func run(ctx context.Context, programs string, n int, out string, names []string, only string, idle time.Duration) error {
 	for _, name := range names {
 		if titles[name] == "" {
 			return fmt.Errorf("-subjects: %q: want none, skiff, raised or shipped", name)
@@ -43,7 +45,7 @@ func run(ctx context.Context, programs string, n int, out string, names []string
 	for i := range n {
 		for _, name := range names {
 			fmt.Fprintf(os.Stderr, "run %d/%d %s\n", i+1, n, name)
-			got, err := one(ctx, name, programs, idle)
+			got, err := one(ctx, name, programs, only, idle)
 			if err != nil {
 				return fmt.Errorf("run %d of %s: %w", i+1, name, err)
 			}
@@ -63,7 +65,7 @@ func run(ctx context.Context, programs string, n int, out string, names []string
 }
 
 // one measures a subject once, on a cluster of its own.
-func one(ctx context.Context, name, programs string, idle time.Duration) (got sample, err error) {
+func one(ctx context.Context, name, programs, only string, idle time.Duration) (got sample, err error) {
 	s, err := start(name, programs)
 	if err != nil {
 		return nil, err
@@ -85,7 +87,7 @@ func one(ctx context.Context, name, programs string, idle time.Duration) (got sa
 		return got, err
 	}
 	for _, f := range figures {
-		if f.measure == nil {
+		if f.measure == nil || only != "" && !slices.Contains(strings.Split(only, ","), f.key) {
 			continue
 		}
 		v, err := f.measure(ctx, m)

@@ -59,8 +59,8 @@ func (m *measurement) waitForControllers(ctx context.Context) error {
 
 // idle lets the subject be, and reads what it used.
 func (m *measurement) idle(ctx context.Context, how time.Duration, into sample) error {
-	// What the start left to do is no idling.
-	if err := sleep(ctx, 5*time.Second); err != nil {
+	// What the start left to do is no idling; the program settles by then.
+	if err := sleep(ctx, 8*time.Second); err != nil {
 		return err
 	}
 	before, err := m.subject.cpu()

@@ -30,11 +30,7 @@ type subject struct {
 }
 
 func start(name, programs string) (*subject, error) {
-	program := "apiserver"
-	if name == "skiff" {
-		program = "controlplane"
-	}
-	server, err := apiservertest.OpenProgram(filepath.Join(programs, program))
+	server, err := apiservertest.OpenProgram(filepath.Join(programs, "controlplane"), fmt.Sprintf("-controllers=%t", name == "skiff"))
 	if err != nil {
 		return nil, err
 	}
