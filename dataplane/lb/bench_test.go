@@ -18,6 +18,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/uuid"
 
+	"github.com/skiff-k8s/skiff/dataplane/inet"
 	"github.com/skiff-k8s/skiff/dataplane/internal/sandbox"
 	"github.com/skiff-k8s/skiff/dataplane/lb/table"
 )
@@ -26,7 +27,7 @@ import (
 func thousands(n, backends int) []table.Frontend {
 	var all []table.Frontend
 	for i := range n {
-		f := table.Frontend{Key: key(netip.AddrFrom4([4]byte{10, 97, byte(i >> 8), byte(i)}), 80, table.TCP)}
+		f := table.Frontend{Key: key(netip.AddrFrom4([4]byte{10, 97, byte(i >> 8), byte(i)}), 80, inet.TCP)}
 		for j := range backends {
 			f.Backends = append(f.Backends, netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, byte(128 + j), byte(i >> 8), byte(i)}), 8080))
 		}

@@ -11,6 +11,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/skiff-k8s/skiff/dataplane/inet"
 	"github.com/skiff-k8s/skiff/dataplane/lb/switchnat"
 	"github.com/skiff-k8s/skiff/dataplane/lb/table"
 )
@@ -82,10 +83,10 @@ func (l *Loader) HostPorts(ports []HostPort, added bool) error {
 // frontendsOf are the addresses on which a port answers.
 func (l *Loader) frontendsOf(p HostPort) []table.Frontend {
 	f := table.Frontend{Backends: []netip.AddrPort{netip.AddrPortFrom(p.PodIP, p.PodPort)}}
-	f.Key = table.Key{Addr: p.HostIP, Port: p.Port, Proto: table.TCP}
+	f.Key = table.Key{Addr: p.HostIP, Port: p.Port, Proto: inet.TCP}
 	switch p.Protocol {
 	case "udp":
-		f.Proto = table.UDP
+		f.Proto = inet.UDP
 	case "sctp":
 		return nil
 	}

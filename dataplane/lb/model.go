@@ -11,7 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/sets"
 	proxyutil "k8s.io/kubernetes/pkg/proxy/util"
 
-	"github.com/skiff-k8s/skiff/dataplane/lb/table"
+	"github.com/skiff-k8s/skiff/dataplane/inet"
 )
 
 // families are what a Service may have addresses of.
@@ -92,7 +92,7 @@ type slice struct {
 
 type slicePort struct {
 	name  string
-	proto table.Protocol
+	proto inet.Protocol
 	port  uint16
 }
 
@@ -133,7 +133,7 @@ func newService(svc *corev1.Service) *service {
 			// The kernel runs no program for connect() or sendmsg() of an
 			// SCTP socket, and a packet's CRC covers the ports that NAT
 			// would have to change.
-			if port.proto == table.SCTP {
+			if port.proto == inet.SCTP {
 				missing = append(missing, port.label())
 				continue
 			}
@@ -164,7 +164,7 @@ func newSlice(es *discoveryv1.EndpointSlice) *slice {
 		if p.Name == nil || p.Port == nil || p.Protocol == nil || *p.Port == 0 {
 			continue
 		}
-		s.ports = append(s.ports, slicePort{shared(*p.Name), protocolOf(*p.Protocol), uint16(*p.Port)})
+		s.ports = append(s.ports, slicePort{shared(*p.Name), inet.ProtocolOf(*p.Protocol), uint16(*p.Port)})
 	}
 	s.endpoints = make([]endpoint, 0, len(es.Endpoints))
 	for i := range es.Endpoints {

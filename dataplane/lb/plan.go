@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/skiff-k8s/skiff/dataplane/inet"
 	"github.com/skiff-k8s/skiff/dataplane/lb/table"
 )
 
@@ -127,7 +128,7 @@ func (p portPlan) frontend(addr netip.Addr, number uint16, eps []netip.AddrPort)
 		Group:    p.group,
 		Affinity: p.affinity(),
 	}
-	if p.proto == table.UDP {
+	if p.proto == inet.UDP {
 		f.Keep = p.serving(eps)
 	}
 	return f

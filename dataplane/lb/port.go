@@ -10,7 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/kubernetes/pkg/proxy"
 
-	"github.com/skiff-k8s/skiff/dataplane/lb/table"
+	"github.com/skiff-k8s/skiff/dataplane/inet"
 )
 
 // servicePort is what planning needs of one port of one family of a Service,
@@ -28,7 +28,7 @@ type servicePort struct {
 	number      uint16
 	nodePort    uint16
 	healthCheck uint16
-	proto       table.Protocol
+	proto       inet.Protocol
 	// externalLocal and internalLocal are the traffic policies.
 	externalLocal, internalLocal bool
 	// usesCluster and usesLocal say which endpoints count at all.
@@ -62,7 +62,7 @@ func newServicePort(family corev1.IPFamily, svc *corev1.Service, name string, re
 		number:        uint16(read.Port()),
 		nodePort:      uint16(read.NodePort()),
 		healthCheck:   uint16(read.HealthCheckNodePort()),
-		proto:         protocolOf(read.Protocol()),
+		proto:         inet.ProtocolOf(read.Protocol()),
 		externalLocal: read.ExternalPolicyLocal(),
 		internalLocal: read.InternalPolicyLocal(),
 		usesCluster:   read.UsesClusterEndpoints(),
@@ -109,16 +109,6 @@ func groupOf(family corev1.IPFamily, svc *corev1.Service, port string, proto cor
 	}
 	_, _ = h.Write(name) // never fails
 	return h.Sum32()
-}
-
-func protocolOf(p corev1.Protocol) table.Protocol {
-	switch p {
-	case corev1.ProtocolUDP:
-		return table.UDP
-	case corev1.ProtocolSCTP:
-		return table.SCTP
-	}
-	return table.TCP
 }
 
 func toAddr(ip net.IP) netip.Addr {

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/skiff-k8s/skiff/dataplane/inet"
 	"github.com/skiff-k8s/skiff/dataplane/internal/sandbox"
 	"github.com/skiff-k8s/skiff/dataplane/lb/table"
 )
@@ -37,8 +38,8 @@ func TestIPv6SocketsReachABackendAndSeeTheService(t *testing.T) {
 	at := backends6(t, 2)
 	tcp := []netip.AddrPort{w.tcpServer(at[0]), w.tcpServer(at[1])}
 	udp := []netip.AddrPort{w.udpServer(at[0]), w.udpServer(at[1])}
-	w.set(table.Frontend{Key: key(vip6, 80, table.TCP), Backends: tcp})
-	w.set(table.Frontend{Key: key(vip6, 53, table.UDP), Backends: udp})
+	w.set(table.Frontend{Key: key(vip6, 80, inet.TCP), Backends: tcp})
+	w.set(table.Frontend{Key: key(vip6, 53, inet.UDP), Backends: udp})
 	for network, want := range map[string][]netip.AddrPort{"tcp6": tcp, "udp6": udp} {
 		target := netip.AddrPortFrom(vip6, 80).String()
 		if network == "udp6" {
@@ -60,8 +61,8 @@ func TestIPv6SocketsReachABackendAndSeeTheService(t *testing.T) {
 		}
 	}
 	// Without endpoints.
-	w.set(table.Frontend{Key: key(vip6, 80, table.TCP)})
-	w.set(table.Frontend{Key: key(vip6, 53, table.UDP)})
+	w.set(table.Frontend{Key: key(vip6, 80, inet.TCP)})
+	w.set(table.Frontend{Key: key(vip6, 53, inet.UDP)})
 	for network, port := range map[string]uint16{"tcp6": 80, "udp6": 53} {
 		start := time.Now()
 		if _, _, err := call(network, netip.AddrPortFrom(vip6, port).String()); !refused(err) || time.Since(start) > 100*time.Millisecond {
@@ -75,8 +76,8 @@ func TestUnconnectedIPv6SocketsKeepServicesApart(t *testing.T) {
 	at := backends6(t, 4)
 	one := w.udpServer(at[0])
 	more := []netip.AddrPort{w.udpServer(at[1]), w.udpServer(at[2]), w.udpServer(at[3])}
-	w.set(table.Frontend{Key: key(vip6, 53, table.UDP), Backends: []netip.AddrPort{one}})
-	w.set(table.Frontend{Key: key(vip6.Next(), 53, table.UDP), Backends: more})
+	w.set(table.Frontend{Key: key(vip6, 53, inet.UDP), Backends: []netip.AddrPort{one}})
+	w.set(table.Frontend{Key: key(vip6.Next(), 53, inet.UDP), Backends: more})
 	c, err := net.ListenPacket("udp6", ":0")
 	if err != nil {
 		t.Fatal(err)
@@ -112,7 +113,7 @@ func TestUnconnectedIPv6SocketsKeepServicesApart(t *testing.T) {
 	}
 	// Its backend terminates and still serves: the flow stays.
 	left := slices.DeleteFunc(slices.Clone(more), func(b netip.AddrPort) bool { return b.String() == first })
-	w.set(table.Frontend{Key: key(vip6.Next(), 53, table.UDP), Backends: left, Keep: []netip.AddrPort{netip.MustParseAddrPort(first)}})
+	w.set(table.Frontend{Key: key(vip6.Next(), 53, inet.UDP), Backends: left, Keep: []netip.AddrPort{netip.MustParseAddrPort(first)}})
 	if got := ask(second); got != first {
 		t.Errorf("moved from %s, which still serves, to %s", first, got)
 	}
@@ -123,7 +124,7 @@ func TestUnconnectedIPv6SocketsKeepServicesApart(t *testing.T) {
 	}
 	// Affinity and source ranges are for new flows.
 	w.set(table.Frontend{
-		Key: key(vip6.Next(), 53, table.UDP), Backends: more, Affinity: time.Hour, Sources: []netip.Prefix{netip.MustParsePrefix("2001:db8::/32")},
+		Key: key(vip6.Next(), 53, inet.UDP), Backends: more, Affinity: time.Hour, Sources: []netip.Prefix{netip.MustParsePrefix("2001:db8::/32")},
 	})
 	for range 10 {
 		if got := ask(second); got != first {
@@ -134,7 +135,7 @@ func TestUnconnectedIPv6SocketsKeepServicesApart(t *testing.T) {
 		t.Errorf("a new flow of a client in no range: %v, want operation not permitted", err)
 	}
 	// It is gone: the flow moves.
-	w.set(table.Frontend{Key: key(vip6.Next(), 53, table.UDP), Backends: left})
+	w.set(table.Frontend{Key: key(vip6.Next(), 53, inet.UDP), Backends: left})
 	if got := ask(second); got == first {
 		t.Errorf("still with %s after it left", first)
 	}
@@ -143,10 +144,10 @@ func TestUnconnectedIPv6SocketsKeepServicesApart(t *testing.T) {
 func TestNodePortsOfBothFamiliesAreApart(t *testing.T) {
 	w := newWorld(t)
 	four, six := w.tcpServer("127.0.0.2:0"), w.tcpServer(backends6(t, 1)[0])
-	w.set(table.Frontend{Key: table.Key{Addr: netip.IPv4Unspecified(), Port: 30080, Proto: table.TCP, Scope: table.AnyNode}, Backends: []netip.AddrPort{four}})
-	w.set(table.Frontend{Key: table.Key{Addr: netip.IPv6Unspecified(), Port: 30080, Proto: table.TCP, Scope: table.AnyNode}, Backends: []netip.AddrPort{six}, NodeOwn: true})
-	w.set(table.Frontend{Key: table.Key{Addr: other6, Port: 30080, Proto: table.TCP, Scope: table.FromNode}})
-	w.set(table.Frontend{Key: key(netip.IPv6Loopback(), 30080, table.TCP), Backends: []netip.AddrPort{six}, NodeOnly: true})
+	w.set(table.Frontend{Key: table.Key{Addr: netip.IPv4Unspecified(), Port: 30080, Proto: inet.TCP, Scope: table.AnyNode}, Backends: []netip.AddrPort{four}})
+	w.set(table.Frontend{Key: table.Key{Addr: netip.IPv6Unspecified(), Port: 30080, Proto: inet.TCP, Scope: table.AnyNode}, Backends: []netip.AddrPort{six}, NodeOwn: true})
+	w.set(table.Frontend{Key: table.Key{Addr: other6, Port: 30080, Proto: inet.TCP, Scope: table.FromNode}})
+	w.set(table.Frontend{Key: key(netip.IPv6Loopback(), 30080, inet.TCP), Backends: []netip.AddrPort{six}, NodeOnly: true})
 	if err := w.table.SetNodes(map[netip.Addr]bool{nodeAddr: true, other: false, nodeAddr6: true, other6: false}); err != nil {
 		t.Fatal(err)
 	}
@@ -177,8 +178,8 @@ func TestSourceRangesKnowThePodsAddresses(t *testing.T) {
 	w := newWorld(t)
 	four, six := w.tcpServer("127.0.0.2:0"), w.tcpServer(backends6(t, 1)[0])
 	lb4, lb6 := netip.MustParseAddr("172.31.0.5"), netip.MustParseAddr("fd00:31::5")
-	w.set(table.Frontend{Key: key(lb4, 80, table.TCP), Backends: []netip.AddrPort{four}, Sources: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24"), netip.MustParsePrefix("192.0.2.9/32")}})
-	w.set(table.Frontend{Key: key(lb6, 80, table.TCP), Backends: []netip.AddrPort{six}, Sources: []netip.Prefix{netip.MustParsePrefix("fd00:244:1::/64")}})
+	w.set(table.Frontend{Key: key(lb4, 80, inet.TCP), Backends: []netip.AddrPort{four}, Sources: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24"), netip.MustParsePrefix("192.0.2.9/32")}})
+	w.set(table.Frontend{Key: key(lb6, 80, inet.TCP), Backends: []netip.AddrPort{six}, Sources: []netip.Prefix{netip.MustParsePrefix("fd00:244:1::/64")}})
 	self := mustCookie(t)
 	for _, c := range []struct {
 		name         string
@@ -216,18 +217,18 @@ func TestLargeSetsAreSearched(t *testing.T) {
 	for i := range 1000 {
 		all = append(all, netip.AddrPortFrom(netip.AddrFrom16([16]byte{0: 0xfd, 5: byte(i), 14: byte(i >> 8), 15: byte(i * 7)}), uint16(i+1)))
 	}
-	w.set(table.Frontend{Key: key(vip6, 80, table.TCP), Backends: []netip.AddrPort{live}, Affinity: time.Hour, Group: 7})
+	w.set(table.Frontend{Key: key(vip6, 80, inet.TCP), Backends: []netip.AddrPort{live}, Affinity: time.Hour, Group: 7})
 	if answer, _, err := call("tcp6", netip.AddrPortFrom(vip6, 80).String()); err != nil || answer != live.String() {
 		t.Fatalf("%q, %v", answer, err)
 	}
 	for n := 1; n <= len(all); n += 37 {
-		w.set(table.Frontend{Key: key(vip6, 80, table.TCP), Backends: all[:n], Affinity: time.Hour, Group: 7})
+		w.set(table.Frontend{Key: key(vip6, 80, inet.TCP), Backends: all[:n], Affinity: time.Hour, Group: 7})
 		if answer, _, err := call("tcp6", netip.AddrPortFrom(vip6, 80).String()); err != nil || answer != live.String() {
 			t.Fatalf("among %d backends: %q, %v; want %s to be found", n, answer, err, live)
 		}
 	}
 	// The same client at another address of the service port stays, too.
-	w.set(table.Frontend{Key: key(vip6.Next(), 80, table.TCP), Backends: all, Affinity: time.Hour, Group: 7})
+	w.set(table.Frontend{Key: key(vip6.Next(), 80, inet.TCP), Backends: all, Affinity: time.Hour, Group: 7})
 	if answer, _, err := call("tcp6", netip.AddrPortFrom(vip6.Next(), 80).String()); err != nil || answer != live.String() {
 		t.Errorf("at the other address: %q, %v; want %s", answer, err, live)
 	}
@@ -251,7 +252,7 @@ func TestAPodReachesItselfByItsService(t *testing.T) {
 			}
 			defer l.Close()
 			to := netip.MustParseAddrPort(c.service)
-			w.set(table.Frontend{Key: key(to.Addr(), to.Port(), table.TCP), Backends: []netip.AddrPort{netip.MustParseAddrPort(l.Addr().String())}})
+			w.set(table.Frontend{Key: key(to.Addr(), to.Port(), inet.TCP), Backends: []netip.AddrPort{netip.MustParseAddrPort(l.Addr().String())}})
 			out, err := net.DialTimeout("tcp", c.service, time.Second)
 			if err != nil {
 				t.Errorf("%s: %v", c.service, err)

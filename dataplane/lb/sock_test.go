@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/skiff-k8s/skiff/dataplane/inet"
 	"github.com/skiff-k8s/skiff/dataplane/internal/sandbox"
 	"github.com/skiff-k8s/skiff/dataplane/lb/table"
 )
@@ -172,7 +173,7 @@ func inPod(t *testing.T, f func()) {
 	sandbox.NewNamespace(t).Do(func() error { f(); return nil })
 }
 
-func key(addr netip.Addr, port uint16, proto table.Protocol) table.Key {
+func key(addr netip.Addr, port uint16, proto inet.Protocol) table.Key {
 	return table.Key{Addr: addr, Port: port, Proto: proto}
 }
 
@@ -180,8 +181,8 @@ func TestConnectReachesABackendAndShowsTheService(t *testing.T) {
 	w := newWorld(t)
 	a, b := w.tcpServer("127.0.0.2:0"), w.tcpServer("127.0.0.3:0")
 	ua, ub := w.udpServer("127.0.0.2:0"), w.udpServer("127.0.0.3:0")
-	w.set(table.Frontend{Key: key(vip, 80, table.TCP), Backends: []netip.AddrPort{a, b}})
-	w.set(table.Frontend{Key: key(vip, 53, table.UDP), Backends: []netip.AddrPort{ua, ub}})
+	w.set(table.Frontend{Key: key(vip, 80, inet.TCP), Backends: []netip.AddrPort{a, b}})
+	w.set(table.Frontend{Key: key(vip, 53, inet.UDP), Backends: []netip.AddrPort{ua, ub}})
 
 	for network, want := range map[string][2]netip.AddrPort{"tcp4": {a, b}, "udp4": {ua, ub}} {
 		port := "80"
@@ -208,8 +209,8 @@ func TestConnectReachesABackendAndShowsTheService(t *testing.T) {
 
 func TestNoBackendsRefuse(t *testing.T) {
 	w := newWorld(t)
-	w.set(table.Frontend{Key: key(vip, 80, table.TCP)})
-	w.set(table.Frontend{Key: key(vip, 53, table.UDP)})
+	w.set(table.Frontend{Key: key(vip, 80, inet.TCP)})
+	w.set(table.Frontend{Key: key(vip, 53, inet.UDP)})
 	for network, port := range map[string]string{"tcp4": "80", "udp4": "53", "tcp": "80"} {
 		start := time.Now()
 		if _, _, err := call(network, net.JoinHostPort(vip.String(), port)); !refused(err) {
@@ -234,10 +235,10 @@ func TestUnconnectedUDPKeepsServicesApart(t *testing.T) {
 	back := w.udpServer("127.0.0.2:0")
 	vips := []netip.Addr{vip, vip.Next(), vip.Next().Next()}
 	for _, v := range vips {
-		w.set(table.Frontend{Key: key(v, 53, table.UDP), Backends: []netip.AddrPort{back}})
+		w.set(table.Frontend{Key: key(v, 53, inet.UDP), Backends: []netip.AddrPort{back}})
 	}
 	more := []netip.AddrPort{w.udpServer("127.0.0.3:0"), w.udpServer("127.0.0.4:0"), w.udpServer("127.0.0.5:0")}
-	w.set(table.Frontend{Key: key(vip, 54, table.UDP), Backends: more})
+	w.set(table.Frontend{Key: key(vip, 54, inet.UDP), Backends: more})
 
 	for _, network := range []string{"udp4", "udp"} {
 		c, err := net.ListenPacket(network, ":0")
@@ -279,11 +280,11 @@ func TestUnconnectedUDPKeepsServicesApart(t *testing.T) {
 				left = append(left, b)
 			}
 		}
-		w.set(table.Frontend{Key: key(vip, 54, table.UDP), Backends: left})
+		w.set(table.Frontend{Key: key(vip, 54, inet.UDP), Backends: left})
 		if got, from := ask(netip.AddrPortFrom(vip, 54)); got == first || from != netip.AddrPortFrom(vip, 54) {
 			t.Errorf("%s: still with %s (from %s) after it left", network, got, from)
 		}
-		w.set(table.Frontend{Key: key(vip, 54, table.UDP), Backends: more})
+		w.set(table.Frontend{Key: key(vip, 54, inet.UDP), Backends: more})
 	}
 }
 
@@ -291,9 +292,9 @@ func TestNodePortAnswersOnNodeAddressesAndOnTheNodesLoopback(t *testing.T) {
 	w := newWorld(t)
 	a := w.tcpServer("127.0.0.2:0")
 	b := w.tcpServer("127.0.0.3:0")
-	w.set(table.Frontend{Key: table.Key{Addr: netip.IPv4Unspecified(), Port: 30080, Proto: table.TCP, Scope: table.AnyNode}, Backends: []netip.AddrPort{a, b}, NodeOwn: true})
-	w.set(table.Frontend{Key: table.Key{Addr: other, Port: 30080, Proto: table.TCP, Scope: table.FromNode}, Backends: []netip.AddrPort{b}})
-	w.set(table.Frontend{Key: key(loopback, 30080, table.TCP), Backends: []netip.AddrPort{a}, NodeOnly: true})
+	w.set(table.Frontend{Key: table.Key{Addr: netip.IPv4Unspecified(), Port: 30080, Proto: inet.TCP, Scope: table.AnyNode}, Backends: []netip.AddrPort{a, b}, NodeOwn: true})
+	w.set(table.Frontend{Key: table.Key{Addr: other, Port: 30080, Proto: inet.TCP, Scope: table.FromNode}, Backends: []netip.AddrPort{b}})
+	w.set(table.Frontend{Key: key(loopback, 30080, inet.TCP), Backends: []netip.AddrPort{a}, NodeOnly: true})
 	if err := w.table.SetNodes(map[netip.Addr]bool{nodeAddr: true, other: false}); err != nil {
 		t.Fatal(err)
 	}
@@ -337,7 +338,7 @@ func TestNodePortAnswersOnNodeAddressesAndOnTheNodesLoopback(t *testing.T) {
 			return
 		}
 		c.Close()
-		w.set(table.Frontend{Key: table.Key{Addr: other, Port: 30080, Proto: table.TCP, Scope: table.FromNode}})
+		w.set(table.Frontend{Key: table.Key{Addr: other, Port: 30080, Proto: inet.TCP, Scope: table.FromNode}})
 		if _, err := net.DialTimeout("tcp4", "172.30.0.12:30080", time.Second); !refused(err) {
 			t.Errorf("a pod's call to another node's port without endpoints there: %v, want connection refused", err)
 		}
@@ -350,7 +351,7 @@ func TestAffinityHoldsUntilTimeoutOrTheBackendLeaves(t *testing.T) {
 	for i := range 8 {
 		backs = append(backs, w.tcpServer(fmt.Sprintf("127.0.0.%d:0", i+2)))
 	}
-	f := table.Frontend{Key: key(vip, 80, table.TCP), Backends: backs, Affinity: time.Second}
+	f := table.Frontend{Key: key(vip, 80, inet.TCP), Backends: backs, Affinity: time.Second}
 	w.set(f)
 	ask := func() string {
 		t.Helper()
@@ -406,7 +407,7 @@ func TestAffinityHoldsUntilTimeoutOrTheBackendLeaves(t *testing.T) {
 func TestAChangingServiceLosesNoConnection(t *testing.T) {
 	w := newWorld(t)
 	a, b := w.tcpServer("127.0.0.2:0"), w.tcpServer("127.0.0.3:0")
-	f := table.Frontend{Key: key(vip, 80, table.TCP), Backends: []netip.AddrPort{a}}
+	f := table.Frontend{Key: key(vip, 80, inet.TCP), Backends: []netip.AddrPort{a}}
 	w.set(f)
 	stop := make(chan struct{})
 	var wg sync.WaitGroup

@@ -8,6 +8,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
+	"github.com/skiff-k8s/skiff/dataplane/inet"
 	"github.com/skiff-k8s/skiff/dataplane/lb/table"
 )
 
@@ -27,7 +28,7 @@ type stale struct {
 func (s *stale) end(gone []table.Departure) (int, error) {
 	var dead []staleLbDead
 	for _, d := range gone {
-		if d.Proto == table.UDP {
+		if d.Proto == inet.UDP {
 			dead = append(dead, deadOf(d))
 		}
 	}

@@ -14,6 +14,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/skiff-k8s/skiff/dataplane/inet"
 	"github.com/skiff-k8s/skiff/dataplane/lb/table"
 )
 
@@ -25,7 +26,7 @@ func TestStaleUDPSocketsAreEnded(t *testing.T) {
 	gone, stays := w.udpServer(at[0]), w.udpServer(at[1])
 	const group = 5
 	frontend := func(backends ...netip.AddrPort) table.Frontend {
-		return table.Frontend{Key: key(vip6, 53, table.UDP), Backends: backends, Group: group}
+		return table.Frontend{Key: key(vip6, 53, inet.UDP), Backends: backends, Group: group}
 	}
 	dial := func() net.Conn {
 		t.Helper()
@@ -57,7 +58,7 @@ func TestStaleUDPSocketsAreEnded(t *testing.T) {
 	}
 	w.set(frontend(stays))
 	left := w.table.Departed()
-	if !slices.Equal(left, []table.Departure{{Group: group, Proto: table.UDP, Backend: gone}}) {
+	if !slices.Equal(left, []table.Departure{{Group: group, Proto: inet.UDP, Backend: gone}}) {
 		t.Fatalf("departed: %v, want %s alone", left, gone)
 	}
 	s := &stale{peers: w.sockets.objects.LbPeers, log: slog.Default()}
@@ -66,7 +67,7 @@ func TestStaleUDPSocketsAreEnded(t *testing.T) {
 		t.Skip("this kernel ends no sockets for programs")
 	}
 	// Another service port's backend of the same address is another one's.
-	if n, err := s.end([]table.Departure{{Group: group + 1, Proto: table.UDP, Backend: gone}}); n != 0 || err != nil {
+	if n, err := s.end([]table.Departure{{Group: group + 1, Proto: inet.UDP, Backend: gone}}); n != 0 || err != nil {
 		t.Errorf("%d sockets ended, %v; want none", n, err)
 	}
 	start := time.Now()

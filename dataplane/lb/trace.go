@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	proxyapis "k8s.io/kubernetes/pkg/proxy/apis"
 
+	"github.com/skiff-k8s/skiff/dataplane/inet"
 	"github.com/skiff-k8s/skiff/dataplane/lb/table"
 )
 
@@ -26,7 +27,7 @@ type Call struct {
 	From netip.Addr
 	// To is what it calls.
 	To    netip.AddrPort
-	Proto table.Protocol
+	Proto inet.Protocol
 }
 
 // Objects are what the API server holds.

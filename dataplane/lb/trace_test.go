@@ -11,6 +11,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/skiff-k8s/skiff/dataplane/inet"
 	"github.com/skiff-k8s/skiff/dataplane/internal/sandbox"
 	"github.com/skiff-k8s/skiff/dataplane/lb/table"
 )
@@ -74,17 +75,17 @@ func TestTraceCall(t *testing.T) {
 		verdict Verdict
 		late    bool
 	}{
-		{"a ClusterIP from a pod", Call{Node: "n1", From: pod, To: at("10.96.7.7:80"), Proto: table.TCP}, "web", "10.96.7.7:80/TCP", Translated, false},
-		{"another port", Call{Node: "n1", From: pod, To: at("10.96.7.7:81"), Proto: table.TCP}, "", "", Untouched, false},
-		{"another protocol", Call{Node: "n1", From: pod, To: at("10.96.7.7:80"), Proto: table.UDP}, "", "", Untouched, false},
-		{"maps that are late", Call{Node: "n1", From: pod, To: at("[fd00:96::7]:80"), Proto: table.TCP}, "web", "[fd00:96::7]:80/TCP", Translated, true},
-		{"the load balancer from a pod that is in no range", Call{Node: "n1", From: pod, To: at("172.31.0.5:80"), Proto: table.TCP}, "web", "172.31.0.5:80/TCP", RefusedSource, false},
-		{"the load balancer from a range", Call{Node: "n1", From: netip.MustParseAddr("192.0.2.7"), To: at("172.31.0.5:80"), Proto: table.TCP}, "web", "172.31.0.5:80/TCP", Translated, false},
-		{"the node's own port from a pod", Call{Node: "n1", From: pod, To: at("172.30.0.11:30080"), Proto: table.TCP}, "web", "node(IPv4):30080/TCP", Translated, false},
-		{"another node's port from a pod, of policy Local", Call{Node: "n1", From: pod, To: at("172.30.0.12:30080"), Proto: table.TCP}, "web", "172.30.0.12:30080/TCP (from the node)", RefusedEmpty, false},
-		{"another node's port from the node, of policy Local", Call{Node: "n1", HostNetwork: true, To: at("172.30.0.12:30080"), Proto: table.TCP}, "web", "172.30.0.12:30080/TCP (from the node)", RefusedEmpty, false},
-		{"the node's loopback", Call{Node: "n1", HostNetwork: true, To: at("[::1]:30080"), Proto: table.TCP}, "web", "[::1]:30080/TCP", Translated, false},
-		{"a pod's loopback", Call{Node: "n1", From: pod, To: at("127.0.0.1:30080"), Proto: table.TCP}, "", "", Untouched, false},
+		{"a ClusterIP from a pod", Call{Node: "n1", From: pod, To: at("10.96.7.7:80"), Proto: inet.TCP}, "web", "10.96.7.7:80/TCP", Translated, false},
+		{"another port", Call{Node: "n1", From: pod, To: at("10.96.7.7:81"), Proto: inet.TCP}, "", "", Untouched, false},
+		{"another protocol", Call{Node: "n1", From: pod, To: at("10.96.7.7:80"), Proto: inet.UDP}, "", "", Untouched, false},
+		{"maps that are late", Call{Node: "n1", From: pod, To: at("[fd00:96::7]:80"), Proto: inet.TCP}, "web", "[fd00:96::7]:80/TCP", Translated, true},
+		{"the load balancer from a pod that is in no range", Call{Node: "n1", From: pod, To: at("172.31.0.5:80"), Proto: inet.TCP}, "web", "172.31.0.5:80/TCP", RefusedSource, false},
+		{"the load balancer from a range", Call{Node: "n1", From: netip.MustParseAddr("192.0.2.7"), To: at("172.31.0.5:80"), Proto: inet.TCP}, "web", "172.31.0.5:80/TCP", Translated, false},
+		{"the node's own port from a pod", Call{Node: "n1", From: pod, To: at("172.30.0.11:30080"), Proto: inet.TCP}, "web", "node(IPv4):30080/TCP", Translated, false},
+		{"another node's port from a pod, of policy Local", Call{Node: "n1", From: pod, To: at("172.30.0.12:30080"), Proto: inet.TCP}, "web", "172.30.0.12:30080/TCP (from the node)", RefusedEmpty, false},
+		{"another node's port from the node, of policy Local", Call{Node: "n1", HostNetwork: true, To: at("172.30.0.12:30080"), Proto: inet.TCP}, "web", "172.30.0.12:30080/TCP (from the node)", RefusedEmpty, false},
+		{"the node's loopback", Call{Node: "n1", HostNetwork: true, To: at("[::1]:30080"), Proto: inet.TCP}, "web", "[::1]:30080/TCP", Translated, false},
+		{"a pod's loopback", Call{Node: "n1", From: pod, To: at("127.0.0.1:30080"), Proto: inet.TCP}, "", "", Untouched, false},
 	} {
 		got := TraceCall(c.call, o, maps)
 		key := ""
@@ -104,7 +105,7 @@ func TestTraceCall(t *testing.T) {
 }
 
 func TestDifferencesNameTheEntry(t *testing.T) {
-	key := table.Key{Addr: netip.MustParseAddr("10.96.7.7"), Port: 80, Proto: table.TCP}
+	key := table.Key{Addr: netip.MustParseAddr("10.96.7.7"), Port: 80, Proto: inet.TCP}
 	at, prefix := netip.MustParseAddrPort, netip.MustParsePrefix
 	planned := table.Frontend{Key: key, Group: 7, Backends: []netip.AddrPort{at("10.244.1.1:8080")}, Sources: []netip.Prefix{prefix("192.0.2.0/24"), prefix("10.0.0.0/8")}}
 	other := func(change func(*table.Frontend)) *table.Frontend {

@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
+	"github.com/skiff-k8s/skiff/dataplane/inet"
 	"github.com/skiff-k8s/skiff/dataplane/internal/sandbox"
 )
 
@@ -150,12 +151,12 @@ func BenchmarkDecision(b *testing.B) {
 		what   string
 		packet datagram
 	}{
-		{"EstablishedTCP", datagram{src: at(addr(510), 4000), dst: at(addr(500), 80), proto: TCP, flags: ack}},
-		{"NoPolicy", datagram{src: at(outside4, 4000), dst: at(router4, 80), proto: TCP, flags: syn}},
-		{"AllowedByIdentity", datagram{src: at(addr(1510), 4000), dst: at(addr(500), 80), proto: TCP, flags: syn}},
-		{"AllowedByNamespace", datagram{src: at(addr(1501), 4000), dst: at(addr(500), 80), proto: TCP, flags: syn}},
-		{"AllowedByBlock", datagram{src: at(netip.MustParseAddr("192.0.2.1"), 4000), dst: at(addr(500), 80), proto: TCP, flags: syn}},
-		{"Denied", datagram{src: at(addr(1555), 4000), dst: at(addr(500), 80), proto: TCP, flags: syn}},
+		{"EstablishedTCP", datagram{src: at(addr(510), 4000), dst: at(addr(500), 80), proto: inet.TCP, flags: ack}},
+		{"NoPolicy", datagram{src: at(outside4, 4000), dst: at(router4, 80), proto: inet.TCP, flags: syn}},
+		{"AllowedByIdentity", datagram{src: at(addr(1510), 4000), dst: at(addr(500), 80), proto: inet.TCP, flags: syn}},
+		{"AllowedByNamespace", datagram{src: at(addr(1501), 4000), dst: at(addr(500), 80), proto: inet.TCP, flags: syn}},
+		{"AllowedByBlock", datagram{src: at(netip.MustParseAddr("192.0.2.1"), 4000), dst: at(addr(500), 80), proto: inet.TCP, flags: syn}},
+		{"Denied", datagram{src: at(addr(1555), 4000), dst: at(addr(500), 80), proto: inet.TCP, flags: syn}},
 	} {
 		b.Run(c.what, func(b *testing.B) {
 			var all []float64

@@ -10,6 +10,9 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/utils/ptr"
+
+	"github.com/skiff-k8s/skiff/dataplane/inet"
 )
 
 // Explanation is which policies and rules decide about a packet.
@@ -67,7 +70,7 @@ func Explain(w World, p Packet) Explanation {
 }
 
 // podAt is the pod with an address, called at a port (0: the caller).
-func (w World) podAt(addr netip.Addr, proto Protocol, called uint16) *Pod {
+func (w World) podAt(addr netip.Addr, proto inet.Protocol, called uint16) *Pod {
 	for i := range w.Pods {
 		p := &w.Pods[i]
 		if !slices.Contains(p.Addrs, addr) {
@@ -163,7 +166,7 @@ func portsMatch(ports []networkingv1.NetworkPolicyPort, called *Pod, p Packet) b
 		return true
 	}
 	return slices.ContainsFunc(ports, func(np networkingv1.NetworkPolicyPort) bool {
-		proto := protocolOf(np.Protocol)
+		proto := inet.ProtocolOf(ptr.Deref(np.Protocol, ""))
 		switch {
 		case proto == 0 || proto != p.Protocol:
 			return false
@@ -179,7 +182,7 @@ func portsMatch(ports []networkingv1.NetworkPolicyPort, called *Pod, p Packet) b
 }
 
 // portNamed is the number of a named port, or 0.
-func portNamed(ports []Port, name string, proto Protocol) uint16 {
+func portNamed(ports []Port, name string, proto inet.Protocol) uint16 {
 	for _, p := range ports {
 		if p.Name == name && p.Protocol == proto {
 			return p.Number
@@ -226,12 +229,8 @@ func podOf(p *corev1.Pod) *Pod {
 func namedPorts(containers []corev1.Container, to []Port) []Port {
 	for _, c := range containers {
 		for _, p := range c.Ports {
-			proto := p.Protocol
-			if proto == "" {
-				proto = corev1.ProtocolTCP
-			}
 			if p.Name != "" && p.ContainerPort > 0 && p.ContainerPort <= 65535 {
-				to = append(to, Port{Name: p.Name, Protocol: protocolOf(&proto), Number: uint16(p.ContainerPort)})
+				to = append(to, Port{Name: p.Name, Protocol: inet.ProtocolOf(p.Protocol), Number: uint16(p.ContainerPort)})
 			}
 		}
 	}

@@ -13,6 +13,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/yaml"
+
+	"github.com/skiff-k8s/skiff/dataplane/inet"
 )
 
 // village is a small world: x/a, x/b, y/a and z/b, all on n0, that have their
@@ -30,7 +32,7 @@ func village() World {
 		w.Pods = append(w.Pods, Pod{
 			Name: types.NamespacedName{Namespace: ns, Name: pod}, Labels: map[string]string{"pod": pod}, Node: "n0",
 			Addrs: []netip.Addr{netip.AddrFrom4([4]byte{10, 244, 0, byte(i + 1)}), netip.MustParseAddr(fmt.Sprintf("fd00::%d", i+1))},
-			Ports: []Port{{"web", TCP, 80}, {"dns", UDP, 5353}},
+			Ports: []Port{{"web", inet.TCP, 80}, {"dns", inet.UDP, 5353}},
 		})
 	}
 	tcp, udp, port, dns, dnsTCP := corev1.ProtocolTCP, corev1.ProtocolUDP, int32(53), "dns", "dns-tcp"
@@ -63,7 +65,7 @@ func packetFrom(t *testing.T, w World, text string) Packet {
 	}
 	p := Packet{Src: addr(f[0]), Dst: addr(f[1])}
 	proto, port, _ := strings.Cut(f[2], "/")
-	p.Protocol = map[string]Protocol{"tcp": TCP, "udp": UDP, "sctp": SCTP, "icmp": ICMP}[proto]
+	p.Protocol = map[string]inet.Protocol{"tcp": inet.TCP, "udp": inet.UDP, "sctp": inet.SCTP, "icmp": inet.ICMP}[proto]
 	if port != "" {
 		if _, err := fmt.Sscan(port, &p.Port); err != nil {
 			t.Fatal(err)
@@ -250,7 +252,7 @@ func TestPodsAreReadAsPoliciesSeeThem(t *testing.T) {
 	want := Pod{
 		Name: types.NamespacedName{Namespace: "x", Name: "a"}, UIDs: []types.UID{"u"}, Labels: map[string]string{"k": "v"}, Node: "n0",
 		Addrs: []netip.Addr{netip.MustParseAddr("10.244.0.1"), netip.MustParseAddr("fd00::1")},
-		Ports: []Port{{"web", TCP, 80}},
+		Ports: []Port{{"web", inet.TCP, 80}},
 	}
 	if have := podOf(object(func(*corev1.Pod) {})); !reflect.DeepEqual(*have, want) {
 		t.Errorf("%+v, want %+v", have, want)

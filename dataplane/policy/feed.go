@@ -13,7 +13,9 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	apiwatch "k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/tools/cache"
+	"k8s.io/utils/ptr"
 
+	"github.com/skiff-k8s/skiff/dataplane/inet"
 	"github.com/skiff-k8s/skiff/dataplane/internal/watch"
 )
 
@@ -163,7 +165,7 @@ func dnsOf(slice *discoveryv1.EndpointSlice) Pod {
 		if port.Port == nil || *port.Port <= 0 || *port.Port > 65535 {
 			continue
 		}
-		o := Port{Protocol: protocolOf(port.Protocol), Number: uint16(*port.Port)}
+		o := Port{Protocol: inet.ProtocolOf(ptr.Deref(port.Protocol, "")), Number: uint16(*port.Port)}
 		if port.Name != nil {
 			o.Name = *port.Name
 		}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/cilium/ebpf"
 
+	"github.com/skiff-k8s/skiff/dataplane/inet"
 	"github.com/skiff-k8s/skiff/dataplane/internal/sandbox"
 )
 
@@ -18,7 +19,7 @@ func TestMain(m *testing.M) { os.Exit(sandbox.Main(m, "")) }
 // datagram is a packet as netfilter's programs see it.
 type datagram struct {
 	src, dst   netip.AddrPort // of ICMP, the ports are the id
-	proto      Protocol
+	proto      inet.Protocol
 	flags      byte // of TCP
 	icmp       byte // type
 	quoted     []byte
@@ -36,10 +37,10 @@ const (
 func (d datagram) transport() []byte {
 	var b []byte
 	switch d.proto {
-	case TCP:
+	case inet.TCP:
 		b = make([]byte, 20)
 		b[12], b[13] = 0x50, d.flags
-	case ICMP, ICMPv6:
+	case inet.ICMP, inet.ICMPv6:
 		b = make([]byte, 8)
 		b[0] = d.icmp
 		binary.BigEndian.PutUint16(b[4:], d.src.Port())
@@ -144,9 +145,9 @@ func (b *bench) localOut(d datagram) bool {
 func datagramOf(p Packet, own uint16) datagram {
 	d := datagram{src: netip.AddrPortFrom(p.Src, own), dst: netip.AddrPortFrom(p.Dst, p.Port), proto: p.Protocol, flags: syn}
 	switch p.Protocol {
-	case ICMP:
+	case inet.ICMP:
 		d.icmp = 8
-	case ICMPv6:
+	case inet.ICMPv6:
 		d.icmp = 128
 	}
 	return d

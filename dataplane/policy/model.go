@@ -8,6 +8,8 @@ import (
 
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/skiff-k8s/skiff/dataplane/inet"
 )
 
 // model is what the API's objects say about the pods of one node, and what of
@@ -68,7 +70,7 @@ type model struct {
 type claim struct {
 	addr  netip.Addr
 	port  uint16
-	proto Protocol
+	proto inet.Protocol
 }
 
 type attachment struct {

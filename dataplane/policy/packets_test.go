@@ -7,6 +7,8 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/yaml"
+
+	"github.com/skiff-k8s/skiff/dataplane/inet"
 )
 
 // policyFrom reads a NetworkPolicy's spec; it is default/name.
@@ -72,13 +74,13 @@ func (l *lab) policy(name, spec string) {
 type ends struct {
 	name                                  string
 	server, client, free, outside, router netip.Addr
-	icmp                                  Protocol
+	icmp                                  inet.Protocol
 	request, reply, unreachable           byte
 }
 
 var families = []ends{
-	{"IPv4", server4, client4, free4, outside4, router4, ICMP, 8, 0, 3},
-	{"IPv6", server6, client6, free6, outside6, router6, ICMPv6, 128, 129, 1},
+	{"IPv4", server4, client4, free4, outside4, router4, inet.ICMP, 8, 0, 3},
+	{"IPv6", server6, client6, free6, outside6, router6, inet.ICMPv6, 128, 129, 1},
 }
 
 func at(a netip.Addr, port uint16) netip.AddrPort { return netip.AddrPortFrom(a, port) }
@@ -94,9 +96,9 @@ func TestForwardedPackets(t *testing.T) {
 	for _, f := range families {
 		quote := func(d datagram) []byte { return d.bytes()[:len(d.bytes())-len(d.transport())+8] }
 		tcp := func(src, dst netip.AddrPort, flags byte) datagram {
-			return datagram{src: src, dst: dst, proto: TCP, flags: flags}
+			return datagram{src: src, dst: dst, proto: inet.TCP, flags: flags}
 		}
-		udp := func(src, dst netip.AddrPort) datagram { return datagram{src: src, dst: dst, proto: UDP} }
+		udp := func(src, dst netip.AddrPort) datagram { return datagram{src: src, dst: dst, proto: inet.UDP} }
 		echo := func(src, dst netip.Addr, kind byte, id uint16) datagram {
 			return datagram{src: at(src, id), dst: at(dst, id), proto: f.icmp, icmp: kind}
 		}
@@ -132,9 +134,9 @@ func TestForwardedPackets(t *testing.T) {
 				{"the client asks on", udp(at(f.client, 4000), at(f.server, 53)), true},
 			},
 			"SCTP is judged as UDP": {
-				{"no rule has it", datagram{src: at(f.client, 4000), dst: at(f.server, 80), proto: SCTP}, false},
-				{"the server may send it", datagram{src: at(f.server, 80), dst: at(f.outside, 80), proto: SCTP}, true},
-				{"and is answered", datagram{src: at(f.outside, 80), dst: at(f.server, 80), proto: SCTP}, true},
+				{"no rule has it", datagram{src: at(f.client, 4000), dst: at(f.server, 80), proto: inet.SCTP}, false},
+				{"the server may send it", datagram{src: at(f.server, 80), dst: at(f.outside, 80), proto: inet.SCTP}, true},
+				{"and is answered", datagram{src: at(f.outside, 80), dst: at(f.server, 80), proto: inet.SCTP}, true},
 			},
 			"echoes are of rules without ports": {
 				{"server lets ports only", echo(f.client, f.server, f.request, 7), false},
@@ -155,9 +157,9 @@ func TestForwardedPackets(t *testing.T) {
 				{"where nobody listens", failure(f.client, f.outside, udp(at(f.outside, 5000), at(f.client, 4000))), true},
 			},
 			"what cannot be read is not for isolated pods": {
-				{"half a port", datagram{src: at(f.client, 4000), dst: at(f.server, 80), proto: UDP, cut: 3}, false},
-				{"for a free pod", datagram{src: at(f.server, 4000), dst: at(f.free, 80), proto: UDP, cut: 3}, true},
-				{"TCP without flags counts as opening", datagram{src: at(f.free, 4000), dst: at(f.server, 80), proto: TCP, cut: 8}, false},
+				{"half a port", datagram{src: at(f.client, 4000), dst: at(f.server, 80), proto: inet.UDP, cut: 3}, false},
+				{"for a free pod", datagram{src: at(f.server, 4000), dst: at(f.free, 80), proto: inet.UDP, cut: 3}, true},
+				{"TCP without flags counts as opening", datagram{src: at(f.free, 4000), dst: at(f.server, 80), proto: inet.TCP, cut: 8}, false},
 			},
 			"another protocol needs a rule without ports": {
 				{"to the server", datagram{src: at(f.client, 0), dst: at(f.server, 0), proto: 47}, false},
@@ -182,8 +184,8 @@ func TestForwardedPackets(t *testing.T) {
 // do not.
 func TestAPolicyThatComesEndsAFlow(t *testing.T) {
 	l := newLab(t)
-	ask := datagram{src: at(client4, 4000), dst: at(server4, 53), proto: UDP}
-	answer := datagram{src: at(server4, 53), dst: at(client4, 4000), proto: UDP}
+	ask := datagram{src: at(client4, 4000), dst: at(server4, 53), proto: inet.UDP}
+	answer := datagram{src: at(server4, 53), dst: at(client4, 4000), proto: inet.UDP}
 	if !l.forward(ask) || !l.forward(answer) {
 		t.Fatal("the flow does not begin")
 	}
@@ -197,7 +199,7 @@ policyTypes: [Ingress]`)
 
 func TestFragments(t *testing.T) {
 	l := newLab(t)
-	denied := datagram{src: at(free4, 4000), dst: at(server4, 80), proto: UDP}
+	denied := datagram{src: at(free4, 4000), dst: at(server4, 80), proto: inet.UDP}
 	if l.forward(denied) {
 		t.Error("a first fragment without a rule passes")
 	}
@@ -205,7 +207,7 @@ func TestFragments(t *testing.T) {
 	if !l.forward(denied) {
 		t.Error("later fragments, which say nothing, do not pass")
 	}
-	denied = datagram{src: at(free6, 4000), dst: at(server6, 80), proto: UDP, extensions: []byte{44}}
+	denied = datagram{src: at(free6, 4000), dst: at(server6, 80), proto: inet.UDP, extensions: []byte{44}}
 	if l.forward(denied) {
 		t.Error("an IPv6 first fragment without a rule passes")
 	}
@@ -218,7 +220,7 @@ func TestFragments(t *testing.T) {
 func TestHeadersOfIPv6AreFollowed(t *testing.T) {
 	l := newLab(t)
 	for _, chain := range [][]byte{{0}, {0, 60, 43}, {60, 44}, {0, 60, 43, 44, 60}} {
-		open := datagram{src: at(client6, 4000), dst: at(server6, 80), proto: TCP, flags: syn, extensions: chain}
+		open := datagram{src: at(client6, 4000), dst: at(server6, 80), proto: inet.TCP, flags: syn, extensions: chain}
 		if !l.forward(open) {
 			t.Errorf("headers %v: an allowed packet is dropped", chain)
 		}
@@ -227,7 +229,7 @@ func TestHeadersOfIPv6AreFollowed(t *testing.T) {
 			t.Errorf("headers %v hide a connection", chain)
 		}
 	}
-	long := datagram{src: at(client6, 4000), dst: at(server6, 80), proto: TCP, flags: ack, extensions: []byte{60, 60, 60, 60, 60, 60, 60, 60}}
+	long := datagram{src: at(client6, 4000), dst: at(server6, 80), proto: inet.TCP, flags: ack, extensions: []byte{60, 60, 60, 60, 60, 60, 60, 60}}
 	if l.forward(long) {
 		t.Error("a chain that is too long to follow passes")
 	}
@@ -236,7 +238,7 @@ func TestHeadersOfIPv6AreFollowed(t *testing.T) {
 func TestNeighbourDiscoveryAlwaysPasses(t *testing.T) {
 	l := newLab(t)
 	for kind := byte(130); kind <= 137; kind++ {
-		d := datagram{src: at(client6, 0), dst: at(router6, 0), proto: ICMPv6, icmp: kind}
+		d := datagram{src: at(client6, 0), dst: at(router6, 0), proto: inet.ICMPv6, icmp: kind}
 		if !l.localIn(d) || !l.forward(d) {
 			t.Errorf("type %d is dropped", kind)
 		}
@@ -252,16 +254,16 @@ func TestOwnNode(t *testing.T) {
 				have, want bool
 			}{
 				"the node reaches its pods": {
-					l.localOut(datagram{src: at(node, 4000), dst: at(f.server, 9999), proto: TCP, flags: syn}), true},
+					l.localOut(datagram{src: at(node, 4000), dst: at(f.server, 9999), proto: inet.TCP, flags: syn}), true},
 				"a pod that may send nothing does not reach its node": {
-					l.localIn(datagram{src: at(f.client, 4000), dst: at(node, 6443), proto: TCP, flags: syn}), false},
+					l.localIn(datagram{src: at(f.client, 4000), dst: at(node, 6443), proto: inet.TCP, flags: syn}), false},
 				"a pod that may send all does": {
-					l.localIn(datagram{src: at(f.server, 4000), dst: at(node, 6443), proto: TCP, flags: syn}), true},
+					l.localIn(datagram{src: at(f.server, 4000), dst: at(node, 6443), proto: inet.TCP, flags: syn}), true},
 				"the node's question is answered": {
-					l.localOut(datagram{src: at(node, 4001), dst: at(f.client, 53), proto: UDP}) &&
-						l.localIn(datagram{src: at(f.client, 53), dst: at(node, 4001), proto: UDP}), true},
+					l.localOut(datagram{src: at(node, 4001), dst: at(f.client, 53), proto: inet.UDP}) &&
+						l.localIn(datagram{src: at(f.client, 53), dst: at(node, 4001), proto: inet.UDP}), true},
 				"and that does not turn round": {
-					l.localIn(datagram{src: at(f.client, 53), dst: at(node, 4002), proto: UDP}), false},
+					l.localIn(datagram{src: at(f.client, 53), dst: at(node, 4002), proto: inet.UDP}), false},
 			} {
 				if c.have != c.want {
 					t.Errorf("%s: %v", what, c.have)
@@ -274,12 +276,12 @@ func TestOwnNode(t *testing.T) {
 func TestDropsAreCounted(t *testing.T) {
 	l := newLab(t)
 	for range 3 {
-		l.forward(datagram{src: at(free4, 1), dst: at(server4, 80), proto: TCP, flags: syn})
+		l.forward(datagram{src: at(free4, 1), dst: at(server4, 80), proto: inet.TCP, flags: syn})
 	}
 	for range 2 {
-		l.forward(datagram{src: at(client4, 1), dst: at(outside4, 80), proto: TCP, flags: syn})
+		l.forward(datagram{src: at(client4, 1), dst: at(outside4, 80), proto: inet.TCP, flags: syn})
 	}
-	l.forward(datagram{src: at(free4, 1), dst: at(server4, 80), proto: UDP, cut: 2})
+	l.forward(datagram{src: at(free4, 1), dst: at(server4, 80), proto: inet.UDP, cut: 2})
 	have, err := l.drops()
 	if err != nil {
 		t.Fatal(err)

@@ -12,6 +12,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"github.com/skiff-k8s/skiff/dataplane/inet"
 )
 
 // dice makes small worlds in which rules, pods and packets often meet.
@@ -31,9 +33,9 @@ func (d dice) labels() map[string]string {
 	return out
 }
 
-func (d dice) namespace() string { return pick(d, "x", "y", "z") }
-func (d dice) proto() Protocol   { return pick(d, TCP, UDP, SCTP) }
-func (d dice) port() uint16      { return pick[uint16](d, 53, 80, 81, 8080, 8443) }
+func (d dice) namespace() string    { return pick(d, "x", "y", "z") }
+func (d dice) proto() inet.Protocol { return pick(d, inet.TCP, inet.UDP, inet.SCTP) }
+func (d dice) port() uint16         { return pick[uint16](d, 53, 80, 81, 8080, 8443) }
 
 // addr is one of few, of both families; the last octet is the pod's.
 func (d dice) addr(pod int) netip.Addr {
@@ -161,7 +163,7 @@ func (d dice) policy(i int) *networkingv1.NetworkPolicy {
 func (d dice) packet() Packet {
 	p := Packet{Protocol: d.proto(), Port: d.port()}
 	if d.IntN(8) == 0 {
-		p.Protocol, p.Port = ICMP, 0
+		p.Protocol, p.Port = inet.ICMP, 0
 	}
 	if d.IntN(4) == 0 {
 		p.Port = uint16(d.IntN(9100))
@@ -176,8 +178,8 @@ func (d dice) packet() Packet {
 	for p.Src == p.Dst || p.Src.Is4() != p.Dst.Is4() {
 		p.Dst = end()
 	}
-	if p.Protocol == ICMP && p.Src.Is6() {
-		p.Protocol = ICMPv6
+	if p.Protocol == inet.ICMP && p.Src.Is6() {
+		p.Protocol = inet.ICMPv6
 	}
 	return p
 }

@@ -12,6 +12,9 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	netutils "k8s.io/utils/net"
+	"k8s.io/utils/ptr"
+
+	"github.com/skiff-k8s/skiff/dataplane/inet"
 )
 
 // policy is a NetworkPolicy, ready to be asked.
@@ -57,13 +60,13 @@ type block struct {
 // namedPort is a port that each pod resolves by itself.
 type namedPort struct {
 	name     string
-	protocol Protocol
+	protocol inet.Protocol
 }
 
 // portKey is a prefix of ports of a protocol; the zero value is everything,
 // protocol and no bits are all ports of it.
 type portKey struct {
-	protocol Protocol
+	protocol inet.Protocol
 	port     uint16
 	bits     uint8
 }
@@ -122,7 +125,7 @@ func (p *policy) newRule(field string, r apiRule) rule {
 		out.peers = append(out.peers, pr)
 	}
 	for _, port := range r.ports {
-		proto := protocolOf(port.Protocol)
+		proto := inet.ProtocolOf(ptr.Deref(port.Protocol, ""))
 		switch {
 		case proto == 0:
 			p.problems = append(p.problems, fmt.Sprintf("%s.ports: protocol %s is not known", field, *port.Protocol))
@@ -179,7 +182,7 @@ func parseCIDR(text string) (netip.Prefix, error) {
 }
 
 // portPrefixes cuts a range of ports into prefixes, 30 at most.
-func portPrefixes(proto Protocol, first, last int32) []portKey {
+func portPrefixes(proto inet.Protocol, first, last int32) []portKey {
 	var out []portKey
 	first, last = max(first, 0), min(last, 65535)
 	for first <= last {

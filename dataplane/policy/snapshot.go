@@ -235,7 +235,7 @@ func (s *Snapshot) match(group, peer, mask uint32, p Packet) bool {
 	if mask&uint32(bpfPolicyMaskPOLICY_MASK_ALL_PROTOCOLS) != 0 && has(portKey{}) {
 		return true
 	}
-	if !p.Protocol.hasPorts() {
+	if !p.Protocol.HasPorts() {
 		return false
 	}
 	for bits := 16; bits >= 0; bits-- {

@@ -12,6 +12,7 @@ import (
 	"k8s.io/component-base/metrics"
 	"sigs.k8s.io/yaml"
 
+	"github.com/skiff-k8s/skiff/dataplane/inet"
 	"github.com/skiff-k8s/skiff/dataplane/internal/sandbox"
 )
 
@@ -150,7 +151,7 @@ func TestMetricsTellDropsAndFill(t *testing.T) {
 		}
 	}
 	for n := range 3 {
-		flow, seen := bpfPolicyFlow{SportBe: uint16(n), Proto: uint8(UDP)}, bpfPolicySeen{AtNs: 1}
+		flow, seen := bpfPolicyFlow{SportBe: uint16(n), Proto: uint8(inet.UDP)}, bpfPolicySeen{AtNs: 1}
 		if err := b.objects.PolicyFlows.Put(&flow, &seen); err != nil {
 			t.Fatal(err)
 		}

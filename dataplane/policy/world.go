@@ -1,64 +1,18 @@
 package policy
 
 import (
-	"fmt"
 	"net/netip"
 
-	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/skiff-k8s/skiff/dataplane/inet"
 )
-
-// Protocol is an IP protocol by its number.
-type Protocol uint8
-
-// The protocols that policies name; others, as ICMP, are of rules without
-// ports only.
-const (
-	ICMP   Protocol = 1
-	TCP    Protocol = 6
-	UDP    Protocol = 17
-	ICMPv6 Protocol = 58
-	SCTP   Protocol = 132
-)
-
-// String is the name as Kubernetes writes it.
-func (p Protocol) String() string {
-	switch p {
-	case TCP:
-		return "TCP"
-	case UDP:
-		return "UDP"
-	case SCTP:
-		return "SCTP"
-	}
-	return fmt.Sprintf("protocol %d", uint8(p))
-}
-
-// hasPorts says whether policies know the protocol.
-func (p Protocol) hasPorts() bool { return p == TCP || p == UDP || p == SCTP }
-
-// protocolOf is the number of a protocol of the API; nil is TCP. What is not
-// known is 0.
-func protocolOf(p *corev1.Protocol) Protocol {
-	if p == nil {
-		return TCP
-	}
-	switch *p {
-	case corev1.ProtocolTCP:
-		return TCP
-	case corev1.ProtocolUDP:
-		return UDP
-	case corev1.ProtocolSCTP:
-		return SCTP
-	}
-	return 0
-}
 
 // Packet is one that opens a flow: replies are not judged.
 type Packet struct {
 	Src, Dst netip.Addr
-	Protocol Protocol
+	Protocol inet.Protocol
 	// Port is the destination's; 0 for protocols without.
 	Port uint16
 }
@@ -66,7 +20,7 @@ type Packet struct {
 // Port is a container's port with a name.
 type Port struct {
 	Name     string
-	Protocol Protocol
+	Protocol inet.Protocol
 	Number   uint16
 }
 

@@ -9,6 +9,7 @@ import (
 
 	"github.com/cilium/ebpf"
 
+	"github.com/skiff-k8s/skiff/dataplane/inet"
 	"github.com/skiff-k8s/skiff/dataplane/lb/table"
 )
 
@@ -52,7 +53,7 @@ func (f *Flows) Forget(gone []table.Departure) (int, error) {
 	n := 0
 	pins := map[table.Departure]struct{}{}
 	for _, d := range gone {
-		if d.Proto == table.UDP {
+		if d.Proto == inet.UDP {
 			pins[d] = struct{}{}
 		}
 	}
@@ -60,7 +61,7 @@ func (f *Flows) Forget(gone []table.Departure) (int, error) {
 		return 0, nil
 	}
 	err := f.each(func(t natNatTuple, flow natNatFlow) error {
-		d := table.Departure{Group: flow.Group, Proto: table.Protocol(t.Proto), Backend: addrPort(flow.Backend.Addr.W, flow.Backend.PortBe)}
+		d := table.Departure{Group: flow.Group, Proto: inet.Protocol(t.Proto), Backend: addrPort(flow.Backend.Addr.W, flow.Backend.PortBe)}
 		if _, ok := pins[d]; !ok {
 			return nil
 		}

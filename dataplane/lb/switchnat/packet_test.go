@@ -9,6 +9,7 @@ import (
 
 	"github.com/cilium/ebpf"
 
+	"github.com/skiff-k8s/skiff/dataplane/inet"
 	"github.com/skiff-k8s/skiff/dataplane/internal/sandbox"
 	"github.com/skiff-k8s/skiff/dataplane/lb/table"
 )
@@ -268,7 +269,7 @@ var worlds = []world{
 // set gives a table the worlds' services.
 func set(t testing.TB, tab *table.Table) {
 	for _, w := range worlds {
-		for _, proto := range []table.Protocol{table.TCP, table.UDP} {
+		for _, proto := range []inet.Protocol{inet.TCP, inet.UDP} {
 			f := table.Frontend{Key: table.Key{Addr: w.service.Addr(), Port: w.service.Port(), Proto: proto}, Backends: []netip.AddrPort{w.backend}}
 			if _, err := tab.Set(f); err != nil {
 				t.Fatal(err)

@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/skiff-k8s/skiff/dataplane/inet"
 	"github.com/skiff-k8s/skiff/dataplane/internal/sandbox"
 	"github.com/skiff-k8s/skiff/dataplane/lb/table"
 )
@@ -122,7 +123,7 @@ func newFabric(t *testing.T, a addresses) *fabric {
 	return f
 }
 
-func (f *fabric) set(addr string, port uint16, proto table.Protocol, backends ...string) {
+func (f *fabric) set(addr string, port uint16, proto inet.Protocol, backends ...string) {
 	f.Helper()
 	everyNode := netip.IPv4Unspecified()
 	if strings.Contains(f.vip1, ":") {
@@ -262,7 +263,7 @@ func checkHostReachesServices(t *testing.T, f *fabric) {
 	if err := f.table.SetNodes(map[netip.Addr]bool{netip.MustParseAddr(f.node1): false, netip.MustParseAddr(f.node2): false}); err != nil {
 		t.Fatal(err)
 	}
-	for network, proto := range map[string]table.Protocol{"tcp": table.TCP, "udp": table.UDP} {
+	for network, proto := range map[string]inet.Protocol{"tcp": inet.TCP, "udp": inet.UDP} {
 		f.set(f.vip1, 80, proto, at(f.pod1, 8080), at(f.pod2, 8080))
 		f.set(f.lbIP, 80, proto, at(f.pod2, 8080))
 		f.set("", 30080, proto, at(f.pod1, 8080), at(f.pod2, 8080))
@@ -298,8 +299,8 @@ func TestLargeTransfersKeepTheirChecksums(t *testing.T) {
 func checkLargeTransfersKeepTheirChecksums(t *testing.T, f *fabric) {
 	f.echo(f.n1, "tcp", at(f.pod1, 8080))
 	f.echo(f.n1, "udp", at(f.pod1, 8080))
-	f.set(f.vip1, 80, table.TCP, at(f.pod1, 8080))
-	f.set(f.vip1, 80, table.UDP, at(f.pod1, 8080))
+	f.set(f.vip1, 80, inet.TCP, at(f.pod1, 8080))
+	f.set(f.vip1, 80, inet.UDP, at(f.pod1, 8080))
 	// Segmentation offload one way and the other.
 	big := bytes.Repeat([]byte("0123456789abcdef"), 1<<17)
 	answer, err := f.call("tcp", at(f.vip1, 80), 0, big)
@@ -348,8 +349,8 @@ func TestFlowsOfOneSourcePortLiveSideBySide(t *testing.T) {
 
 func checkFlowsOfOneSourcePortLiveSideBySide(t *testing.T, f *fabric) {
 	f.echo(f.n1, "tcp", at(f.pod1, 8080))
-	f.set(f.vip1, 80, table.TCP, at(f.pod1, 8080))
-	f.set(f.vip2, 80, table.TCP, at(f.pod1, 8080))
+	f.set(f.vip1, 80, inet.TCP, at(f.pod1, 8080))
+	f.set(f.vip2, 80, inet.TCP, at(f.pod1, 8080))
 	var conns []net.Conn
 	f.host.Do(func() error {
 		for _, addr := range []string{at(f.pod1, 8080), at(f.vip1, 80), at(f.vip2, 80)} {
@@ -383,7 +384,7 @@ func TestReusedPortsAndEndedFlowsLeaveNothing(t *testing.T) {
 
 func checkReusedPortsAndEndedFlowsLeaveNothing(t *testing.T, f *fabric) {
 	f.echo(f.n1, "tcp", at(f.pod1, 8080))
-	f.set(f.vip1, 80, table.TCP, at(f.pod1, 8080))
+	f.set(f.vip1, 80, inet.TCP, at(f.pod1, 8080))
 	for i := range 300 {
 		// Few source ports: each comes back soon.
 		f.host.Do(func() error {
@@ -437,7 +438,7 @@ func TestASecondLoadKeepsConnections(t *testing.T) {
 
 func checkASecondLoadKeepsConnections(t *testing.T, f *fabric) {
 	f.echo(f.n1, "tcp", at(f.pod1, 8080))
-	f.set(f.vip1, 80, table.TCP, at(f.pod1, 8080))
+	f.set(f.vip1, 80, inet.TCP, at(f.pod1, 8080))
 	var c net.Conn
 	f.host.Do(func() (err error) {
 		c, err = net.DialTimeout("tcp", at(f.vip1, 80), 2*time.Second)
@@ -465,7 +466,7 @@ func TestUDPFlowMovesWhenItsBackendLeaves(t *testing.T) {
 func checkUDPFlowMovesWhenItsBackendLeaves(t *testing.T, f *fabric) {
 	f.echo(f.n1, "udp", at(f.pod1, 8080))
 	f.echo(f.n2, "udp", at(f.pod2, 8080))
-	f.set(f.vip1, 53, table.UDP, at(f.pod1, 8080), at(f.pod2, 8080))
+	f.set(f.vip1, 53, inet.UDP, at(f.pod1, 8080), at(f.pod2, 8080))
 	ask := func() string {
 		t.Helper()
 		answer, err := f.call("udp", at(f.vip1, 53), 40001, []byte("x"))
@@ -488,7 +489,7 @@ func checkUDPFlowMovesWhenItsBackendLeaves(t *testing.T, f *fabric) {
 	if first == left {
 		left = at(f.pod2, 8080)
 	}
-	f.set(f.vip1, 53, table.UDP, left)
+	f.set(f.vip1, 53, inet.UDP, left)
 	if got := ask(); got != left {
 		t.Errorf("answered by %s, want %s", got, left)
 	}
@@ -501,13 +502,13 @@ func TestErrorsReachTheClient(t *testing.T) {
 func checkErrorsReachTheClient(t *testing.T, f *fabric) {
 	// Nobody listens there: the pod answers with "port unreachable" about a
 	// packet that the client never sent as it is.
-	f.set(f.vip1, 53, table.UDP, at(f.pod1, 9))
+	f.set(f.vip1, 53, inet.UDP, at(f.pod1, 9))
 	start := time.Now()
 	if _, err := f.call("udp", at(f.vip1, 53), 0, []byte("x")); !errors.Is(err, unix.ECONNREFUSED) {
 		t.Errorf("got %v after %s, want connection refused", err, time.Since(start))
 	}
 	// And the switch about a pod that nobody has.
-	f.set(f.vip1, 54, table.TCP, at(f.nobody, 53))
+	f.set(f.vip1, 54, inet.TCP, at(f.nobody, 53))
 	if _, err := f.call("tcp", at(f.vip1, 54), 0, []byte("x")); !errors.Is(err, unix.ENETUNREACH) && !errors.Is(err, unix.EHOSTUNREACH) {
 		t.Errorf("got %v, want unreachable", err)
 	}
@@ -518,7 +519,7 @@ func TestFlowsAndAffinitiesOfABackendThatLeftGo(t *testing.T) {
 		f.echo(f.n1, "udp", at(f.pod1, 8080))
 		set := func(group uint32, vip string, backends ...string) {
 			f.Helper()
-			fe := table.Frontend{Key: table.Key{Addr: netip.MustParseAddr(vip), Port: 53, Proto: table.UDP}, Affinity: time.Hour, Group: group}
+			fe := table.Frontend{Key: table.Key{Addr: netip.MustParseAddr(vip), Port: 53, Proto: inet.UDP}, Affinity: time.Hour, Group: group}
 			for _, b := range backends {
 				fe.Backends = append(fe.Backends, netip.MustParseAddrPort(b))
 			}
@@ -581,7 +582,7 @@ func TestSourceRangesAreForTheClientsAddress(t *testing.T) {
 		open := func(from string) {
 			f.Helper()
 			fe := table.Frontend{
-				Key:      table.Key{Addr: netip.MustParseAddr(f.lbIP), Port: 80, Proto: table.TCP},
+				Key:      table.Key{Addr: netip.MustParseAddr(f.lbIP), Port: 80, Proto: inet.TCP},
 				Backends: []netip.AddrPort{netip.MustParseAddrPort(at(f.pod1, 8080))},
 				Sources:  []netip.Prefix{netip.MustParsePrefix(from)},
 			}

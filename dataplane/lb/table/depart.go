@@ -8,20 +8,22 @@ import (
 	"slices"
 
 	"github.com/cilium/ebpf"
+
+	"github.com/skiff-k8s/skiff/dataplane/inet"
 )
 
 // Departure is a backend that serves a service port no more, neither new
 // connections nor old flows.
 type Departure struct {
 	Group   uint32
-	Proto   Protocol
+	Proto   inet.Protocol
 	Backend netip.AddrPort
 }
 
 // depart notes whom a frontend had and has no more. What is pinned to it
 // where nobody else notices are UDP flows and affinities.
 func (t *Table) depart(key tablesLbKey, have entry, now content) {
-	if have.set == nil || have.set.broken || (key.Proto != uint8(UDP) && have.affinityS == 0) {
+	if have.set == nil || have.set.broken || (key.Proto != uint8(inet.UDP) && have.affinityS == 0) {
 		return
 	}
 	for _, b := range have.set.backends {
@@ -31,7 +33,7 @@ func (t *Table) depart(key tablesLbKey, have entry, now content) {
 		if t.departed == nil {
 			t.departed = map[Departure]struct{}{}
 		}
-		t.departed[Departure{Group: have.group, Proto: Protocol(key.Proto), Backend: backendFrom(b)}] = struct{}{}
+		t.departed[Departure{Group: have.group, Proto: inet.Protocol(key.Proto), Backend: backendFrom(b)}] = struct{}{}
 	}
 }
 

@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"encoding/binary"
 	"net/netip"
+
+	"github.com/skiff-k8s/skiff/dataplane/inet"
 )
 
 // rawAddr is the address as C reads it: 16 bytes in network order, IPv4
@@ -35,7 +37,7 @@ func rawKey(k Key) tablesLbKey {
 }
 
 func keyFrom(raw tablesLbKey) Key {
-	return Key{Addr: addrFrom(raw.Addr), Port: portBE(raw.PortBe), Proto: Protocol(raw.Proto), Scope: Scope(raw.Scope)}
+	return Key{Addr: addrFrom(raw.Addr), Port: portBE(raw.PortBe), Proto: inet.Protocol(raw.Proto), Scope: Scope(raw.Scope)}
 }
 
 func rawBackend(b netip.AddrPort) tablesLbBackend {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/cilium/ebpf"
 
+	"github.com/skiff-k8s/skiff/dataplane/inet"
 	"github.com/skiff-k8s/skiff/dataplane/internal/sandbox"
 )
 
@@ -59,7 +60,7 @@ func randomFrontend(r *rand.Rand) Frontend {
 		}
 		return netip.AddrFrom4([4]byte{10, byte(kind), 0, byte(n)})
 	}
-	f := Frontend{Key: Key{Addr: addr(96, r.IntN(8)), Port: uint16(1 + r.IntN(4)), Proto: []Protocol{TCP, UDP}[r.IntN(2)]}}
+	f := Frontend{Key: Key{Addr: addr(96, r.IntN(8)), Port: uint16(1 + r.IntN(4)), Proto: []inet.Protocol{inet.TCP, inet.UDP}[r.IntN(2)]}}
 	switch r.IntN(6) {
 	case 0:
 		f.Scope = FromNode
@@ -201,7 +202,7 @@ func TestTakeOverMendsWhatADeadWriterLeft(t *testing.T) {
 	sandbox.Root(t)
 	dir := sandbox.BPFFS(t)
 	f := Frontend{
-		Key:      Key{Addr: netip.MustParseAddr("10.96.0.1"), Port: 53, Proto: UDP},
+		Key:      Key{Addr: netip.MustParseAddr("10.96.0.1"), Port: 53, Proto: inet.UDP},
 		Backends: []netip.AddrPort{netip.MustParseAddrPort("10.244.0.1:53"), netip.MustParseAddrPort("10.244.0.2:53")},
 	}
 	for name, damage := range map[string]func(*Table) error{
@@ -285,7 +286,7 @@ func TestFullMapsAreReportedAndLeaveTheRestInForce(t *testing.T) {
 	var all []Frontend
 	for i := range 66000 {
 		all = append(all, Frontend{
-			Key:      Key{Addr: netip.AddrFrom4([4]byte{10, byte(96 + i>>16), byte(i >> 8), byte(i)}), Port: 80, Proto: TCP},
+			Key:      Key{Addr: netip.AddrFrom4([4]byte{10, byte(96 + i>>16), byte(i >> 8), byte(i)}), Port: 80, Proto: inet.TCP},
 			Backends: []netip.AddrPort{netip.MustParseAddrPort("10.244.0.1:80")},
 		})
 	}

@@ -4,30 +4,9 @@ import (
 	"fmt"
 	"net/netip"
 	"time"
+
+	"github.com/skiff-k8s/skiff/dataplane/inet"
 )
-
-// Protocol of a frontend, as the kernel numbers it.
-type Protocol uint8
-
-// The protocols that the programs serve.
-const (
-	TCP  Protocol = 6
-	UDP  Protocol = 17
-	SCTP Protocol = 132
-)
-
-// String is the name as Kubernetes writes it.
-func (p Protocol) String() string {
-	switch p {
-	case TCP:
-		return "TCP"
-	case UDP:
-		return "UDP"
-	case SCTP:
-		return "SCTP"
-	}
-	return fmt.Sprintf("protocol %d", uint8(p))
-}
 
 // Scope says who sees a key.
 type Scope uint8
@@ -47,7 +26,7 @@ const (
 type Key struct {
 	Addr  netip.Addr
 	Port  uint16
-	Proto Protocol
+	Proto inet.Protocol
 	Scope Scope
 }
 

@@ -185,7 +185,7 @@ func selectorText(set map[string]string) string {
 // policyTrace explains a flow, and asks the maps of this node for the ends
 // that are on it.
 func policyTrace(w policy.World, r machine.TraceRoute, f machine.TraceFlow, node string, maps *policy.Snapshot) machine.PolicyTrace {
-	p := policy.Packet{Src: f.From, Dst: f.To.Addr(), Protocol: policy.Protocol(protocols[r.Protocol]), Port: f.To.Port()}
+	p := policy.Packet{Src: f.From, Dst: f.To.Addr(), Protocol: protocols[r.Protocol], Port: f.To.Port()}
 	e := policy.Explain(w, p)
 	out := machine.PolicyTrace{TraceFlow: f, Allowed: e.Allowed, Exempt: e.Exempt}
 	if e.Exempt != "" {

@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	machine "github.com/skiff-k8s/skiff/apis/machine/v1alpha1"
+	"github.com/skiff-k8s/skiff/dataplane/inet"
 	"github.com/skiff-k8s/skiff/dataplane/lb"
 	"github.com/skiff-k8s/skiff/dataplane/lb/table"
 	"github.com/skiff-k8s/skiff/dataplane/policy"
@@ -258,7 +259,7 @@ func callOf(r machine.TraceRoute, c machine.TraceCall) lb.Call {
 	return lb.Call{Node: r.Client.Node, HostNetwork: r.Client.HostNetwork, From: c.From, To: c.To, Proto: protocols[r.Protocol]}
 }
 
-var protocols = map[string]table.Protocol{"TCP": table.TCP, "UDP": table.UDP}
+var protocols = map[string]inet.Protocol{"TCP": inet.TCP, "UDP": inet.UDP}
 
 // pod finds one that has addresses.
 func (o Objects) pod(n machine.TraceName) (*corev1.Pod, error) {
