@@ -16,9 +16,9 @@ import (
 	"github.com/coredns/coredns/core/dnsserver"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/events"
+
+	"github.com/skiff-k8s/skiff/dataplane/internal/warn"
 )
 
 // Config is what cluster DNS needs.
@@ -82,22 +82,17 @@ func Run(ctx context.Context, cfg Config) error {
 	dnsserver.Quiet = true
 
 	s := &server{cfg: cfg, log: cfg.Log, client: client, metrics: metricsServers{}}
-	s.broadcaster = events.NewBroadcaster(&events.EventSinkImpl{Interface: client.EventsV1()})
-	defer s.broadcaster.Shutdown()
-	if err := s.broadcaster.StartRecordingToSinkWithContext(ctx); err != nil {
-		return fmt.Errorf("cluster DNS: events: %w", err)
-	}
-	s.recorder = s.broadcaster.NewRecorder(scheme.Scheme, "skiff-dns")
+	s.events = warn.Start(ctx, client, "skiff-dns")
+	defer s.events.Stop()
 	return s.run(ctx)
 }
 
 // server is one CoreDNS and the objects about it.
 type server struct {
-	cfg         Config
-	log         *slog.Logger
-	client      kubernetes.Interface
-	broadcaster events.EventBroadcaster
-	recorder    events.EventRecorder
+	cfg    Config
+	log    *slog.Logger
+	client kubernetes.Interface
+	events *warn.Events
 
 	instance *caddy.Instance
 	// tried is the ConfigMap that was started last, whether it worked or not.
@@ -229,13 +224,13 @@ func (s *server) host(corefile string) (*hostedCorefile, error) {
 func (s *server) serveMetrics(ctx context.Context, c *hostedCorefile) {
 	if err := s.metrics.ensure(ctx, c.metrics); err != nil {
 		s.log.Error("cluster DNS has no metrics", "err", err)
-		s.recorder.Eventf(s.tried, nil, corev1.EventTypeWarning, "MetricsNotServed", "Reload", "%v", err)
+		s.events.Say(s.tried, "Reload", "MetricsNotServed", err.Error())
 	}
 }
 
 func (s *server) refuse(configMap *corev1.ConfigMap, err error) {
 	s.log.Error("Corefile refused, the last good one stays", "err", err)
-	s.recorder.Eventf(configMap, nil, corev1.EventTypeWarning, "CorefileRefused", "Reload", "the last good Corefile stays in force: %v", err)
+	s.events.Say(configMap, "Reload", "CorefileRefused", "the last good Corefile stays in force: "+err.Error())
 }
 
 func (s *server) stop() {

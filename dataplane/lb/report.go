@@ -7,35 +7,27 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/kubernetes/scheme"
-	"k8s.io/client-go/tools/events"
 
+	"github.com/skiff-k8s/skiff/dataplane/internal/warn"
 	"github.com/skiff-k8s/skiff/dataplane/lb/table"
 )
 
 // reporter tells users by Events what their Services do not get. A nil
 // reporter is silent: one node speaks for all.
 type reporter struct {
-	broadcaster events.EventBroadcaster
-	recorder    events.EventRecorder
+	events *warn.Events
 	// told are the problems that were reported, by Service: each is said
 	// once, and again when it came back.
 	told map[types.UID]map[problem]struct{}
 }
 
 func newReporter(ctx context.Context, client kubernetes.Interface) *reporter {
-	b := events.NewBroadcaster(&events.EventSinkImpl{Interface: client.EventsV1()})
-	_ = b.StartRecordingToSinkWithContext(ctx)
-	return &reporter{
-		broadcaster: b,
-		recorder:    b.NewRecorder(scheme.Scheme, "skiff-dataplane"),
-		told:        map[types.UID]map[problem]struct{}{},
-	}
+	return &reporter{events: warn.Start(ctx, client, "skiff-dataplane"), told: map[types.UID]map[problem]struct{}{}}
 }
 
 func (r *reporter) close() {
 	if r != nil {
-		r.broadcaster.Shutdown()
+		r.events.Stop()
 	}
 }
 
@@ -74,5 +66,5 @@ func (r *reporter) failed(s *service, err error) {
 
 func (r *reporter) say(s *service, p problem) {
 	ref := &corev1.ObjectReference{Kind: "Service", APIVersion: "v1", Namespace: s.name.Namespace, Name: s.name.Name, UID: s.uid}
-	r.recorder.Eventf(ref, nil, corev1.EventTypeWarning, p.reason, "ProgramService", "%s", p.message)
+	r.events.Say(ref, "ProgramService", p.reason, p.message)
 }

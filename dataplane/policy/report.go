@@ -7,8 +7,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/kubernetes/scheme"
-	"k8s.io/client-go/tools/events"
+
+	"github.com/skiff-k8s/skiff/dataplane/internal/warn"
 )
 
 // Reasons of Events on NetworkPolicies.
@@ -24,23 +24,17 @@ const (
 
 // reporter tells users by Events what their policies do not get.
 type reporter struct {
-	node        string
-	broadcaster events.EventBroadcaster
-	recorder    events.EventRecorder
+	node   string
+	events *warn.Events
 	// told is what was said last about a policy: each is said once.
 	told map[types.UID]string
 }
 
 func newReporter(ctx context.Context, client kubernetes.Interface, node string) *reporter {
-	b := events.NewBroadcaster(&events.EventSinkImpl{Interface: client.EventsV1()})
-	_ = b.StartRecordingToSinkWithContext(ctx)
-	return &reporter{
-		node: node, broadcaster: b, recorder: b.NewRecorder(scheme.Scheme, "skiff-dataplane"),
-		told: map[types.UID]string{},
-	}
+	return &reporter{node: node, events: warn.Start(ctx, client, "skiff-dataplane"), told: map[types.UID]string{}}
 }
 
-func (r *reporter) close() { r.broadcaster.Shutdown() }
+func (r *reporter) close() { r.events.Stop() }
 
 // problem says what is wrong with a policy on this node.
 func (r *reporter) problem(p *policy, reason, message string) {
@@ -52,7 +46,7 @@ func (r *reporter) problem(p *policy, reason, message string) {
 		Kind: "NetworkPolicy", APIVersion: "networking.k8s.io/v1",
 		Namespace: p.name.Namespace, Name: p.name.Name, UID: p.uid,
 	}
-	r.recorder.Eventf(ref, nil, corev1.EventTypeWarning, reason, "ProgramPolicy", "%s", fmt.Sprintf("node %s: %s", r.node, message))
+	r.events.Say(ref, "ProgramPolicy", reason, fmt.Sprintf("node %s: %s", r.node, message))
 }
 
 // well forgets what was said about policies that lack nothing any more.
