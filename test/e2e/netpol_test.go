@@ -12,43 +12,9 @@ import (
 var _ = Describe("network policies", Ordered, func() {
 	// A server with probes, behind a Service, and two clients: one on the
 	// server's node, one on the other.
-	const pods = `
-apiVersion: v1
-kind: Pod
-metadata: {name: server, namespace: guarded, labels: {app: server}}
-spec:
-  nodeName: e2e-worker
-  terminationGracePeriodSeconds: 0
-  containers:
-  - name: c
-    image: registry.k8s.io/e2e-test-images/agnhost:2.66.1
-    args: [netexec]
-    ports: [{name: http, containerPort: 8080}]
-    readinessProbe: {httpGet: {path: /hostname, port: http}, periodSeconds: 1, failureThreshold: 1}
----
-apiVersion: v1
-kind: Service
-metadata: {name: server, namespace: guarded}
-spec:
-  selector: {app: server}
-  ports: [{port: 80, targetPort: http}]
----
-apiVersion: v1
-kind: Pod
-metadata: {name: near, namespace: guarded, labels: {app: client}}
-spec:
-  nodeName: e2e-worker
-  terminationGracePeriodSeconds: 0
-  containers: [{name: c, image: registry.k8s.io/e2e-test-images/agnhost:2.66.1}]
----
-apiVersion: v1
-kind: Pod
-metadata: {name: far, namespace: guarded, labels: {app: stranger}}
-spec:
-  nodeName: e2e-worker2
-  terminationGracePeriodSeconds: 0
-  containers: [{name: c, image: registry.k8s.io/e2e-test-images/agnhost:2.66.1}]
-`
+	pods := webServer("guarded") +
+		webClient("guarded", "near", "client", "e2e-worker") +
+		webClient("guarded", "far", "stranger", "e2e-worker2")
 	policy := func(name, spec string) {
 		GinkgoHelper()
 		shared.apply(fmt.Sprintf("apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: %s, namespace: guarded}\nspec: %s\n", name, spec)).must()

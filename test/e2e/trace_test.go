@@ -13,32 +13,7 @@ import (
 )
 
 var _ = Describe("trace", Ordered, func() {
-	const objects = `
-apiVersion: v1
-kind: Pod
-metadata: {name: server, namespace: traced, labels: {app: server}}
-spec:
-  nodeName: e2e-worker
-  terminationGracePeriodSeconds: 0
-  containers:
-  - name: c
-    image: registry.k8s.io/e2e-test-images/agnhost:2.66.1
-    args: [netexec]
-    ports: [{name: http, containerPort: 8080}]
-    readinessProbe: {httpGet: {path: /hostname, port: http}, periodSeconds: 1}
----
-apiVersion: v1
-kind: Pod
-metadata: {name: client, namespace: traced}
-spec:
-  nodeName: e2e-worker2
-  terminationGracePeriodSeconds: 0
-  containers: [{name: c, image: registry.k8s.io/e2e-test-images/agnhost:2.66.1}]
----
-apiVersion: v1
-kind: Service
-metadata: {name: server, namespace: traced}
-spec: {selector: {app: server}, ports: [{name: web, port: 80, targetPort: http}]}
+	objects := webServer("traced") + webClient("traced", "client", "client", "e2e-worker2") + `
 ---
 apiVersion: v1
 kind: Service
