@@ -44,7 +44,7 @@ func BenchmarkLoad(b *testing.B) {
 		b.Run(name, func(b *testing.B) {
 			var spent time.Duration
 			for b.Loop() {
-				before := cpu(b)
+				before := cpuTime(b)
 				tab, err := table.Create("")
 				if err != nil {
 					b.Fatal(err)
@@ -56,7 +56,7 @@ func BenchmarkLoad(b *testing.B) {
 				if err := s.attach(); err != nil {
 					b.Fatal(err)
 				}
-				spent += cpu(b) - before
+				spent += cpuTime(b) - before
 				b.StopTimer()
 				s.close()
 				tab.Close()
@@ -65,16 +65,6 @@ func BenchmarkLoad(b *testing.B) {
 			b.ReportMetric(float64(spent.Nanoseconds())/float64(b.N), "cpu-ns")
 		})
 	}
-}
-
-// cpu is the processor time that this process has used.
-func cpu(b *testing.B) time.Duration {
-	b.Helper()
-	var u unix.Rusage
-	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
-		b.Fatal(err)
-	}
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 // BenchmarkFill is 10,000 services from nothing.
