@@ -125,7 +125,9 @@ func call(network, addr string) (answer, peer string, err error) {
 		return "", "", err
 	}
 	defer c.Close()
-	c.SetDeadline(time.Now().Add(2 * time.Second))
+	if err := c.SetDeadline(time.Now().Add(2 * time.Second)); err != nil {
+		return "", "", err
+	}
 	if network[:3] == "udp" {
 		if _, err := c.Write([]byte("hello")); err != nil {
 			return "", "", err
@@ -246,7 +248,9 @@ func TestUnconnectedUDPKeepsServicesApart(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer c.Close()
-		c.SetDeadline(time.Now().Add(3 * time.Second))
+		if err := c.SetDeadline(time.Now().Add(3 * time.Second)); err != nil {
+			t.Fatal(err)
+		}
 		buf := make([]byte, 100)
 		ask := func(to netip.AddrPort) (string, netip.AddrPort) {
 			if _, err := c.WriteTo([]byte("x"), net.UDPAddrFromAddrPort(to)); err != nil {

@@ -450,7 +450,9 @@ func checkASecondLoadKeepsConnections(t *testing.T, f *fabric) {
 		t.Fatal(err)
 	}
 	t.Logf("load: %s", time.Since(start))
-	c.SetDeadline(time.Now().Add(2 * time.Second))
+	if err := c.SetDeadline(time.Now().Add(2 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
 	fmt.Fprintln(c, "still-here")
 	var backend, client, got string
 	if _, err := fmt.Fscan(c, &backend, &client, &got); err != nil || got != "still-here" {
