@@ -12,6 +12,8 @@
 #include "lb_origin.h"
 #include "lb_pick.h"
 
+#include <stdbool.h>
+
 #define EPERM 1
 #define ECONNREFUSED 111
 
@@ -19,6 +21,10 @@ char _license[] SEC("license") = "GPL";
 
 /* The node's own network namespace; set before loading. */
 const volatile __u64 lb_node_netns = 0;
+
+/* Whether the kernel takes an error from us; set before loading. Without, the
+ * call fails all the same, with EPERM. */
+const volatile bool lb_sets_retval = true;
 
 static __always_inline int proto_of(struct bpf_sock_addr *ctx)
 {
@@ -57,7 +63,8 @@ static __always_inline int find(struct bpf_sock_addr *ctx, const struct lb_addr 
 
 static __always_inline int refuse(int error)
 {
-	bpf_set_retval(-error);
+	if (lb_sets_retval)
+		bpf_set_retval(-error);
 	return 0;
 }
 

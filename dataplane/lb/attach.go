@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/skiff-k8s/skiff/dataplane/features"
 	"github.com/skiff-k8s/skiff/dataplane/lb/switchnat"
 	"github.com/skiff-k8s/skiff/dataplane/lb/table"
 )
@@ -75,6 +76,9 @@ func loadSockets(t *table.Table, netns uint64, cgroup, pins string, families []c
 	}
 	if err := spec.Variables[sockVarLbNodeNetns].Set(netns); err != nil {
 		return nil, fmt.Errorf("set the node's network namespace: %w", err)
+	}
+	if err := spec.Variables[sockVarLbSetsRetval].Set(features.Refusals() == nil); err != nil {
+		return nil, fmt.Errorf("set how calls are refused: %w", err)
 	}
 	s := &sockets{cgroup: cgroup, pins: pins, families: families}
 	if err := s.loadOrigins(spec); err != nil {

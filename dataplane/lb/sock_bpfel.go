@@ -34,6 +34,7 @@ const (
 	sockProgLbSendmsg4     = "lb_sendmsg4"
 	sockProgLbSendmsg6     = "lb_sendmsg6"
 	sockVarLbNodeNetns     = "lb_node_netns"
+	sockVarLbSetsRetval    = "lb_sets_retval"
 )
 
 // loadSock returns the embedded CollectionSpec for sock.
@@ -107,7 +108,8 @@ type sockMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type sockVariableSpecs struct {
-	LbNodeNetns *ebpf.VariableSpec `ebpf:"lb_node_netns"`
+	LbNodeNetns  *ebpf.VariableSpec `ebpf:"lb_node_netns"`
+	LbSetsRetval *ebpf.VariableSpec `ebpf:"lb_sets_retval"`
 }
 
 // sockObjects contains all objects after they have been loaded into the kernel.
@@ -159,7 +161,8 @@ func (m *sockMaps) Close() error {
 //
 // It can be passed to loadSockObjects or ebpf.CollectionSpec.LoadAndAssign.
 type sockVariables struct {
-	LbNodeNetns *ebpf.Variable `ebpf:"lb_node_netns"`
+	LbNodeNetns  *ebpf.Variable `ebpf:"lb_node_netns"`
+	LbSetsRetval *ebpf.Variable `ebpf:"lb_sets_retval"`
 }
 
 // sockPrograms contains all programs after they have been loaded into the kernel.

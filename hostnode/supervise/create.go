@@ -15,6 +15,7 @@ import (
 
 	cluster "github.com/skiff-k8s/skiff/apis/cluster/v1alpha1"
 	"github.com/skiff-k8s/skiff/dataplane/fabric"
+	"github.com/skiff-k8s/skiff/dataplane/features"
 )
 
 const (
@@ -79,6 +80,9 @@ func (p Paths) create(ctx context.Context, c *cluster.Cluster, from *origin, opt
 	}
 	if err == nil {
 		err = p.checkHostDNS(ctx, c)
+	}
+	if missing := features.Policies(); err == nil && missing != nil {
+		progress(Event{Step: StepCheck, Note: missing.Error()})
 	}
 	if err == nil && p.traces(c.Name) {
 		// Of a create or delete that was killed.

@@ -11,6 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	cluster "github.com/skiff-k8s/skiff/apis/cluster/v1alpha1"
+	"github.com/skiff-k8s/skiff/dataplane/features"
+	"github.com/skiff-k8s/skiff/hostnode/namespaces"
 )
 
 // preflight finds out what would stop a create, before anything is made.
@@ -57,7 +59,7 @@ func probeKernel() error {
 	for _, fs := range fileSystems {
 		fd, err := unix.Fsopen(fs.name, unix.FSOPEN_CLOEXEC)
 		if err != nil {
-			return &Refusal{Err: fmt.Errorf("kernel feature: file system %s: %w: %s", fs.name, err, fs.consequence), Help: "use a kernel that has it; Linux 6.6 or later of any distribution does"}
+			return &Refusal{Err: fmt.Errorf("kernel feature: file system %s: %w: %s", fs.name, err, fs.consequence), Help: "use a kernel that has it; a distribution's of Linux 5.15 or newer does"}
 		}
 		unix.Close(fd)
 	}
@@ -65,13 +67,11 @@ func probeKernel() error {
 	if err != nil {
 		return err
 	}
-	for _, h := range layout.layout {
-		if h.Controllers == "" {
-			return nil
-		}
+	if !slices.ContainsFunc(layout.layout, func(h namespaces.Hierarchy) bool { return h.Controllers == "" }) {
+		return &Refusal{Err: errors.New("kernel feature: no cgroup2 tree is mounted: Services cannot be programmed"),
+			Help: "mkdir -p /sys/fs/cgroup/unified && mount -t cgroup2 none /sys/fs/cgroup/unified"}
 	}
-	return &Refusal{Err: errors.New("kernel feature: no cgroup2 tree is mounted: Services cannot be programmed"),
-		Help: "mkdir -p /sys/fs/cgroup/unified && mount -t cgroup2 none /sys/fs/cgroup/unified"}
+	return features.Services()
 }
 
 // probeIPv6 finds out whether the host has IPv6 at all: with the module left
