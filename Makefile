@@ -117,6 +117,10 @@ conformance: build kubectl $(IMAGES) ## Upstream's e2e suite: [FOCUS=regexp] [SK
 conformance-slice: build kubectl $(IMAGES) ## The slice of upstream's suite that CI runs
 	test/conformance/run.sh --slice
 
+.PHONY: test-vm
+test-vm: build kubectl ## Debian kernels in emulated machines, with a reboot: [KERNELS="suite/package ..."]
+	hack/test-vm.sh
+
 .PHONY: bench
 bench: build kubectl $(IMAGES) ## Measure skiff beside upstream's own programs
 	hack/bench.sh

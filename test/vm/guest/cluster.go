@@ -1,0 +1,199 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// create makes the cluster and keeps what the command said.
+func (g *guest) create() (string, error) {
+	path := filepath.Join(filepath.Dir(statePath), "cluster.yaml")
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return "", err
+	}
+	if err := os.WriteFile(path, []byte(config), 0o644); err != nil {
+		return "", err
+	}
+	_, err := skiff("create", "cluster", "--config", path, "--wait", patience.String(), "-q", "--retain")
+	return "", err
+}
+
+func deployment() (string, error) {
+	if _, err := kubectl("apply", "-f", here+"/demo.yaml"); err != nil {
+		return "", err
+	}
+	_, err := kubectl("rollout", "status", "deployment/demo", "--timeout="+patience.String())
+	return "", err
+}
+
+// service calls the demo at its cluster address.
+func service() (answer string, err error) {
+	ip, err := get("service/demo", "{.spec.clusterIP}")
+	if err != nil {
+		return "", err
+	}
+	return "", until(func() error {
+		answer, err := fetch("http://" + ip)
+		if err == nil && !strings.HasPrefix(answer, "Hello from skiff") {
+			err = fmt.Errorf("the demo says %q", answer)
+		}
+		return err
+	})
+}
+
+func (g *guest) writeDiary() (string, error) {
+	if err := apply(diaryManifest); err != nil {
+		return "", err
+	}
+	if _, err := kubectl("rollout", "status", "statefulset/diary", "--timeout="+patience.String()); err != nil {
+		return "", err
+	}
+	have, err := diary()
+	if err == nil && have != "up" {
+		err = fmt.Errorf("diary: %q", have)
+	}
+	g.state.Diary = have
+	return "", err
+}
+
+// worker is the worker's cgroup, pods that of its Pods.
+const (
+	worker = "/sys/fs/cgroup/skiff/skiff/skiff-worker"
+	pods   = worker + "/kubepods"
+)
+
+func machineLimits() (string, error) {
+	return "memory.max, cpu.max; allocatable is below them", errors.Join(
+		expectWords(worker+"/memory.max", fmt.Sprint(640<<20)),
+		expectWords(worker+"/cpu.max", "100000 100000"),
+		untilField("node/skiff-worker", "{.status.capacity.memory} {.status.capacity.cpu}", "655360Ki 1"),
+		// What the kubelet grants to all Pods.
+		expectWords(pods+"/memory.max", fmt.Sprint(640<<20)),
+	)
+}
+
+func qosTree() (string, error) {
+	if err := apply(classes); err != nil {
+		return "", err
+	}
+	if _, err := kubectl("wait", "pod/guaranteed", "pod/burstable", "pod/besteffort", "--for=condition=Ready", "--timeout="+patience.String()); err != nil {
+		return "", err
+	}
+	var errs []error
+	for name, want := range map[string]struct {
+		under string
+		files map[string]string
+	}{
+		// Shares become weights as runc has them: 102 shares are 17 and 2 are
+		// 1 in its newer formula.
+		"guaranteed": {pods, map[string]string{"memory.max": fmt.Sprint(48 << 20), "cpu.max": "10000 100000"}},
+		"burstable":  {pods + "/burstable", map[string]string{"memory.max": fmt.Sprint(64 << 20), "cpu.max": "max 100000"}},
+		"besteffort": {pods + "/besteffort", map[string]string{"memory.max": "max", "cpu.max": "max 100000", "cpu.weight": "1"}},
+	} {
+		uid, err := get("pod/"+name, "{.metadata.uid}")
+		errs = append(errs, err, untilField("pod/"+name, "{.status.qosClass}", map[string]string{"guaranteed": "Guaranteed", "burstable": "Burstable", "besteffort": "BestEffort"}[name]))
+		dir := want.under + "/pod" + uid
+		for file, value := range want.files {
+			errs = append(errs, expectWords(filepath.Join(dir, file), value))
+		}
+		errs = append(errs, inside(dir))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return "", err
+	}
+	_, err := kubectl("delete", "pod", "guaranteed", "burstable")
+	return "kubepods, burstable, besteffort; memory.max, cpu.max, cpu.weight", err
+}
+
+// inside finds the container's process below a Pod's cgroup.
+func inside(dir string) error {
+	lists, err := filepath.Glob(dir + "/*/cgroup.procs")
+	if err != nil {
+		return err
+	}
+	for _, list := range lists {
+		if procs, err := words(list); err == nil && procs != "" {
+			return nil
+		}
+	}
+	return fmt.Errorf("%s: no process in any container's cgroup", dir)
+}
+
+// fromPod calls the demo by its name, from the Pod without a class of its own.
+func fromPod() (string, error) {
+	out, err := kubectl("exec", "besteffort", "--", "wget", "-qO-", "-T", "60", "http://demo.default.svc.cluster.local")
+	if err == nil && !strings.HasPrefix(out, "Hello from skiff") {
+		err = fmt.Errorf("the demo says %q", out)
+	}
+	return "", err
+}
+
+// networkPolicy expects what the kernel can: enforcement, or to be told.
+func (g *guest) networkPolicy() (string, error) {
+	if err := apply(closed); err != nil {
+		return "", err
+	}
+	seen := ""
+	err := until(func() error {
+		events, err := kubectl("get", "events", "--field-selector", "reason=NotEnforced", "-o", "jsonpath={.items[*].message}")
+		if err != nil {
+			return err
+		}
+		if events != "" {
+			seen = "not enforced, and an Event says so: " + strings.TrimSpace(events)
+			return nil
+		}
+		if _, err := kubectl("exec", "besteffort", "--", "wget", "-qO-", "-T", "20", "http://demo.default.svc.cluster.local"); err == nil {
+			return errors.New("neither enforced nor said not to be")
+		}
+		seen = "enforced"
+		return nil
+	})
+	if err != nil {
+		return seen, err
+	}
+	_, err = kubectl("delete", "networkpolicy", "closed")
+	return seen, err
+}
+
+func oom() (string, error) {
+	if err := apply(greedy); err != nil {
+		return "", err
+	}
+	if err := untilField("pod/greedy", "{.status.phase}", "Failed"); err != nil {
+		return "", err
+	}
+	if err := untilField("pod/greedy", "{.status.containerStatuses[0].state.terminated.reason} {.status.containerStatuses[0].state.terminated.exitCode}", "OOMKilled 137"); err != nil {
+		return "", err
+	}
+	_, err := kubectl("delete", "pod", "greedy")
+	return "", err
+}
+
+func evict() (string, error) {
+	if err := apply(hog); err != nil {
+		return "", err
+	}
+	if err := untilField("pod/hog", "{.status.phase} {.status.reason}", "Failed Evicted"); err != nil {
+		return "", err
+	}
+	message, err := get("pod/hog", "{.status.message}")
+	if err != nil {
+		return "", err
+	}
+	if !strings.Contains(message, "low on resource: memory") {
+		return "", fmt.Errorf("evicted for another reason: %s", message)
+	}
+	restarts, err := get("pod/diary-0", "{.status.phase} {.status.containerStatuses[0].restartCount}")
+	if err == nil && restarts != "Running 0" {
+		err = fmt.Errorf("the guaranteed Pod: %s", restarts)
+	}
+	if err != nil {
+		return "", err
+	}
+	_, err = kubectl("delete", "pod", "hog", "besteffort")
+	return message, err
+}

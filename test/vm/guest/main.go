@@ -1,0 +1,166 @@
+// Command guest runs inside the emulated machine of test/vm: it makes a
+// cluster, looks at it, reboots the machine, looks whether the cluster came
+// back, cuts the power, and looks again. What it finds it writes to the second
+// serial port, one JSON object a line.
+//
+// It is started at every boot, and knows by a file which one it is.
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/skiff-k8s/skiff/test/vm/report"
+)
+
+const (
+	findings  = "/dev/ttyS1"
+	statePath = "/var/lib/skiff-vm/state.json"
+	// here is where hack/test-vm.sh puts images, samples and programs.
+	here = "/opt/skiff"
+)
+
+// state is what one boot tells the next.
+type state struct {
+	Boot   int    `json:"boot"`
+	BootID string `json:"bootID"`
+	Looks  looks  `json:"looks"`
+	Diary  string `json:"diary"`
+}
+
+// guest writes findings of one boot.
+type guest struct {
+	out   io.Writer
+	state state
+	// failed says that a check failed on which all others rest.
+	failed bool
+}
+
+func main() {
+	if err := run(); err != nil {
+		fmt.Fprintln(os.Stderr, "Error:", err)
+		os.Exit(1)
+	}
+}
+
+func run() error {
+	port, err := os.OpenFile(findings, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer port.Close()
+	g := &guest{out: port}
+	if err := g.load(); err != nil {
+		return err
+	}
+	g.state.Boot++
+	boots := []func(){g.first, g.afterReboot, g.afterPowerCut}
+	boots[g.state.Boot-1]()
+	if g.failed || g.state.Boot == len(boots) {
+		g.logs()
+		g.tell(report.Finding{Last: true})
+		return command("systemctl", "poweroff")
+	}
+	if err := g.save(); err != nil {
+		return err
+	}
+	if g.state.Boot == 1 {
+		return command("systemctl", "reboot")
+	}
+	// The kernel resets the machine at once: nothing is stopped, nothing is
+	// written back.
+	return os.WriteFile("/proc/sysrq-trigger", []byte("b"), 0)
+}
+
+func (g *guest) load() error {
+	data, err := os.ReadFile(statePath)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(data, &g.state)
+}
+
+// save outlives a power cut.
+func (g *guest) save() error {
+	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return err
+	}
+	g.state.BootID = string(id)
+	data, err := json.Marshal(g.state)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(statePath), 0o755); err != nil {
+		return err
+	}
+	if err := os.WriteFile(statePath, data, 0o644); err != nil {
+		return err
+	}
+	f, err := os.Open(filepath.Dir(statePath))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return unix.Syncfs(int(f.Fd()))
+}
+
+func (g *guest) tell(f report.Finding) {
+	f.Boot = g.state.Boot
+	line, err := json.Marshal(f)
+	if err != nil {
+		panic(err) // strings and numbers
+	}
+	fmt.Fprintln(g.out, string(line))
+}
+
+func (g *guest) fact(name, value string) { g.tell(report.Finding{Fact: name, Value: value}) }
+
+// check does one check and says whether it holds.
+func (g *guest) check(name string, do func() (seen string, err error)) bool {
+	began := time.Now()
+	f := report.Finding{Check: name}
+	var err error
+	f.Value, err = do()
+	f.Seconds = time.Since(began).Seconds()
+	if err != nil {
+		f.Error = err.Error()
+	}
+	g.tell(f)
+	return err == nil
+}
+
+// must is a check on which all others rest.
+func (g *guest) must(name string, do func() (seen string, err error)) bool {
+	g.failed = g.failed || !g.check(name, do)
+	return !g.failed
+}
+
+// logs puts the cluster's logs on the console.
+func (g *guest) logs() {
+	if !g.failed {
+		return
+	}
+	for _, args := range [][]string{
+		{"kubectl", "get", "nodes,pods,pvc", "-A", "-o", "wide"},
+		{"kubectl", "get", "events", "-A"},
+		{"journalctl", "-b", "-u", "skiff.service", "--no-pager"},
+		{"sh", "-c", "tail -n 100 /var/lib/skiff/clusters/*/logs/*.log /var/lib/skiff/clusters/*/logs/*/*"},
+	} {
+		cmd := exec.Command(args[0], args[1:]...)
+		cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
+		_ = cmd.Run()
+	}
+}

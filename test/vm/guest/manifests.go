@@ -1,0 +1,111 @@
+package main
+
+// config is the cluster: the worker is small, so that it is filled soon.
+const config = `
+kind: Cluster
+apiVersion: skiff.cluster/v1alpha1
+nodes:
+- role: control-plane
+- role: worker
+  resources: {cpu: "1", memory: 640Mi, pods: 20}
+restart: always
+`
+
+const shellImage = "registry.k8s.io/e2e-test-images/busybox:1.37.0-2"
+
+// diaryManifest is a Pod with a volume, of which each life writes into the
+// volume when it begins, and when it is asked to end.
+const diaryManifest = `
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: {name: diary}
+spec:
+  serviceName: diary
+  selector: {matchLabels: {app: diary}}
+  template:
+    metadata: {labels: {app: diary}}
+    spec:
+      containers:
+      - name: c
+        image: ` + shellImage + `
+        command: [sh, -c]
+        args: ["trap 'echo bye >> /data/diary; sync; exit 0' TERM; echo up >> /data/diary; sync; while :; do sleep 1; done"]
+        resources: {requests: {cpu: 10m, memory: 32Mi}, limits: {cpu: 500m, memory: 32Mi}}
+        volumeMounts: [{name: data, mountPath: /data}]
+  volumeClaimTemplates:
+  - metadata: {name: data}
+    spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Mi}}}
+`
+
+// classes is a Pod of each QoS class, on the worker.
+const classes = `
+apiVersion: v1
+kind: Pod
+metadata: {name: guaranteed}
+spec:
+  nodeName: skiff-worker
+  terminationGracePeriodSeconds: 0
+  containers:
+  - {name: c, image: ` + shellImage + `, command: [sleep, "100000"], resources: {limits: {cpu: 100m, memory: 48Mi}}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: burstable}
+spec:
+  nodeName: skiff-worker
+  terminationGracePeriodSeconds: 0
+  containers:
+  - {name: c, image: ` + shellImage + `, command: [sleep, "100000"], resources: {requests: {cpu: 100m, memory: 16Mi}, limits: {memory: 64Mi}}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: besteffort}
+spec:
+  nodeName: skiff-worker
+  terminationGracePeriodSeconds: 0
+  containers:
+  - {name: c, image: ` + shellImage + `, command: [sleep, "100000"]}
+`
+
+// greedy asks for more memory than it may have.
+const greedy = `
+apiVersion: v1
+kind: Pod
+metadata: {name: greedy}
+spec:
+  nodeName: skiff-worker
+  restartPolicy: Never
+  containers:
+  - name: c
+    image: ` + shellImage + `
+    command: [dd, if=/dev/zero, of=/dev/null, bs=128M, count=1]
+    resources: {limits: {memory: 32Mi}}
+`
+
+// hog takes the node's memory bit by bit, as fast as the kubelet can follow.
+const hog = `
+apiVersion: v1
+kind: Pod
+metadata: {name: hog}
+spec:
+  nodeName: skiff-worker
+  terminationGracePeriodSeconds: 0
+  restartPolicy: Never
+  containers:
+  - name: c
+    image: ` + shellImage + `
+    command: [sh, -c]
+    args: ["i=0; while :; do dd if=/dev/zero of=/mem/$i bs=1M count=8; i=$((i+1)); sleep 2; done"]
+    volumeMounts: [{name: mem, mountPath: /mem}]
+  volumes: [{name: mem, emptyDir: {medium: Memory}}]
+`
+
+// closed lets nobody call the demo.
+const closed = `
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: closed}
+spec:
+  podSelector: {matchLabels: {app: demo}}
+  policyTypes: [Ingress]
+`
