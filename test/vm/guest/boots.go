@@ -35,7 +35,7 @@ func (g *guest) first() {
 	g.must("a StatefulSet with a claim writes to its volume", g.writeDiary)
 	g.check("a machine's limits are its cgroup's", machineLimits)
 	g.check("a Pod of each QoS class is in its cgroup, with its limits", qosTree)
-	g.check("cluster DNS and the Service answer in a Pod", fromPod)
+	g.check("cluster DNS and the Service answer in a Pod", g.fromPod)
 	g.check("NetworkPolicy", g.networkPolicy)
 	g.check("a container that takes more than its limit is OOMKilled", oom)
 	g.check("a Pod that takes the node's memory is evicted, the others stay", evict)
@@ -135,9 +135,16 @@ func install() (string, error) {
 
 // started waits for the unit, which waits for the nodes.
 func started() (string, error) {
-	err := until(func() error { return command("systemctl", "is-active", "skiff.service") })
-	if err != nil {
-		return "", err
+	state := ""
+	err := until(func() (err error) {
+		state, err = output("systemctl", "is-active", "skiff.service")
+		if strings.TrimSpace(state) == "failed" {
+			return nil
+		}
+		return err
+	})
+	if err != nil || strings.TrimSpace(state) != "active" {
+		return "", errors.Join(fmt.Errorf("skiff.service is %q", strings.TrimSpace(state)), err)
 	}
 	out, err := output("systemctl", "show", "skiff.service", "-p", "ExecMainStartTimestampMonotonic,ExecMainExitTimestampMonotonic", "--value")
 	var at [2]float64

@@ -31,6 +31,11 @@ func command(name string, args ...string) error {
 func output(name string, args ...string) (string, error) { return outputOf("", name, args...) }
 
 func outputOf(stdin, name string, args ...string) (string, error) {
+	out, _, err := outputs(stdin, name, args...)
+	return out, err
+}
+
+func outputs(stdin, name string, args ...string) (stdout, stderr string, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, name, args...)
@@ -39,9 +44,9 @@ func outputOf(stdin, name string, args ...string) (string, error) {
 	// A supervisor that a command leaves behind has the pipes too.
 	cmd.WaitDelay = time.Second
 	if err := cmd.Run(); err != nil && !errors.Is(err, exec.ErrWaitDelay) {
-		return out.String(), fmt.Errorf("%s: %w: %s", strings.Join(append([]string{name}, args...), " "), err, strings.TrimSpace(errOut.String()))
+		return out.String(), errOut.String(), fmt.Errorf("%s: %w: %s", strings.Join(append([]string{name}, args...), " "), err, strings.TrimSpace(errOut.String()))
 	}
-	return out.String(), nil
+	return out.String(), errOut.String(), nil
 }
 
 func skiff(args ...string) (string, error) { return output("skiff", args...) }

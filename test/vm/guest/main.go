@@ -35,6 +35,8 @@ type state struct {
 	BootID string `json:"bootID"`
 	Looks  looks  `json:"looks"`
 	Diary  string `json:"diary"`
+	// Said is what create said.
+	Said string `json:"said"`
 }
 
 // guest writes findings of one boot.
