@@ -29,7 +29,7 @@ func (m *Missing) Mend() string { return "boot Linux " + m.Since + " or newer" }
 // Services asks for what programs that balance Services need, of which the
 // newest part stands for the rest. Nil: they load.
 func Services() error {
-	return ask(functionPointers, &Missing{"pointers as arguments of BPF functions", "5.12", "Services cannot be programmed"})
+	return ask(functionPointers, &Missing{"pointers as arguments of BPF functions", "5.13", "Services cannot be programmed"})
 }
 
 // Policies asks for what NetworkPolicies need. Nil: they are enforced.
@@ -42,7 +42,7 @@ func Policies() error {
 // they refuse.
 func Refusals() error {
 	return ask(func() error { return features.HaveProgramHelper(ebpf.CGroupSockAddr, asm.FnSetRetval) },
-		&Missing{"helper bpf_set_retval at sockets", "6.0", "a Service without endpoints answers EPERM, not ECONNREFUSED"})
+		&Missing{"helper bpf_set_retval at sockets", "6.1", "a Service without endpoints answers EPERM, not ECONNREFUSED"})
 }
 
 // ask turns a probe's answer into ours. A probe that fails for another reason
