@@ -10,7 +10,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 [ "$(id -u)" = 0 ] || { echo "Error: making a root file system needs root"; exit 1; }
 out=$PWD/_output/vm
-read -ra kernels <<<"${KERNELS:-bookworm/linux-image-cloud-amd64 bookworm/linux-image-6.12-cloud-amd64}"
+read -ra kernels <<<"${KERNELS:-bookworm/linux-image-cloud-amd64 bookworm/linux-image-6.12-cloud-amd64 bullseye/linux-image-cloud-amd64}"
 
 need() { # command package
 	command -v "$1" >/dev/null || {

@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/skiff-k8s/skiff/dataplane/features"
 )
 
 // first is the first boot: a cluster is made and looked at.
@@ -23,6 +25,11 @@ func (g *guest) first() {
 		}
 		return words("/sys/fs/cgroup/cgroup.controllers")
 	})
+	if missing := features.Services(); missing != nil {
+		g.check("`skiff create cluster` refuses this kernel, and says what it lacks", func() (string, error) { return g.refused(missing) })
+		g.over = true
+		return
+	}
 	if !g.must("`skiff create cluster`, until all nodes are Ready", g.create) ||
 		!g.must("`skiff load image-archive`", func() (string, error) {
 			_, err := skiff("load", "image-archive", here+"/images.tar")
@@ -162,21 +169,26 @@ func remove() (string, error) {
 	if _, err := skiff("uninstall-service"); err != nil {
 		return "", err
 	}
+	return "", nothingLeft()
+}
+
+// nothingLeft looks for what clusters are made of.
+func nothingLeft() error {
 	var left []string
 	for _, pattern := range []string{"/sys/fs/cgroup/skiff", "/var/lib/skiff/clusters/*", "/run/skiff/*", "/etc/systemd/system/skiff.service"} {
 		found, err := filepath.Glob(pattern)
 		if err != nil {
-			return "", err
+			return err
 		}
 		left = append(left, found...)
 	}
 	links, err := output("ip", "-o", "link")
 	if err != nil {
-		return "", err
+		return err
 	}
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
-		return "", err
+		return err
 	}
 	if strings.Count(links, "\n") > 1 {
 		left = append(left, links)
@@ -185,7 +197,7 @@ func remove() (string, error) {
 		left = append(left, "mounts in /run/skiff")
 	}
 	if len(left) > 0 {
-		return "", fmt.Errorf("left: %s", strings.Join(left, ", "))
+		return fmt.Errorf("left: %s", strings.Join(left, ", "))
 	}
-	return "", nil
+	return nil
 }

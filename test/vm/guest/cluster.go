@@ -24,6 +24,14 @@ func (g *guest) create() (string, error) {
 	return "", err
 }
 
+// refused expects create to name what is missing, and to make nothing.
+func (g *guest) refused(missing error) (string, error) {
+	if _, err := g.create(); err == nil || !strings.Contains(err.Error(), missing.Error()) {
+		return "", fmt.Errorf("create: have %v, want %w", err, missing)
+	}
+	return missing.Error(), nothingLeft()
+}
+
 func deployment() (string, error) {
 	if _, err := kubectl("apply", "-f", here+"/demo.yaml"); err != nil {
 		return "", err
