@@ -78,7 +78,7 @@ func (g *guest) afterPowerCut() {
 		return
 	}
 	g.cameBack("up")
-	g.check("the ConfigMap is there", func() (string, error) { return "", untilField("configmap/last-words", "{.data.said}", "yes") })
+	g.check("the ConfigMap is there", func() (string, error) { return "", expectField("configmap/last-words", "{.data.said}", "yes") })
 	g.check("`skiff delete cluster` and `uninstall-service` leave nothing", remove)
 }
 

@@ -80,7 +80,7 @@ func machineLimits() (string, error) {
 	return "memory.max, cpu.max; allocatable is below them", errors.Join(
 		expectWords(worker+"/memory.max", fmt.Sprint(640<<20)),
 		expectWords(worker+"/cpu.max", "100000 100000"),
-		untilField("node/skiff-worker", "{.status.capacity.memory} {.status.capacity.cpu}", "640Mi 1"),
+		expectField("node/skiff-worker", "{.status.capacity.memory} {.status.capacity.cpu}", "640Mi 1"),
 		// What the kubelet grants to all Pods.
 		expectWords(pods+"/memory.max", fmt.Sprint(640<<20)),
 	)
@@ -105,7 +105,7 @@ func qosTree() (string, error) {
 		"besteffort": {pods + "/besteffort", map[string]string{"memory.max": "max", "cpu.max": "max 100000", "cpu.weight": "1"}},
 	} {
 		uid, err := get("pod/"+name, "{.metadata.uid}")
-		errs = append(errs, err, untilField("pod/"+name, "{.status.qosClass}", map[string]string{"guaranteed": "Guaranteed", "burstable": "Burstable", "besteffort": "BestEffort"}[name]))
+		errs = append(errs, err, expectField("pod/"+name, "{.status.qosClass}", map[string]string{"guaranteed": "Guaranteed", "burstable": "Burstable", "besteffort": "BestEffort"}[name]))
 		dir := want.under + "/pod" + uid
 		for file, value := range want.files {
 			errs = append(errs, expectWords(filepath.Join(dir, file), value))
@@ -183,10 +183,10 @@ func oom() (string, error) {
 	if err := apply(greedy); err != nil {
 		return "", err
 	}
-	if err := untilField("pod/greedy", "{.status.phase}", "Failed"); err != nil {
+	if err := untilPhase("greedy", "Failed"); err != nil {
 		return "", err
 	}
-	if err := untilField("pod/greedy", "{.status.containerStatuses[0].state.terminated.reason} {.status.containerStatuses[0].state.terminated.exitCode}", "OOMKilled 137"); err != nil {
+	if err := expectField("pod/greedy", "{.status.containerStatuses[0].state.terminated.reason} {.status.containerStatuses[0].state.terminated.exitCode}", "OOMKilled 137"); err != nil {
 		return "", err
 	}
 	_, err := kubectl("delete", "pod", "greedy")
@@ -197,7 +197,10 @@ func evict() (string, error) {
 	if err := apply(hog); err != nil {
 		return "", err
 	}
-	if err := untilField("pod/hog", "{.status.phase} {.status.reason}", "Failed Evicted"); err != nil {
+	if err := untilPhase("hog", "Failed"); err != nil {
+		return "", err
+	}
+	if err := expectField("pod/hog", "{.status.reason}", "Evicted"); err != nil {
 		return "", err
 	}
 	message, err := get("pod/hog", "{.status.message}")

@@ -15,10 +15,11 @@ import (
 
 const (
 	// patience is for anything that takes seconds on a real machine: the
-	// emulated one is fifty times slower, and has half a core.
+	// emulated one is fifty times slower, and others use its cores.
 	patience = 20 * time.Minute
-	// again is between two looks at something that has no event for us.
-	again = 2 * time.Second
+	// again is between two looks at something that has no event for us: a
+	// kubectl takes seconds of the machine's time.
+	again = 10 * time.Second
 )
 
 // command runs a program to its end.
@@ -78,15 +79,19 @@ func until(what func() error) error {
 	}
 }
 
-// untilField waits for a field of an object to have a value.
-func untilField(object, path, want string) error {
-	return until(func() error {
-		have, err := get(object, path)
-		if err == nil && have != want {
-			err = fmt.Errorf("%s %s: have %q, want %q", object, path, have, want)
-		}
-		return err
-	})
+// expectField compares a field of an object.
+func expectField(object, path, want string) error {
+	have, err := get(object, path)
+	if err == nil && have != want {
+		err = fmt.Errorf("%s %s: have %q, want %q", object, path, have, want)
+	}
+	return err
+}
+
+// untilPhase waits for a Pod to come so far.
+func untilPhase(pod, phase string) error {
+	_, err := kubectl("wait", "pod/"+pod, "--for=jsonpath={.status.phase}="+phase, "--timeout="+patience.String())
+	return err
 }
 
 // fetch asks a web server once.
