@@ -38,7 +38,6 @@ type replica struct {
 	line  *lifeline.Server
 	conn  net.Listener
 	gate  *listener.Gate
-	etcd  *storage.Storage
 	peers []machinev1alpha1.Peer
 }
 
@@ -95,6 +94,7 @@ func (r *replica) behindGate(listeners []net.Listener) []net.Listener {
 // run shows the others that this process lives, from before etcd runs.
 func (r *replica) run(ctx context.Context, etcd *storage.Storage) error {
 	if r == nil {
+		<-ctx.Done()
 		return nil
 	}
 	group, ctx := errgroup.WithContext(ctx)

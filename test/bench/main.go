@@ -43,13 +43,15 @@ func main() {
 	names := flag.String("subjects", "skiff,tuned,shipped", "what to measure")
 	idle := flag.Duration("idle", 30*time.Second, "how long a cluster idles before memory and processor are read")
 	burst := flag.Int("burst", 100, "Pods in the burst")
+	kills := flag.Int("kills", 10, "how often the leader of a replicated control plane is killed in a run; 0 leaves out all of these figures")
+	only := flag.Bool("only-replicas", false, "take the figures of replicated control planes only")
 	var grow sizes
 	flag.Var(&grow, "sizes", "nodes of the clusters that show what a further node takes; empty leaves it out (default 1,3,10)")
 	_ = grow.Set("1,3,10")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	if err := run(ctx, *n, *out, strings.Split(*names, ","), options{idle: *idle, burst: *burst, sizes: grow}); err != nil {
+	if err := run(ctx, *n, *out, strings.Split(*names, ","), options{idle: *idle, burst: *burst, kills: *kills, only: *only, sizes: grow}); err != nil {
 		fmt.Fprintln(os.Stderr, "Error:", err)
 		os.Exit(1)
 	}
@@ -58,6 +60,8 @@ func main() {
 type options struct {
 	idle  time.Duration
 	burst int
+	kills int
+	only  bool
 	sizes sizes
 }
 
@@ -75,13 +79,20 @@ func run(ctx context.Context, n int, out string, names []string, opts options) e
 	for i := range n {
 		for _, s := range subjects {
 			fmt.Fprintf(os.Stderr, "run %d/%d %s\n", i+1, n, s.Name())
-			got, err := measure(ctx, s, opts)
-			if err != nil {
-				return fmt.Errorf("run %d of %s: %w", i+1, s.Name(), err)
+			got := sample{}
+			if !opts.only {
+				if got, err = measure(ctx, s, opts); err != nil {
+					return fmt.Errorf("run %d of %s: %w", i+1, s.Name(), err)
+				}
 			}
-			if g, ok := s.(grower); ok {
+			if g, ok := s.(grower); ok && !opts.only {
 				if err := growth(ctx, g, opts, got); err != nil {
 					return fmt.Errorf("run %d of %s: %w", i+1, s.Name(), err)
+				}
+			}
+			if r, ok := s.(*skiffCluster); ok {
+				if err := replicas(ctx, r, opts, got); err != nil {
+					return fmt.Errorf("run %d of %s, replicas: %w", i+1, s.Name(), err)
 				}
 			}
 			results[s.Name()] = append(results[s.Name()], got)
@@ -158,7 +169,7 @@ func markdown(subjects []subject, results map[string][]sample, grown sizes) stri
 		fmt.Fprintf(&b, " %s |", s.Name())
 	}
 	b.WriteString("\n|---|" + strings.Repeat("---|", len(subjects)) + "\n")
-	for _, f := range append(slices.Clone(figures), grown.figures()...) {
+	for _, f := range slices.Concat(figures, grown.figures(), replicaFigures) {
 		fmt.Fprintf(&b, "| %s |", f.title)
 		for _, s := range subjects {
 			var values []float64
