@@ -20,7 +20,7 @@ const (
 	// changeGrace is how long after a change of leaders the answer to a call of
 	// before may still come. What the old leader did not pass on is lost, and
 	// etcd would tell only after six seconds.
-	changeGrace = 100 * time.Millisecond
+	changeGrace = 50 * time.Millisecond
 	// readTries bounds how often a read is repeated, which costs nobody more
 	// than the time.
 	readTries = 5

@@ -16,10 +16,28 @@ type clusterRow struct{ supervise.Info }
 
 func (c clusterRow) name() string { return c.Name }
 
-var clusterHeader = []string{"NAME", "STATE", "NODES", "AGE", "API SERVER", "PODS", "SERVICES", "RESTART", "A POWER CUT"}
+var clusterHeader = []string{"NAME", "STATE", "NODES", "CONTROL PLANES", "AGE", "API SERVER", "PODS", "SERVICES", "RESTART", "A POWER CUT"}
 
 func (c clusterRow) cells(now time.Time) []string {
-	return []string{c.Name, string(c.State), strconv.Itoa(len(c.Machines)), age(c.Created, now), c.Endpoint, c.PodSubnet, c.ServiceSubnet, string(c.Restart), c.PowerCut}
+	return []string{c.Name, string(c.State), strconv.Itoa(len(c.Machines)), c.controlPlanes(), age(c.Created, now), c.Endpoint, c.PodSubnet, c.ServiceSubnet, string(c.Restart), c.PowerCut}
+}
+
+// controlPlanes is how many there are, and before it how many of several
+// serve: "2/3".
+func (c clusterRow) controlPlanes() string {
+	all, serving := 0, 0
+	for _, m := range c.Machines {
+		if m.Role == v1alpha1.ControlPlaneRole {
+			all++
+		}
+		if m.APIServer == "serving" {
+			serving++
+		}
+	}
+	if all < 2 {
+		return strconv.Itoa(all)
+	}
+	return fmt.Sprintf("%d/%d", serving, all)
 }
 
 // nodeRow is a node in `skiff get nodes`: the machine, and what of its config
@@ -52,6 +70,11 @@ func (n nodeRow) cells(now time.Time) []string {
 	state, pid := "down", "-"
 	if n.Running {
 		state, pid = "running", strconv.Itoa(n.PID)
+		if n.Paused {
+			state = "paused"
+		} else if n.APIServer != "" && n.APIServer != "serving" {
+			state = "API server " + n.APIServer
+		}
 	}
 	return []string{n.Name, n.Cluster, string(n.Role), state, machine.Join(n.IPs), machine.Join(n.PodCIDRs), pid, age(n.Started, now), orDash(n.hostPorts())}
 }

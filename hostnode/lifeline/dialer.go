@@ -35,6 +35,8 @@ type Dialer struct {
 	when  time.Time
 }
 
+const lifelinePort = machinev1alpha1.LifelinePort
+
 // fresh is how long an answer holds for others who connect: a start makes
 // several connections at once.
 const fresh = 50 * time.Millisecond
@@ -60,7 +62,7 @@ func (d *Dialer) find(ctx context.Context) (netip.AddrPort, error) {
 	defer cancel()
 	for {
 		for _, s := range d.Servers {
-			at := netip.AddrPortFrom(s.Addr(), machinev1alpha1.LifelinePort)
+			at := netip.AddrPortFrom(s.Addr(), lifelinePort)
 			if state, _ := Ask(ctx, at, askBound); state == Serving {
 				d.found, d.when = s, time.Now()
 				return s, nil

@@ -75,10 +75,14 @@ type MachineInfo struct {
 	// Paused: it runs, and stands still.
 	Paused  bool      `json:"paused,omitempty"`
 	Started time.Time `json:"started,omitzero"`
+	// APIServer is what a control plane that runs says of itself when there
+	// are several: serving, away (not ready, or without a majority), gone
+	// (starting), silent.
+	APIServer string `json:"apiServer,omitempty"`
 }
 
 // List describes every cluster of the host, by name.
-func List(context.Context) ([]Info, error) {
+func List(ctx context.Context) ([]Info, error) {
 	p, err := DefaultPaths()
 	if err != nil {
 		return nil, err
@@ -89,13 +93,15 @@ func List(context.Context) ([]Info, error) {
 	}
 	list := make([]Info, 0, len(records))
 	for _, rec := range records {
-		list = append(list, *p.describe(rec))
+		info := p.describe(rec)
+		askControlPlanes(ctx, rec, info)
+		list = append(list, *info)
 	}
 	return list, nil
 }
 
 // Get describes one cluster; ErrNotFound.
-func Get(_ context.Context, name string) (*Info, error) {
+func Get(ctx context.Context, name string) (*Info, error) {
 	p, err := DefaultPaths()
 	if err != nil {
 		return nil, err
@@ -104,7 +110,9 @@ func Get(_ context.Context, name string) (*Info, error) {
 	if err != nil {
 		return nil, err
 	}
-	return p.describe(rec), nil
+	info := p.describe(rec)
+	askControlPlanes(ctx, rec, info)
+	return info, nil
 }
 
 // published reads the records of all clusters, in the order of their names.

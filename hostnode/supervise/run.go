@@ -141,6 +141,7 @@ func (r *room) run(ctx context.Context) error {
 	g.Go(func() error { return r.serveControl(ctx) })
 	g.Go(func() error { return r.watchWatcher(ctx) })
 	g.Go(func() error { return r.servePulled(ctx) })
+	g.Go(func() error { return r.watchControlPlanes(ctx) })
 	g.Go(func() error { return r.runMachines(ctx, g) })
 	return g.Wait()
 }
