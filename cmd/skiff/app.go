@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -13,6 +15,7 @@ import (
 	v1alpha1 "github.com/skiff-k8s/skiff/apis/cluster/v1alpha1"
 	"github.com/skiff-k8s/skiff/cmd/skiff/internal/kubeconfig"
 	"github.com/skiff-k8s/skiff/cmd/skiff/internal/progress"
+	"github.com/skiff-k8s/skiff/hostnode/supervise"
 )
 
 // IOStreams are where a command reads and writes: results to Out, everything
@@ -221,4 +224,21 @@ func (a *app) kubeconfigs(explicit string) kubeconfig.Files {
 	return kubeconfig.Files{
 		Explicit: explicit, List: a.getenv("KUBECONFIG"), Home: a.getenv("HOME"), SudoUID: a.getenv("SUDO_UID"),
 	}
+}
+
+// setContext puts the cluster's context into the user's file. Root's cluster
+// remembers the file, for when its certificates are renewed.
+func (a *app) setContext(ctx context.Context, files kubeconfig.Files, cluster string, raw []byte) error {
+	path, err := files.Merge(ctx, kubeconfig.ContextName(cluster), raw)
+	if err != nil || os.Geteuid() != 0 {
+		return err
+	}
+	if !filepath.IsAbs(path) {
+		dir, err := a.workDir()
+		if err != nil {
+			return err
+		}
+		path = filepath.Join(dir, path)
+	}
+	return supervise.RememberKubeconfig(ctx, cluster, path)
 }

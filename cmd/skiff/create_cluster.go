@@ -151,7 +151,7 @@ func (a *app) finishCluster(ctx context.Context, c *v1alpha1.Cluster, o createOp
 		return err
 	}
 	kctx := kubeconfig.ContextName(c.Name)
-	if _, err := files.Merge(ctx, kctx, raw); err != nil {
+	if err := a.setContext(ctx, files, c.Name, raw); err != nil {
 		return err
 	}
 	switch {

@@ -26,7 +26,7 @@ func (a *app) exportKubeconfigCommand() *cobra.Command {
 				return a.about("export kubeconfig", err)
 			}
 			kctx := kubeconfig.ContextName(name)
-			if _, err := a.kubeconfigs(path).Merge(cmd.Context(), kctx, raw); err != nil {
+			if err := a.setContext(cmd.Context(), a.kubeconfigs(path), name, raw); err != nil {
 				return a.about("export kubeconfig", err)
 			}
 			a.say("Set kubectl context to %q", kctx)

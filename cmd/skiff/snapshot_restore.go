@@ -85,7 +85,7 @@ func (a *app) restoreSnapshot(ctx context.Context, o restoreOptions) error {
 		return err
 	}
 	kctx := kubeconfig.ContextName(info.Name)
-	if _, err := a.kubeconfigs(o.kubeconfig).Merge(ctx, kctx, raw); err != nil {
+	if err := a.setContext(ctx, a.kubeconfigs(o.kubeconfig), info.Name, raw); err != nil {
 		return err
 	}
 	a.say("Set kubectl context to %q", kctx)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/skiff-k8s/skiff/cmd/skiff/internal/kubeconfig"
 	"github.com/skiff-k8s/skiff/cmd/skiff/internal/progress"
 	"github.com/skiff-k8s/skiff/cmd/skiff/internal/ready"
 	"github.com/skiff-k8s/skiff/hostnode/supervise"
@@ -129,12 +130,19 @@ func (a *app) startOptions(f startFlags, steps *progress.Steps) supervise.StartO
 // goes on starting.
 func (a *app) started(ctx context.Context, info *supervise.Info, f startFlags, steps *progress.Steps, began time.Time, err error) error {
 	steps.End(err)
-	if err != nil || f.wait == 0 || info.Cluster.Networking.DisableDefaultCNI {
+	if err != nil {
 		return err
 	}
 	raw, err := supervise.Kubeconfig(info.Name, false)
 	if err != nil {
 		return err
+	}
+	if err := a.refresh(ctx, info.Name, raw); err != nil {
+		// The cluster runs all the same.
+		a.say("The kubeconfig keeps an old certificate (skiff export kubeconfig writes it anew): %v", err)
+	}
+	if f.wait == 0 || info.Cluster.Networking.DisableDefaultCNI {
+		return nil
 	}
 	// Running already: nothing was started that would have to be heard of.
 	since := began
@@ -154,4 +162,15 @@ func (a *app) started(ctx context.Context, info *supervise.Info, f startFlags, s
 		steps.Done("Ready after %s 💚", progress.Seconds(a.now().Sub(began)))
 	}
 	return err
+}
+
+// refresh gives the user's kubeconfigs, those of now and those that the
+// cluster remembers, a certificate that a start has renewed.
+func (a *app) refresh(ctx context.Context, cluster string, raw []byte) error {
+	_, err := a.kubeconfigs("").Refresh(ctx, kubeconfig.ContextName(cluster), raw)
+	if pathless, ok := errors.AsType[*kubeconfig.Error](err); ok && pathless.Path == "~/.kube/config" {
+		err = nil // at the host's boot there is no user
+	}
+	files, filesErr := supervise.Kubeconfigs(cluster)
+	return errors.Join(err, filesErr, refreshKubeconfigs(ctx, cluster, raw, files))
 }

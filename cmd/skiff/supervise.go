@@ -1,8 +1,12 @@
 package main
 
 import (
+	"context"
+	"errors"
+
 	"github.com/spf13/cobra"
 
+	"github.com/skiff-k8s/skiff/cmd/skiff/internal/kubeconfig"
 	"github.com/skiff-k8s/skiff/hostnode/supervise"
 )
 
@@ -17,7 +21,21 @@ func (a *app) superviseCommand() *cobra.Command {
 			if err := validName(args[0]); err != nil {
 				return err
 			}
-			return supervise.Run(cmd.Context(), args[0])
+			return supervise.Run(cmd.Context(), args[0], supervise.RunOptions{
+				Renewed: func(ctx context.Context, raw []byte, files []string) error {
+					return refreshKubeconfigs(ctx, args[0], raw, files)
+				},
+			})
 		},
 	}
+}
+
+// refreshKubeconfigs gives the users' files the certificate of raw.
+func refreshKubeconfigs(ctx context.Context, cluster string, raw []byte, files []string) error {
+	var errs []error
+	for _, file := range files {
+		_, err := kubeconfig.Files{Explicit: file}.Refresh(ctx, kubeconfig.ContextName(cluster), raw)
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
 }

@@ -24,9 +24,6 @@ const (
 	// caValidity and leafValidity are lifetimes from the making.
 	caValidity   = 10 * 365 * 24 * time.Hour
 	leafValidity = 365 * 24 * time.Hour
-	// renewBefore is how long before its end a certificate is made anew:
-	// a cluster that is started once a month never meets an expired one.
-	renewBefore = 90 * 24 * time.Hour
 	// backdate allows for clocks that are behind ours, or are set back: by an
 	// hour when somebody mistook the time zone. Nobody would be let in then.
 	backdate = 24 * time.Hour
@@ -140,7 +137,7 @@ func (a *authority) valid(p pair, s spec, now time.Time) bool {
 	if cert.CheckSignatureFrom(a.cert) != nil {
 		return false
 	}
-	if now.Before(cert.NotBefore) || now.Add(renewBefore).After(cert.NotAfter) {
+	if now.Before(cert.NotBefore) || !now.Before(renewAt(cert)) {
 		return false
 	}
 	return cert.Subject.CommonName == s.commonName &&

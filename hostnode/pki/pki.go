@@ -48,6 +48,22 @@ type Config struct {
 // Admin is what a kubeconfig for the cluster's owner holds, as PEM.
 type Admin struct{ CA, Cert, Key []byte }
 
+// ExpiredError says that an authority has come to its end, and with it the
+// cluster: nobody who trusts the old one would trust another.
+type ExpiredError struct {
+	Path  string
+	Since time.Time
+}
+
+func (e *ExpiredError) Error() string {
+	return fmt.Sprintf("the CA in %s expired on %s", e.Path, e.Since.Format(time.DateOnly))
+}
+
+// Mend is what the user can do about it.
+func (e *ExpiredError) Mend() string {
+	return "authorities live ten years: create a new cluster and bring its objects over; if the host's clock is wrong, set it"
+}
+
 // Files of Dir that no machine has.
 const (
 	frontProxyCAKey = "front-proxy-ca.key"
@@ -198,6 +214,9 @@ func (cfg Config) ensureAuthority(name, cert, key string) (*authority, error) {
 		a, err := parseAuthority(p)
 		if err != nil {
 			return nil, fmt.Errorf("read CA %s: %w", filepath.Join(cfg.Dir, cert), err)
+		}
+		if cfg.Now.After(a.cert.NotAfter) {
+			return nil, &ExpiredError{Path: filepath.Join(cfg.Dir, cert), Since: a.cert.NotAfter}
 		}
 		return a, nil
 	}

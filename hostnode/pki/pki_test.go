@@ -4,6 +4,8 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/pem"
+	"errors"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -193,6 +195,67 @@ func TestEnsureMendsOnlyWhatIsNotAsWanted(t *testing.T) {
 				t.Errorf("%s was made anew", name)
 			}
 		})
+	}
+}
+
+func TestCertificatesAreDueAfterTwoThirdsOfTheirLives(t *testing.T) {
+	now := time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)
+	cfg := testConfig(t)
+	cfg.Now = now
+	due := func() time.Time {
+		t.Helper()
+		if _, err := Ensure(cfg); err != nil {
+			t.Fatal(err)
+		}
+		at, err := Due(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return at
+	}
+	at := due()
+	if days := at.Sub(now).Hours() / 24; days < 242 || days > 244 {
+		t.Errorf("due in %v days", days)
+	}
+	before := snapshot(t, cfg)
+	cfg.Now = at.Add(-time.Minute)
+	if due() != at || !maps.Equal(before, snapshot(t, cfg)) {
+		t.Error("renewed too early")
+	}
+	cfg.Now = at
+	if !due().After(at) || maps.Equal(before, snapshot(t, cfg)) {
+		t.Error("not renewed in time")
+	}
+	// A certificate of somebody else's is not ours to renew.
+	other := testConfig(t)
+	if _, err := Ensure(other); err != nil {
+		t.Fatal(err)
+	}
+	want := due()
+	stranger, err := os.ReadFile(filepath.Join(other.Dir, adminCert))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(cfg.Nodes[0].Dir, "etcd-client.crt"), stranger, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := due(); got != want {
+		t.Errorf("due at %v, without the stranger at %v", got, want)
+	}
+	// Two years without anybody.
+	cfg.Now = now.Add(2 * 365 * 24 * time.Hour)
+	if at := due(); !at.After(cfg.Now.Add(240 * 24 * time.Hour)) {
+		t.Errorf("due at %v", at)
+	}
+	// Near the authorities' end lives get shorter, and then there is none.
+	cfg.Now = now.Add(caValidity - 24*time.Hour)
+	if at := due(); at.Before(cfg.Now) || at.After(now.Add(caValidity)) {
+		t.Errorf("due at %v", at)
+	}
+	cfg.Now = now.Add(caValidity + time.Hour)
+	_, err = Ensure(cfg)
+	if expired, ok := errors.AsType[*ExpiredError](err); !ok || expired.Mend() == "" {
+		t.Errorf("after the end of the authorities: %v", err)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -97,13 +98,24 @@ func (p Paths) fill(ctx context.Context, dir string, rec *record, h host, from *
 }
 
 // ensureCredentials makes the certificates and the kubeconfigs, or mends those
-// of an old cluster: a supervisor that starts does so, long before the old
-// ones expire.
+// of an old cluster: a start does so, and a supervisor long before the old ones
+// expire.
 func ensureCredentials(dir string, rec *record) error {
+	return ensureCredentialsAt(dir, rec, time.Now())
+}
+
+func ensureCredentialsAt(dir string, rec *record, now time.Time) error {
 	cfg, err := pkiConfig(dir, rec)
 	if err != nil {
 		return err
 	}
+	cfg.Now = now
+	// A start, a supervisor and its renewals may meet here.
+	unlock, err := lockDirectory(dir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	admin, err := pki.Ensure(cfg)
 	if err != nil {
 		return err

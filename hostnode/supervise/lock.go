@@ -97,3 +97,22 @@ func lockedRecord(ctx context.Context, name string) (p Paths, rec *record, unloc
 	}
 	return p, rec, unlock, nil
 }
+
+// lockDirectory waits for a directory that others have for moments only.
+func lockDirectory(dir string) (unlock func(), err error) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX)
+		if !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("lock %s: %w", dir, err)
+	}
+	return func() { f.Close() }, nil
+}

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
+	"k8s.io/utils/clock"
 
 	"github.com/skiff-k8s/skiff/dataplane/fabric"
 	"github.com/skiff-k8s/skiff/dataplane/lb/switchnat"
@@ -38,12 +39,21 @@ type room struct {
 	// again says that no create waits: the cluster is there, and so should be
 	// all that a create does after the machines run.
 	again bool
+	// renewed is RunOptions.Renewed.
+	renewed func(ctx context.Context, raw []byte, files []string) error
+}
+
+// RunOptions of Run.
+type RunOptions struct {
+	// Renewed is called with a new admin's kubeconfig, and the files of users
+	// that have an older one: see RememberKubeconfig.
+	Renewed func(ctx context.Context, raw []byte, files []string) error
 }
 
 // Run is the supervisor of a published cluster. It blocks until ctx ends and
 // leaves the machines running then: its successor finds them. It logs to
 // standard error.
-func Run(ctx context.Context, name string) error {
+func Run(ctx context.Context, name string, opts RunOptions) error {
 	p, err := DefaultPaths()
 	if err != nil {
 		return err
@@ -53,6 +63,7 @@ func Run(ctx context.Context, name string) error {
 		return err
 	}
 	defer release()
+	r.renewed = opts.Renewed
 	if err := r.run(ctx); err != nil && ctx.Err() == nil {
 		r.events.send(Event{Step: StepMachines, Error: err.Error()})
 		return err
@@ -143,7 +154,12 @@ func (r *room) run(ctx context.Context) error {
 	g.Go(func() error { return r.servePulled(ctx) })
 	g.Go(func() error { return r.watchControlPlanes(ctx) })
 	g.Go(func() error { return r.runMachines(ctx, g) })
+	g.Go(func() error { return r.renewal().run(ctx) })
 	return g.Wait()
+}
+
+func (r *room) renewal() renewal {
+	return renewal{dir: r.paths.Cluster(r.rec.Cluster.Name), rec: r.rec, clock: clock.RealClock{}, log: r.log, renewed: r.renewed}
 }
 
 // runMachines does as much at once as it can: cgroups beside the switch, each

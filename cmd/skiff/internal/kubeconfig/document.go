@@ -95,6 +95,58 @@ func (d *document) put(section, name string, entry *yaml.Node) error {
 	return nil
 }
 
+// refresh replaces the certificate and key of the user called name by those of
+// from's only user, if the cluster of that name is from's. It says whether
+// they differed.
+func (d *document) refresh(name string, from *document) bool {
+	const authority = "certificate-authority-data"
+	ours, theirs := d.entry("clusters", "cluster", name), from.entry("clusters", "cluster", "")
+	if value(ours, authority) == "" || value(ours, authority) != value(theirs, authority) {
+		return false
+	}
+	have, want := d.entry("users", "user", name), from.entry("users", "user", "")
+	changed := false
+	for _, field := range []string{"client-certificate-data", "client-key-data"} {
+		if value(have, field) == "" || value(want, field) == "" {
+			return false // not a user by certificate, or not any more
+		}
+		changed = changed || value(have, field) != value(want, field)
+	}
+	if !changed {
+		return false
+	}
+	for _, field := range []string{"client-certificate-data", "client-key-data"} {
+		set(have, field, scalar(value(want, field)))
+	}
+	return true
+}
+
+// entry is the object of the entry called name in a list, or of the first one
+// without a name; nil if there is none.
+func (d *document) entry(section, object, name string) *yaml.Node {
+	list, err := d.list(section)
+	if err != nil || list == nil {
+		return nil
+	}
+	for _, e := range list.Content {
+		if name == "" || nameOf(e) == name {
+			return get(e, object)
+		}
+	}
+	return nil
+}
+
+// value is a field of an object that may not be there.
+func value(object *yaml.Node, field string) string {
+	if object == nil {
+		return ""
+	}
+	if n := get(object, field); n != nil {
+		return n.Value
+	}
+	return ""
+}
+
 // remove takes the entries called name out and says whether there were any.
 func (d *document) remove(name string) bool {
 	removed := false

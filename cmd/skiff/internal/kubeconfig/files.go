@@ -82,6 +82,37 @@ func (f Files) Merge(ctx context.Context, name string, raw []byte) (string, erro
 	return path, f.edit(ctx, path, func(d *document) (bool, error) { return true, d.merge(name, entry) })
 }
 
+// Refresh gives the user of name the certificate and key of raw, in every file
+// of the user's that has that context for the same cluster, which is one with
+// the same CA. Anything else stays as it is, and so do files without. It says
+// whether any was changed.
+func (f Files) Refresh(ctx context.Context, name string, raw []byte) (changed bool, err error) {
+	paths, err := f.paths()
+	if err != nil {
+		return false, err
+	}
+	from, err := parse(raw)
+	if err != nil {
+		return false, fmt.Errorf("kubeconfig of the cluster: %w", err)
+	}
+	var errs []error
+	for _, path := range paths {
+		have, err := os.ReadFile(path)
+		if err != nil || !bytes.Contains(have, []byte(name)) {
+			continue // nothing to refresh
+		}
+		if d, err := parse(have); err != nil || !d.refresh(name, from) {
+			continue // without a lock: most files have the certificate already
+		}
+		errs = append(errs, f.edit(ctx, path, func(d *document) (bool, error) {
+			done := d.refresh(name, from)
+			changed = changed || done
+			return done, nil
+		}))
+	}
+	return changed, errors.Join(errs...)
+}
+
 // Remove takes the entries of name out of all of the user's files. Files that
 // do not have them stay untouched; one that holds nothing else goes.
 func (f Files) Remove(ctx context.Context, name string) error {

@@ -324,3 +324,57 @@ func write(t *testing.T, path, content string) {
 		t.Fatal(err)
 	}
 }
+
+func TestRefreshRenewsTheCertificateOfTheSameClusterOnly(t *testing.T) {
+	renewed := strings.NewReplacer("Q0VSVA==", "TkVX", "S0VZ", "TkVXS0VZ").Replace(admin)
+	token := strings.Replace(admin, "client-certificate-data: Q0VSVA==, client-key-data: S0VZ", "token: mine", 1)
+	for name, tt := range map[string]struct {
+		raw     string
+		change  func(string) string
+		changed bool
+	}{
+		"a new certificate":            {raw: renewed, changed: true},
+		"the same one":                 {raw: admin},
+		"another cluster of that name": {raw: strings.Replace(renewed, "Q0E=", "T1RIRVI=", 1)},
+		"a user who took a token": {raw: renewed, change: func(string) string {
+			return strings.ReplaceAll(strings.ReplaceAll(token, "whatever", "skiff-dev"), "name: admin", "name: skiff-dev")
+		}},
+		"a file without the context":    {raw: renewed, change: func(string) string { return others }},
+		"no file":                       {raw: renewed, change: func(string) string { return "" }},
+		"something that is none at all": {raw: renewed, change: func(string) string { return "skiff-dev: [" }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "config")
+			write(t, path, others)
+			f := Files{Explicit: path}
+			if _, err := f.Merge(t.Context(), "skiff-dev", []byte(admin)); err != nil {
+				t.Fatal(err)
+			}
+			raw, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			// Somebody works with another context now.
+			before := strings.Replace(string(raw), "current-context: skiff-dev", "current-context: prod", 1)
+			if tt.change != nil {
+				before = tt.change(before)
+			}
+			write(t, path, before)
+			if before == "" {
+				os.Remove(path)
+			}
+			changed, err := f.Refresh(t.Context(), "skiff-dev", []byte(tt.raw))
+			if err != nil || changed != tt.changed {
+				t.Fatalf("%v, %v", changed, err)
+			}
+			after, _ := os.ReadFile(path)
+			want := before
+			if tt.changed {
+				want = strings.NewReplacer("Q0VSVA==", "TkVX", "S0VZ", "TkVXS0VZ").Replace(before)
+			}
+			if string(after) != want {
+				t.Errorf("was\n%s\nis\n%s", before, after)
+			}
+		})
+	}
+}
