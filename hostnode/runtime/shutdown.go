@@ -20,6 +20,7 @@ import (
 const (
 	graceAnnotation   = "io.kubernetes.pod.terminationGracePeriod"
 	preStopAnnotation = "io.kubernetes.container.preStopHandler"
+	portsAnnotation   = "io.kubernetes.container.ports"
 )
 
 // ShutdownBound is the longest grace of a Pod when its node stops.
@@ -51,7 +52,7 @@ func (g *gate) close() {
 }
 
 // Shutdown ends all containers as the kubelet ends those of a deleted Pod:
-// preStop commands, the stop signal, and after the grace period, ShutdownBound
+// preStop hooks, the stop signal, and after the grace period, ShutdownBound
 // at most, SIGKILL. Nothing starts any more. The Pods stay what they are; the
 // next boot finds them dead and starts them again.
 func (r *Runtime) Shutdown(ctx context.Context) error {
@@ -74,14 +75,14 @@ func (r *Runtime) Shutdown(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// end stops one container; its preStop command counts against the grace.
+// end stops one container; its preStop hook counts against the grace.
 func (r *Runtime) end(ctx context.Context, c *runtimeapi.Container) error {
 	began := time.Now()
 	client := r.RuntimeService()
 	grace, preStop := endOf(c.Annotations)
 	var hookErr error
 	if preStop != nil && grace > 0 {
-		hookErr = r.preStop(ctx, c.Id, preStop, grace)
+		hookErr = r.preStop(ctx, c, preStop, grace)
 	}
 	// As the kubelet: at least two seconds after a hook that took all.
 	left := grace - time.Since(began).Truncate(time.Second)
@@ -107,22 +108,4 @@ func endOf(annotations map[string]string) (time.Duration, *corev1.LifecycleHandl
 		return grace, nil
 	}
 	return grace, handler
-}
-
-// preStop runs a hook. Those of kind HTTP are left out: they need what the
-// kubelet knows of the Pod's ports.
-func (r *Runtime) preStop(ctx context.Context, id string, h *corev1.LifecycleHandler, grace time.Duration) error {
-	switch {
-	case h.Exec != nil:
-		_, _, err := r.RuntimeService().ExecSync(ctx, id, h.Exec.Command, grace)
-		if err != nil {
-			return fmt.Errorf("preStop: %w", err)
-		}
-	case h.Sleep != nil:
-		select {
-		case <-time.After(min(grace, time.Duration(h.Sleep.Seconds)*time.Second)):
-		case <-ctx.Done():
-		}
-	}
-	return nil
 }

@@ -39,7 +39,7 @@ func TestTheKubeletStillWritesTheAnnotations(t *testing.T) {
 	must(t, err)
 	source, err := os.ReadFile(filepath.Join(strings.TrimSpace(string(dir)), "labels.go"))
 	must(t, err)
-	for _, name := range []string{graceAnnotation, preStopAnnotation} {
+	for _, name := range []string{graceAnnotation, preStopAnnotation, portsAnnotation} {
 		if !strings.Contains(string(source), `"`+name+`"`) {
 			t.Errorf("upstream does not know %s any more", name)
 		}
