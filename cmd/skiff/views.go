@@ -19,7 +19,7 @@ func (c clusterRow) name() string { return c.Name }
 var clusterHeader = []string{"NAME", "STATE", "NODES", "CONTROL PLANES", "AGE", "API SERVER", "PODS", "SERVICES", "RESTART", "A POWER CUT"}
 
 func (c clusterRow) cells(now time.Time) []string {
-	return []string{c.Name, string(c.State), strconv.Itoa(len(c.Machines)), c.controlPlanes(), age(c.Created, now), c.Endpoint, c.PodSubnet, c.ServiceSubnet, string(c.Restart), c.PowerCut}
+	return []string{c.Name, string(c.State), strconv.Itoa(len(c.Machines)), c.controlPlanes(), age(c.Created, now), orDash(c.Endpoint), orDash(c.PodSubnet), orDash(c.ServiceSubnet), orDash(string(c.Restart)), orDash(c.PowerCut)}
 }
 
 // controlPlanes is how many there are, and before it how many of several

@@ -196,12 +196,17 @@ func Names(context.Context) ([]string, error) {
 	}
 	var names []string
 	for _, e := range entries {
-		name := strings.TrimPrefix(e.Name(), ".")
-		if name != e.Name() {
-			name = strings.TrimSuffix(strings.TrimSuffix(name, ".new"), ".deleted")
-		}
-		names = append(names, name)
+		names = append(names, clusterOf(e.Name()))
 	}
 	slices.Sort(names)
 	return slices.Compact(names), nil
+}
+
+// clusterOf is the cluster that a directory is of, see Paths.aside.
+func clusterOf(dir string) string {
+	name := strings.TrimPrefix(dir, ".")
+	if name == dir {
+		return dir
+	}
+	return strings.TrimSuffix(strings.TrimSuffix(name, ".new"), ".deleted")
 }

@@ -2,6 +2,7 @@ package supervise
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -30,6 +31,10 @@ const (
 	// Damaged: etcd's files are not what was written to them, and so are not
 	// served. It may run or not.
 	Damaged State = "damaged"
+	// Newer: a newer skiff made it, and this one leaves it alone.
+	Newer State = "newer than this skiff"
+	// Unreadable: its record is damaged.
+	Unreadable State = "unreadable"
 )
 
 // Info describes a cluster.
@@ -93,11 +98,23 @@ func List(ctx context.Context) ([]Info, error) {
 	}
 	list := make([]Info, 0, len(records))
 	for _, rec := range records {
+		if rec.strange != "" {
+			list = append(list, strangeInfo(rec))
+			continue
+		}
 		info := p.describe(rec)
 		askControlPlanes(ctx, rec, info)
 		list = append(list, *info)
 	}
 	return list, nil
+}
+
+// strangeInfo is what little can be said about a cluster that is not ours to
+// read.
+func strangeInfo(rec *record) Info {
+	n := rec.Cluster.Networking
+	return Info{Name: rec.Cluster.Name, State: rec.strange, Created: rec.Created, NodeSubnet: n.NodeSubnet,
+		PodSubnet: n.PodSubnet, ServiceSubnet: n.ServiceSubnet, LoadBalancerSubnet: n.LoadBalancerSubnet}
 }
 
 // Get describes one cluster; ErrNotFound.
@@ -136,11 +153,38 @@ func (p Paths) records(pattern string) ([]*record, error) {
 			continue // gone since the listing
 		}
 		if err != nil {
-			return nil, fmt.Errorf("list clusters: %w", err)
+			// It keeps no other from being listed, made or started.
+			rec = strangeRecord(path, err)
 		}
 		records = append(records, rec)
 	}
 	return records, nil
+}
+
+// strangeRecord is what can be read of a record that is of a newer schema or
+// damaged: what it has, as far as that is known, is nobody else's.
+func strangeRecord(path string, err error) *record {
+	rec := &record{}
+	if data, readErr := os.ReadFile(path); readErr == nil {
+		// Into what fits; the rest may be anything.
+		var fields struct{ Cluster, Created json.RawMessage }
+		_ = json.Unmarshal(data, &fields)
+		_ = json.Unmarshal(fields.Cluster, &rec.Cluster)
+		_ = json.Unmarshal(fields.Created, &rec.Created)
+	}
+	rec.Cluster.Name = clusterOf(filepath.Base(filepath.Dir(path)))
+	if _, err := rangesOf(rec.Cluster.Networking); err != nil {
+		rec.Cluster.Networking = cluster.Networking{}
+	}
+	for range rec.Cluster.Nodes {
+		rec.Machines = append(rec.Machines, machineRecord{})
+	}
+	var newer *Refusal
+	rec.strange = Unreadable
+	if errors.As(err, &newer) {
+		rec.strange = Newer
+	}
+	return rec
 }
 
 func (p Paths) describe(rec *record) *Info {

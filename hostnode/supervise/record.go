@@ -32,6 +32,9 @@ type record struct {
 	Machines []machineRecord `json:"machines"`
 	// Verbosity of what runs in the machines, as klog counts it.
 	Verbosity int `json:"verbosity,omitempty"`
+
+	// strange is set of a record that is only partly read: see strangeRecord.
+	strange State
 }
 
 // schema is what this release writes and the most that it reads; directories

@@ -7,7 +7,6 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -361,18 +360,6 @@ func TestANewerSchemaIsRefusedBeforeAnythingIsTouched(t *testing.T) {
 		if d := append(difference(before, inventory()), difference(inventory(), before)...); len(d) > 0 {
 			t.Errorf("%s changed %q", verb, d)
 		}
-	}
-}
-
-func TestADirectoryOfBeforeSchemasIsRead(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "cluster.json")
-	old := `{"cluster":{"name":"old","nodes":[{"role":"control-plane"}],"networking":{"podSubnet":"10.244.0.0/16"}},"id":"x","mtu":1500,"machines":[{"name":"old-control-plane","role":"control-plane","ips":["172.30.0.10"],"podCIDRs":["10.244.0.0/24"]}]}`
-	if err := os.WriteFile(path, []byte(old), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	rec, err := readRecordAt(path)
-	if err != nil || rec.Cluster.Restart != cluster.RestartNever || rec.Machines[0].Name != "old-control-plane" || rec.Cluster.Nodes[0].Name != "old-control-plane" {
-		t.Errorf("%+v, %v", rec, err)
 	}
 }
 
