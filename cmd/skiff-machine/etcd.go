@@ -7,6 +7,8 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"path/filepath"
+	"strings"
 
 	"github.com/skiff-k8s/skiff/apis/storage/backup"
 	"github.com/skiff-k8s/skiff/apis/storage/relocate"
@@ -24,6 +26,8 @@ func etcdCommand(ctx context.Context, args []string) error {
 	file := flags.String("file", "", "what save writes and restore reads")
 	token := flags.String("token", "", "the name of the restored etcd")
 	plan := flags.String("relocate", "", "a file with the relocate.Plan of what is restored")
+	var members memberFlag
+	flags.Var(&members, "member", "NAME=URL=DIR of each member of a restored etcd that has several, instead of --data-dir")
 	if err := flags.Parse(args[1:]); err != nil {
 		return err
 	}
@@ -37,7 +41,10 @@ func etcdCommand(ctx context.Context, args []string) error {
 	case args[0] == "save":
 		return printStatus(backup.SaveStopped(ctx, *dir, *file))
 	case args[0] == "restore":
-		return restoreEtcd(ctx, *file, *dir, *token, *plan)
+		if len(members) == 0 {
+			members = memberFlag{{Member: backup.Alone, dir: *dir}}
+		}
+		return restoreEtcd(ctx, *file, *token, *plan, members)
 	}
 	return fmt.Errorf("unknown verb %q: want save or restore", args[0])
 }
@@ -49,12 +56,65 @@ func printStatus(st *backup.Status, err error) error {
 	return json.NewEncoder(os.Stdout).Encode(st)
 }
 
-func restoreEtcd(ctx context.Context, file, dir, token, planFile string) error {
-	if err := backup.Restore(file, dir, token, backup.Alone); err != nil || planFile == "" {
-		return err
+// memberFlag are members of an etcd with their directories.
+type memberFlag []struct {
+	backup.Member
+	dir string
+}
+
+func (m *memberFlag) String() string { return fmt.Sprint(*m) }
+
+// Set adds one.
+func (m *memberFlag) Set(text string) error {
+	parts := strings.SplitN(text, "=", 3)
+	if len(parts) != 3 {
+		return fmt.Errorf("%q: want NAME=URL=DIR", text)
 	}
+	*m = append(*m, struct {
+		backup.Member
+		dir string
+	}{backup.Member{Name: parts[0], PeerURL: parts[1]}, parts[2]})
+	return nil
+}
+
+// restoreEtcd makes the directories of all members. What is relocated is so
+// before there are several: all of them begin with the same.
+func restoreEtcd(ctx context.Context, file, token, planFile string, members memberFlag) (err error) {
+	if planFile != "" && len(members) > 1 {
+		edited := members[0].dir + ".edited"
+		defer func() { err = errors.Join(err, os.RemoveAll(edited)) }()
+		if err := restoreRelocated(ctx, file, filepath.Join(edited, "data"), token, planFile); err != nil {
+			return err
+		}
+		file = filepath.Join(edited, "etcd.db")
+		if _, err := backup.SaveStopped(ctx, filepath.Join(edited, "data"), file); err != nil {
+			return err
+		}
+		planFile = ""
+	}
+	if planFile != "" {
+		return restoreRelocated(ctx, file, members[0].dir, token, planFile)
+	}
+	for i, m := range members {
+		var others []backup.Member
+		for j, other := range members {
+			if i != j {
+				others = append(others, other.Member)
+			}
+		}
+		if err := backup.Restore(file, m.dir, token, m.Member, others...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func restoreRelocated(ctx context.Context, file, dir, token, planFile string) error {
 	plan := &relocate.Plan{}
 	if err := readConfig(planFile, plan); err != nil {
+		return err
+	}
+	if err := backup.Restore(file, dir, token, backup.Alone); err != nil {
 		return err
 	}
 	return backup.Edit(ctx, dir, plan.Run)

@@ -19,6 +19,7 @@ import (
 	v1alpha1 "github.com/skiff-k8s/skiff/apis/cluster/v1alpha1"
 	"github.com/skiff-k8s/skiff/cmd/skiff/internal/docker"
 	"github.com/skiff-k8s/skiff/cmd/skiff/internal/progress"
+	"github.com/skiff-k8s/skiff/hostnode/snapshot"
 	"github.com/skiff-k8s/skiff/hostnode/supervise"
 )
 
@@ -117,6 +118,12 @@ func TestMistakesAreExplained(t *testing.T) {
 		{"", "create"},
 		{"", "create clusters"},
 		{"", "create cluster extra"},
+		{"", "snapshot create --name none"},
+		{"", "snapshot create UPPER"},
+		{"", "snapshot restore none"},
+		{"", "snapshot delete none"},
+		{"", "snapshot export"},
+		{"", "snapshot import pod.yaml"},
 		{"", "create cluster --nme dev"},
 		{"", "create cluster --wait soon"},
 		{"", "create cluster -v -1"},
@@ -247,6 +254,17 @@ func TestListsReadAsBefore(t *testing.T) {
 	for _, output := range outputs {
 		fmt.Fprintf(&out, "$ skiff get images -o %s\n", output)
 		if err := printRows(a, output, imageHeader, images); err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintln(&out)
+	}
+	snapshots := []snapshotRow{
+		{snapshot.Manifest{Format: 1, Name: "before-upgrade", Cluster: "dev", Nodes: 3, Created: now.Add(-50 * time.Hour), Version: "v1.37.2+skiff", Bytes: 405527, Etcd: snapshot.Etcd{Keys: 247}}},
+		{snapshot.Manifest{Name: "of-a-newer-skiff"}},
+	}
+	for _, output := range []string{"name", "wide"} {
+		fmt.Fprintf(&out, "$ skiff snapshot list -o %s\n", output)
+		if err := printRows(a, output, snapshotHeader, snapshots); err != nil {
 			t.Fatal(err)
 		}
 		fmt.Fprintln(&out)

@@ -73,7 +73,7 @@ type File struct {
 // path.
 func ValidateName(name string) error {
 	if errs := validation.IsDNS1123Subdomain(name); len(errs) > 0 {
-		return fmt.Errorf("snapshot name %q: %s", name, errs[0])
+		return fmt.Errorf("snapshot name %q: want lower-case letters, digits, \"-\" and \".\", with a letter or digit at both ends", name)
 	}
 	if len(name) > 100 {
 		return fmt.Errorf("snapshot name %q: longer than 100 characters", name)

@@ -165,12 +165,12 @@ func (p Paths) fillFrom(ctx context.Context, dir string, rec *record, from *orig
 	if err := writeJSON(plan, relocation); err != nil {
 		return err
 	}
-	for _, m := range rec.Machines {
-		if m.Role == cluster.ControlPlaneRole {
-			if err := p.restoreEtcd(ctx, rec, from, etcdDir(dir, m.Name), plan); err != nil {
-				return err
-			}
-		}
+	var dirs []string
+	for _, m := range rec.controlPlanes() {
+		dirs = append(dirs, etcdDir(dir, m.Name))
+	}
+	if err := p.restoreEtcd(ctx, rec, from, dirs, plan); err != nil {
+		return err
 	}
 	return os.Remove(plan)
 }

@@ -148,3 +148,15 @@ func TestWhatARelocationSays(t *testing.T) {
 		t.Errorf("a smaller range: %v", err)
 	}
 }
+
+func TestEveryMemberOfAReplicatedEtcdIsRestored(t *testing.T) {
+	rec := plannedRecord(t)
+	if got := strings.Join(memberArgs(rec, []string{"/a"}), " "); got != "--data-dir /a" {
+		t.Errorf("alone: %s", got)
+	}
+	rec.Machines[1].Role = rec.Machines[0].Role
+	want := "--member dev-control-plane=https://172.30.0.10:2380=/a --member dev-worker=https://172.30.0.11:2380=/b"
+	if got := strings.Join(memberArgs(rec, []string{"/a", "/b"}), " "); got != want {
+		t.Errorf("two: %s", got)
+	}
+}

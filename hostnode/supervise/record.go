@@ -108,16 +108,20 @@ func (r *record) controlPlane() machineRecord {
 	return machineRecord{}
 }
 
+// controlPlanes are the machines with that role.
+func (r *record) controlPlanes() []machineRecord {
+	return slices.DeleteFunc(slices.Clone(r.Machines), func(m machineRecord) bool { return m.Role != cluster.ControlPlaneRole })
+}
+
 // peers are all control-plane machines if there are several, else none.
 func (r *record) peers() []machine.Peer {
-	var peers []machine.Peer
-	for _, m := range r.Machines {
-		if m.Role == cluster.ControlPlaneRole {
-			peers = append(peers, machine.Peer{Name: m.Name, IPs: m.IPs})
-		}
-	}
-	if len(peers) == 1 {
+	all := r.controlPlanes()
+	if len(all) == 1 {
 		return nil
+	}
+	var peers []machine.Peer
+	for _, m := range all {
+		peers = append(peers, machine.Peer{Name: m.Name, IPs: m.IPs})
 	}
 	return peers
 }

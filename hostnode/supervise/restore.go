@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"slices"
 
-	cluster "github.com/skiff-k8s/skiff/apis/cluster/v1alpha1"
 	"github.com/skiff-k8s/skiff/hostnode/snapshot"
 )
 
@@ -133,10 +132,8 @@ func (p Paths) restoreSame(ctx context.Context, rec *record, from *origin, opts 
 // stage makes the new directories and returns whose places they take.
 func (p Paths) stage(ctx context.Context, rec *record, from *origin, r replacement) ([]string, error) {
 	live := []string{"pki"}
-	for _, m := range rec.Machines {
-		if m.Role == cluster.ControlPlaneRole {
-			live = append(live, etcdDir("", m.Name))
-		}
+	for _, m := range rec.controlPlanes() {
+		live = append(live, etcdDir("", m.Name))
 	}
 	if err := r.stage(live); err != nil {
 		return nil, err
@@ -144,19 +141,33 @@ func (p Paths) stage(ctx context.Context, rec *record, from *origin, r replaceme
 	if err := copyPlain(filepath.Join(from.dir, snapshot.PKIDir), r.next(0)); err != nil {
 		return nil, err
 	}
-	for i := range live[1:] {
-		if err := p.restoreEtcd(ctx, rec, from, r.next(i+1), ""); err != nil {
-			return nil, err
-		}
+	dirs := make([]string, len(live)-1)
+	for i := range dirs {
+		dirs[i] = r.next(i + 1)
 	}
-	return live, nil
+	return live, p.restoreEtcd(ctx, rec, from, dirs, "")
 }
 
-// restoreEtcd makes the data directory dir of a member. plan is a file that
-// says what is called otherwise, if anything is.
-func (p Paths) restoreEtcd(ctx context.Context, rec *record, from *origin, dir, plan string) error {
-	return p.etcdTool(ctx, nil, "restore", "--file", filepath.Join(from.dir, snapshot.EtcdFile),
-		"--data-dir", dir, "--token", rec.ID, "--relocate", plan)
+// etcdPeerPort is where members of an etcd with several serve each other.
+const etcdPeerPort = 2380
+
+// restoreEtcd makes the data directories of a new etcd's members, one for each
+// control plane in their order. plan is a file that says what is called
+// otherwise, if anything is.
+func (p Paths) restoreEtcd(ctx context.Context, rec *record, from *origin, dirs []string, plan string) error {
+	args := []string{"restore", "--file", filepath.Join(from.dir, snapshot.EtcdFile), "--token", rec.ID, "--relocate", plan}
+	return p.etcdTool(ctx, nil, append(args, memberArgs(rec, dirs)...)...)
+}
+
+func memberArgs(rec *record, dirs []string) []string {
+	if len(dirs) == 1 {
+		return []string{"--data-dir", dirs[0]}
+	}
+	var args []string
+	for i, m := range rec.controlPlanes() {
+		args = append(args, "--member", m.Name+"=https://"+joinPort(m.IPs[0].String(), etcdPeerPort)+"="+dirs[i])
+	}
+	return args
 }
 
 // unrestore brings a cluster back whose restore failed; the caller's ctx may

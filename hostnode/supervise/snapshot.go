@@ -129,32 +129,61 @@ func (p Paths) save(ctx context.Context, rec *record, dir string, etcd *snapshot
 // the machine. Those for an etcd of the user's own are not among them.
 var givenFiles = []string{auditPolicyFile}
 
-// saveEtcd asks a member that runs. Of a cluster that does not, it reads the
-// directory.
+// saveEtcd asks a member that runs: any, as all have the same. Of a cluster
+// that does not, it reads the directory.
 func (p Paths) saveEtcd(ctx context.Context, rec *record, file string, etcd *snapshot.Etcd) error {
-	name, layout := rec.Cluster.Name, namespaces.Hierarchies{}
-	if l, err := namespaces.Layout(); err == nil {
-		layout = l
-	}
-	member := rec.controlPlane().Name
-	proc, _, err := findProcess(p.machineState(name, member))
-	if errors.Is(err, namespaces.ErrGone) {
-		if p.meantToRun(name) == nil && p.supervised(name) {
-			return fmt.Errorf("machine %s: %w", member, ErrNotRunning)
-		}
-		return p.etcdTool(ctx, etcd, "save", "--data-dir", etcdDir(p.Cluster(name), member), "--file", file)
-	}
+	name, members := rec.Cluster.Name, rec.controlPlanes()
+	layout, err := namespaces.Layout()
 	if err != nil {
 		return err
 	}
-	defer proc.Close()
-	if layout.Frozen(machineCgroup(name, member)) {
-		return fmt.Errorf("cluster %q: %w", name, ErrPaused)
+	paused := false
+	var errs []error
+	for _, m := range members {
+		proc, _, err := findProcess(p.machineState(name, m.Name))
+		if errors.Is(err, namespaces.ErrGone) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		defer proc.Close()
+		if layout.Frozen(machineCgroup(name, m.Name)) {
+			paused = true
+			continue
+		}
+		if err = p.saveMember(ctx, m.Name, proc.PID, file, etcd); err == nil {
+			return nil
+		}
+		errs = append(errs, err, remove(file)) // what it has written so far
 	}
-	bounded, cancel := context.WithTimeoutCause(ctx, etcdSocketBound, fmt.Errorf("the etcd of machine %s does not answer within %v", member, etcdSocketBound))
+	switch {
+	case len(errs) > 0:
+		return errors.Join(errs...)
+	case paused:
+		return fmt.Errorf("cluster %q: %w", name, ErrPaused)
+	case p.meantToRun(name) == nil && p.supervised(name):
+		return fmt.Errorf("machine %s: %w", members[0].Name, ErrNotRunning)
+	case len(members) > 1:
+		return &Refusal{Err: fmt.Errorf("cluster %q has %d members of etcd and none runs: which has the last writes is theirs to say", name, len(members)),
+			Help: "skiff start cluster --name " + name + " first"}
+	}
+	return p.etcdTool(ctx, etcd, "save", "--data-dir", etcdDir(p.Cluster(name), members[0].Name), "--file", file)
+}
+
+func (p Paths) saveMember(ctx context.Context, machineName string, pid int, file string, etcd *snapshot.Etcd) error {
+	bounded, cancel := context.WithTimeoutCause(ctx, etcdSocketBound, fmt.Errorf("the etcd of machine %s does not answer within %v", machineName, etcdSocketBound))
 	defer cancel()
-	socket := filepath.Join("/proc", strconv.Itoa(proc.PID), "root", machine.RunDir, "etcd.sock")
+	socket := filepath.Join("/proc", strconv.Itoa(pid), "root", machine.RunDir, "etcd.sock")
 	return p.etcdTool(bounded, etcd, "save", "--endpoint", "unix://"+socket, "--file", file)
+}
+
+// remove is os.Remove of what may be gone.
+func remove(path string) error {
+	if err := os.Remove(path); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 // copyPlain copies the files of a directory that has no others.

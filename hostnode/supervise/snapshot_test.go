@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/skiff-k8s/skiff/hostnode/snapshot"
 )
 
@@ -276,10 +278,64 @@ func TestASnapshotCommandMayBeKilledAtAnyStep(t *testing.T) {
 			t.Fatalf("killed after %d ms: was\n%s\nis\n%s", ms, was, got)
 		}
 	}
-	if err := errors.Join(Delete(t.Context(), c.Name), DeleteSnapshot(t.Context(), keep)); err != nil {
+	for ms := 0; ms <= 120; ms += 12 {
+		killed(t, time.Duration(ms)*time.Millisecond, nil, "another", c.Name)
+		err := Delete(t.Context(), c.Name+"2")
+		if err != nil && !errors.Is(err, ErrNotFound) {
+			t.Fatalf("killed after %d ms: delete: %v", ms, err)
+		}
+		if _, err := os.Stat(p.Cluster(c.Name + "2")); err == nil {
+			t.Errorf("killed after %d ms: it is still there", ms)
+		}
+	}
+	if _, err := RestoreSnapshot(t.Context(), RestoreOptions{Snapshot: keep, Cluster: c.Name + "2"}); err != nil {
+		t.Error(err)
+	}
+	if err := errors.Join(Delete(t.Context(), c.Name), Delete(t.Context(), c.Name+"2"), DeleteSnapshot(t.Context(), keep)); err != nil {
 		t.Fatal(err)
 	}
 	if left := difference(before, inventory()); len(left) > 0 {
 		t.Errorf("left behind: %q", left)
 	}
+}
+
+func TestAFullDiskIsOneErrorAndLeavesNothing(t *testing.T) {
+	needRoot(t)
+	p := testPaths(t)
+	c := testCluster("svt-full", 0)
+	create(t, c)
+	setValue(t, c.Name, strings.Repeat("x", 1<<20))
+	m := save(t, c.Name, "svt-full")
+	var file bytes.Buffer
+	if err := ExportSnapshot(t.Context(), m.Name, &file); err != nil {
+		t.Fatal(err)
+	}
+	small := func(t *testing.T, dir string) {
+		t.Helper()
+		if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=128k"); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := unix.Unmount(dir, 0); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	refused := func(t *testing.T, err error) {
+		t.Helper()
+		var refusal *Refusal
+		if !errors.As(err, &refusal) || !strings.Contains(err.Error(), "no space left on device") || !strings.Contains(refusal.Help, "make room") {
+			t.Errorf("%v", err)
+		}
+	}
+	t.Run("of the snapshots", func(t *testing.T) {
+		small(t, p.Snapshots())
+		_, err := CreateSnapshot(t.Context(), SnapshotOptions{Cluster: c.Name, Name: "svt-none"})
+		refused(t, err)
+		_, err = ImportSnapshot(t.Context(), "svt-none", bytes.NewReader(file.Bytes()))
+		refused(t, err)
+		if left, err := os.ReadDir(p.Snapshots()); len(left) > 0 || err != nil {
+			t.Errorf("left behind: %v, %v", left, err)
+		}
+	})
 }
