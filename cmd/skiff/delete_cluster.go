@@ -86,10 +86,30 @@ func (a *app) deleteCluster(ctx context.Context, name, path string) error {
 	if err == nil && len(etcd) > 0 {
 		a.say("Its data stays in etcd at %s, below /registry/; the key of its Secrets is gone.", strings.Join(etcd, ", "))
 	}
+	if err == nil {
+		a.tellSnapshots(ctx, name)
+	}
 	if errors.Is(err, supervise.ErrNotFound) {
 		a.say("There is no cluster %q.", name)
 		err = nil
 	}
 	return a.about(fmt.Sprintf("delete cluster %q", name), errors.Join(
 		a.hint(err), a.kubeconfigs(path).Remove(ctx, kubeconfig.ContextName(name))))
+}
+
+// tellSnapshots says that a cluster's snapshots outlive it.
+func (a *app) tellSnapshots(ctx context.Context, cluster string) {
+	list, err := supervise.Snapshots(ctx)
+	if err != nil {
+		return // the cluster is gone, and that is what was asked for
+	}
+	var names []string
+	for _, m := range list {
+		if m.Cluster == cluster {
+			names = append(names, m.Name)
+		}
+	}
+	if len(names) > 0 {
+		a.say("Its snapshots stay: %s.", strings.Join(names, ", "))
+	}
 }

@@ -75,7 +75,7 @@ func (a *app) restoreSnapshot(ctx context.Context, o restoreOptions) error {
 	began, steps := a.now(), a.steps()
 	steps.Println("Restoring snapshot %q ...", o.snapshot)
 	info, err := supervise.RestoreSnapshot(ctx, supervise.RestoreOptions{
-		Snapshot: o.snapshot, Cluster: o.cluster, Now: o.now, Retain: o.retain, Progress: a.snapshotEvents(steps),
+		Snapshot: o.snapshot, Cluster: o.cluster, Version: version, Now: o.now, Retain: o.retain, Progress: a.snapshotEvents(steps),
 	})
 	if err := a.started(ctx, info, startFlags{wait: o.wait}, steps, began, err); err != nil {
 		return err

@@ -160,3 +160,18 @@ func TestEveryMemberOfAReplicatedEtcdIsRestored(t *testing.T) {
 		t.Errorf("two: %s", got)
 	}
 }
+
+func TestASnapshotOfALaterKubernetesIsRefused(t *testing.T) {
+	for _, tt := range []struct {
+		theirs, ours string
+		refused      bool
+	}{
+		{"v1.37.2+skiff", "v1.37.2+skiff", false}, {"v1.37.9+skiff", "v1.37.2+skiff", false}, {"v1.36.0", "v1.37.2", false},
+		{"v1.38.0+skiff", "v1.37.2+skiff", true}, {"v2.0.0", "v1.37.2", true}, {"devel", "v1.37.2", false}, {"v1.38.0", "", false},
+	} {
+		err := (&origin{manifest: &snapshot.Manifest{Name: "one", Version: tt.theirs}}).readableBy(tt.ours)
+		if errors.Is(err, snapshot.ErrNewer) != tt.refused {
+			t.Errorf("%s by %s: %v", tt.theirs, tt.ours, err)
+		}
+	}
+}

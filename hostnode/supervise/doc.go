@@ -13,6 +13,10 @@
 // nobody starts a supervisor without it, and a start finds and takes away what
 // a stop, a start or a life that was cut off left behind.
 //
+// A snapshot is what a cluster's control plane is made of, in the host's store
+// (package snapshot): CreateSnapshot saves it, RestoreSnapshot makes a cluster
+// of it again, in its place or beside it.
+//
 // The other functions are the verbs of the command line. They need no
 // supervisor: they find things by the cluster's name, so that a half-made or
 // half-dead cluster can be listed and deleted like a whole one. Two commands

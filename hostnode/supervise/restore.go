@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"slices"
 
+	"k8s.io/apimachinery/pkg/util/version"
+
 	"github.com/skiff-k8s/skiff/hostnode/snapshot"
 )
 
@@ -16,6 +18,8 @@ type RestoreOptions struct {
 	// Cluster is restored, or made of the snapshot if there is none of that
 	// name. Empty means the one that the snapshot was taken of.
 	Cluster string
+	// Version of the calling program.
+	Version string
 	// Now pulls the plug of a running cluster: Pods have no time to end.
 	Now bool
 	// Retain keeps what is there when the restore of a new cluster fails.
@@ -39,6 +43,9 @@ func RestoreSnapshot(ctx context.Context, opts RestoreOptions) (*Info, error) {
 	}
 	end := begin(opts.Progress, StepVerify)
 	from, err := p.openSnapshot(opts.Snapshot)
+	if err == nil {
+		err = from.readableBy(opts.Version)
+	}
 	if err := end(err); err != nil {
 		return nil, err
 	}
@@ -84,6 +91,20 @@ func (p Paths) openSnapshot(name string) (*origin, error) {
 		return nil, foreignEtcd(rec.Cluster.Name)
 	}
 	return &origin{dir: s.Path(name), manifest: m, rec: rec}, nil
+}
+
+// readableBy refuses a snapshot of a later minor release of Kubernetes: its
+// objects may be of versions that this one does not know.
+func (o *origin) readableBy(ours string) error {
+	theirs, err := version.ParseGeneric(o.manifest.Version)
+	mine, mineErr := version.ParseGeneric(ours)
+	if err != nil || mineErr != nil {
+		return nil // of a build without one
+	}
+	if theirs.WithPatch(0).GreaterThan(mine.WithPatch(0)) {
+		return fmt.Errorf("snapshot %q: %w: %s, and this is %s", o.manifest.Name, snapshot.ErrNewer, o.manifest.Version, ours)
+	}
+	return nil
 }
 
 // fits says whether a cluster is the one that the snapshot was taken of, with
