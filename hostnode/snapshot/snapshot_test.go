@@ -298,7 +298,11 @@ func TestAnArchiveWritesNowhereElse(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := newStore(t)
 			m, err := importInto(s, data)
-			if !errors.Is(err, ErrDamaged) && !(name == "a newer format" && errors.Is(err, ErrNewer)) {
+			want := ErrDamaged
+			if name == "a newer format" {
+				want = ErrNewer
+			}
+			if !errors.Is(err, want) {
 				t.Errorf("%+v, %v", m, err)
 			}
 			if all := files(t, Store{Dir: filepath.Dir(s.Dir)}); len(all) > 1 {

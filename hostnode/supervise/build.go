@@ -145,7 +145,7 @@ func ensureCredentialsAt(dir string, rec *record, now time.Time) error {
 		if have, err := os.ReadFile(path); err == nil && bytes.Equal(have, data) {
 			continue
 		}
-		if err := writeFile(path, data, 0o600); err != nil {
+		if err := writeFile(path, data); err != nil {
 			return err
 		}
 	}
@@ -218,7 +218,7 @@ func copyGiven(c *cluster.Cluster, own string) error {
 		if err != nil {
 			return err
 		}
-		if err := writeFile(filepath.Join(own, "etc", rel), data, 0o600); err != nil {
+		if err := writeFile(filepath.Join(own, "etc", rel), data); err != nil {
 			return err
 		}
 	}

@@ -51,7 +51,7 @@ func TestEverySchemaOfBeforeStarts(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			if err := writeFile(p.record(name), data, 0o600); err != nil {
+			if err := writeFile(p.record(name), data); err != nil {
 				t.Fatal(err)
 			}
 			// A port that is free here.
@@ -95,7 +95,7 @@ func TestAClusterOfANewerSkiffStandsInNobodysWay(t *testing.T) {
 	}
 	for name, s := range strange {
 		t.Cleanup(func() { os.RemoveAll(p.Cluster(name)) })
-		if err := writeFile(p.record(name), []byte(s.content), 0o600); err != nil {
+		if err := writeFile(p.record(name), []byte(s.content)); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -148,7 +148,7 @@ func (p Paths) alive(rec *record) bool {
 
 // want says that the cluster is meant to run.
 func (p Paths) want(name string) error {
-	if err := writeFile(p.wanted(name), nil, 0o600); err != nil {
+	if err := writeFile(p.wanted(name), nil); err != nil {
 		return fmt.Errorf("mark %s as running: %w", filepath.Base(p.Cluster(name)), err)
 	}
 	return nil

@@ -336,7 +336,7 @@ func TestANewerSchemaIsRefusedBeforeAnythingIsTouched(t *testing.T) {
 	const name = "svt-newer"
 	t.Cleanup(func() { os.RemoveAll(p.Cluster(name)) })
 	content := fmt.Sprintf(`{"schema": %d, "cluster": ["what a newer one has"], "machines": 7}`, schema+1)
-	if err := writeFile(p.record(name), []byte(content), 0o600); err != nil {
+	if err := writeFile(p.record(name), []byte(content)); err != nil {
 		t.Fatal(err)
 	}
 	before := inventory()

@@ -122,14 +122,17 @@ func (p *Plan) moveSlice(s *discoveryv1.EndpointSlice) {
 	}
 }
 
+// endpoints are what an old cluster's users may have.
+type endpoints = corev1.Endpoints //nolint:staticcheck // deprecated, and in etcd all the same
+
 // keepsEndpoints says whether Endpoints are a user's own. Those that the
 // controller makes are its again.
-func keepsEndpoints(e *corev1.Endpoints) bool {
+func keepsEndpoints(e *endpoints) bool {
 	_, selected := e.Annotations[corev1.EndpointsLastChangeTriggerTime]
 	return !selected && e.Labels["endpoints.kubernetes.io/managed-by"] == "" && !isAPIServer(e.Namespace, e.Name)
 }
 
-func (p *Plan) moveEndpoints(e *corev1.Endpoints) {
+func (p *Plan) moveEndpoints(e *endpoints) {
 	for i := range e.Subsets {
 		for _, list := range [][]corev1.EndpointAddress{e.Subsets[i].Addresses, e.Subsets[i].NotReadyAddresses} {
 			for j := range list {

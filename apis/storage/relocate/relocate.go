@@ -134,7 +134,7 @@ var kinds = []kind{
 	}),
 	of("persistentvolumes/", func(p *Plan, pv *corev1.PersistentVolume) string { p.moveVolume(pv); return pv.Name }),
 	of("services/specs/", func(p *Plan, s *corev1.Service) string { p.moveService(s); return s.Name }),
-	of("services/endpoints/", func(p *Plan, e *corev1.Endpoints) string {
+	of("services/endpoints/", func(p *Plan, e *endpoints) string {
 		if !keepsEndpoints(e) {
 			return ""
 		}

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"net/netip"
-	"path/filepath"
 	"reflect"
 	"slices"
 	"testing"
@@ -135,7 +134,7 @@ func relocated(t *testing.T, p *Plan, objects map[string]runtime.Object) map[str
 		}
 		return nil
 	}
-	if err := backup.Edit(t.Context(), filepath.Join(t.TempDir()), edit); err != nil {
+	if err := backup.Edit(t.Context(), t.TempDir(), edit); err != nil {
 		t.Fatal(err)
 	}
 	return out
