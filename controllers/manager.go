@@ -89,7 +89,7 @@ func New(cfg Config) (*Manager, error) {
 // Run waits for the API server, then runs the controllers until ctx ends. It
 // returns when all of them have stopped, or after five seconds.
 func (m *Manager) Run(ctx context.Context) error {
-	begin := time.Now()
+	begin := m.cfg.Clock.Now()
 	if err := setFeatureGates(m.cfg.ControlPlane.FeatureGates); err != nil {
 		return err
 	}
@@ -109,7 +109,7 @@ func (m *Manager) Run(ctx context.Context) error {
 	if err := waitForAPI(ctx, clientset); err != nil {
 		return err
 	}
-	reached := time.Since(begin)
+	reached := m.cfg.Clock.Since(begin)
 
 	factory := shared.NewInformers(clientset)
 	mgr, err := shared.NewManager(m.cfg.RESTConfig, logger, factory)
@@ -127,7 +127,7 @@ func (m *Manager) Run(ctx context.Context) error {
 	events := record.NewBroadcaster(record.WithContext(ctx))
 	events.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: clientset.CoreV1().Events("")})
 	defer events.Shutdown()
-	with := &parts{cfg: m.cfg, mgr: mgr, client: clientset, metadata: up.metadataClient, informers: factory, rootCA: up.rootCA, events: events}
+	with := &parts{cfg: m.cfg, mgr: mgr, client: clientset, metadata: up.metadataClient, informers: factory, rootCA: up.rootCA, events: events, component: up.context.ComponentConfig}
 	for _, name := range own {
 		if err := ours[name](ctx, with); err != nil {
 			return fmt.Errorf("controller %s: %w", name, err)
@@ -137,10 +137,10 @@ func (m *Manager) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	built := time.Since(begin)
+	built := m.cfg.Clock.Since(begin)
 	if err := mgr.Add(manager.RunnableFunc(func(ctx context.Context) error {
 		m.cfg.Log.Info("controllers started", "ours", len(own), "upstream", len(controllers),
-			"reached", reached, "built", built, "after", time.Since(begin))
+			"reached", reached, "built", built, "after", m.cfg.Clock.Since(begin))
 		up.run(ctx, controllers)
 		return nil
 	})); err != nil {

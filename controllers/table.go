@@ -14,6 +14,7 @@ import (
 	"k8s.io/client-go/tools/record"
 	"k8s.io/kubernetes/cmd/kube-controller-manager/app"
 	"k8s.io/kubernetes/cmd/kube-controller-manager/names"
+	kubectrlmgrconfig "k8s.io/kubernetes/pkg/controller/apis/config"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 
 	"github.com/skiff-k8s/skiff/controllers/deployment"
@@ -23,6 +24,7 @@ import (
 	"github.com/skiff-k8s/skiff/controllers/namespace"
 	"github.com/skiff-k8s/skiff/controllers/nodelabels"
 	"github.com/skiff-k8s/skiff/controllers/nodelifecycle"
+	"github.com/skiff-k8s/skiff/controllers/podgc"
 	"github.com/skiff-k8s/skiff/controllers/replicaset"
 	"github.com/skiff-k8s/skiff/controllers/rootca"
 	"github.com/skiff-k8s/skiff/controllers/serviceaccount"
@@ -37,6 +39,8 @@ type parts struct {
 	informers informers.SharedInformerFactory
 	rootCA    []byte
 	events    record.EventBroadcaster
+	// component is upstream's default configuration.
+	component kubectrlmgrconfig.KubeControllerManagerConfiguration
 }
 
 // recorder writes events as the named component.
@@ -82,6 +86,16 @@ var ours = map[string]func(context.Context, *parts) error{
 	names.NodeLifecycleController: func(_ context.Context, s *parts) error {
 		r, err := nodelifecycle.New(nodelifecycle.Config{
 			Client: s.client, Informers: s.informers, Recorder: s.recorder("node-controller"), Clock: s.cfg.Clock,
+		})
+		if err != nil {
+			return err
+		}
+		return r.SetupWithManager(s.mgr)
+	},
+	names.PodGarbageCollectorController: func(_ context.Context, s *parts) error {
+		r, err := podgc.New(podgc.Config{
+			Client: s.client, Informers: s.informers, Clock: s.cfg.Clock,
+			Threshold: int(s.component.PodGCController.TerminatedPodGCThreshold),
 		})
 		if err != nil {
 			return err

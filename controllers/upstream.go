@@ -2,7 +2,6 @@ package controllers
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
@@ -14,7 +13,6 @@ import (
 
 	"github.com/spf13/pflag"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	"k8s.io/apimachinery/pkg/util/wait"
 	cacheddiscovery "k8s.io/client-go/discovery/cached/memory"
 	"k8s.io/client-go/informers"
@@ -22,8 +20,6 @@ import (
 	"k8s.io/client-go/metadata/metadatainformer"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/restmapper"
-	"k8s.io/client-go/tools/cache"
-	"k8s.io/client-go/util/keyutil"
 	controllersmetrics "k8s.io/component-base/metrics/prometheus/controllers"
 	"k8s.io/controller-manager/pkg/clientbuilder"
 	"k8s.io/controller-manager/pkg/informerfactory"
@@ -35,9 +31,7 @@ import (
 	"k8s.io/kubernetes/pkg/controller/garbagecollector"
 	garbagecollectorconfig "k8s.io/kubernetes/pkg/controller/garbagecollector/config"
 	"k8s.io/kubernetes/pkg/controller/nodeipam/ipam"
-	serviceaccountcontroller "k8s.io/kubernetes/pkg/controller/serviceaccount"
-	"k8s.io/kubernetes/pkg/controller/volume/attachdetach"
-	"k8s.io/kubernetes/pkg/serviceaccount"
+	"k8s.io/utils/clock"
 
 	machinev1alpha1 "github.com/skiff-k8s/skiff/apis/machine/v1alpha1"
 	"github.com/skiff-k8s/skiff/controllers/shared"
@@ -50,6 +44,7 @@ type upstream struct {
 	metadataClient metadata.Interface
 	keyFile        string
 	rootCA         []byte
+	clock          clock.WithTicker
 }
 
 // componentConfig is kube-controller-manager's default configuration with the
@@ -138,7 +133,7 @@ func newUpstream(ctx context.Context, cfg Config, config *rest.Config, factory i
 	}
 	started := make(chan struct{})
 	metadataInformers := metadatainformer.NewSharedInformerFactoryWithOptions(metadataClient, resync(), metadatainformer.WithTransform(shared.StripManagedFields))
-	u := &upstream{metadataClient: metadataClient, keyFile: component.SAController.ServiceAccountKeyFile, rootCA: rootCA}
+	u := &upstream{metadataClient: metadataClient, keyFile: component.SAController.ServiceAccountKeyFile, rootCA: rootCA, clock: cfg.Clock}
 	u.context = app.ControllerContext{
 		ClientBuilder:                   builder,
 		InformerFactory:                 factory,
@@ -213,99 +208,13 @@ func (u *upstream) buildOne(ctx context.Context, descriptor *app.ControllerDescr
 		return u.attachDetach(ctx)
 	case names.ValidatingAdmissionPolicyStatusController:
 		return u.policyStatus(descriptor), nil
+	case names.DisruptionController:
+		return u.disruption(ctx)
+	case names.LegacyServiceAccountTokenCleanerController:
+		return u.legacyTokens()
 	default:
 		return descriptor.BuildController(ctx, u.context)
 	}
-}
-
-// loop is a controller that is a function.
-type loop struct {
-	name string
-	run  func(context.Context)
-}
-
-func (l loop) Name() string            { return l.name }
-func (l loop) Run(ctx context.Context) { l.run(ctx) }
-
-// tokens is the controller of Secrets of type service-account-token. Upstream
-// builds it with a client of its own, ahead of all others.
-func (u *upstream) tokens(ctx context.Context) (app.Controller, error) {
-	key, err := keyutil.PrivateKeyFromFile(u.keyFile)
-	if err != nil {
-		return nil, fmt.Errorf("service account key: %w", err)
-	}
-	generator, err := serviceaccount.JWTTokenGenerator(serviceaccount.LegacyIssuer, key)
-	if err != nil {
-		return nil, fmt.Errorf("token generator: %w", err)
-	}
-	client, err := u.context.NewClient("tokens-controller")
-	if err != nil {
-		return nil, err
-	}
-	controller, err := serviceaccountcontroller.NewTokensController(klog.FromContext(ctx),
-		u.context.InformerFactory.Core().V1().ServiceAccounts(), u.context.InformerFactory.Core().V1().Secrets(), client,
-		serviceaccountcontroller.TokensControllerOptions{TokenGenerator: generator, RootCA: u.rootCA})
-	if err != nil {
-		return nil, err
-	}
-	workers := int(u.context.ComponentConfig.SAController.ConcurrentSATokenSyncs)
-	return loop{names.ServiceAccountTokenController, func(ctx context.Context) { controller.Run(ctx, workers) }}, nil
-}
-
-// attachDetach is upstream's controller without the prober of FlexVolume
-// drivers: a machine has no directory for them, and the prober would make one.
-func (u *upstream) attachDetach(ctx context.Context) (app.Controller, error) {
-	component := u.context.ComponentConfig
-	plugins, err := app.ProbeAttachableVolumePlugins(klog.FromContext(ctx), component.PersistentVolumeBinderController.VolumeConfiguration)
-	if err != nil {
-		return nil, err
-	}
-	client, err := u.context.NewClient("attachdetach-controller")
-	if err != nil {
-		return nil, err
-	}
-	core, storage := u.context.InformerFactory.Core().V1(), u.context.InformerFactory.Storage().V1()
-	controller, err := attachdetach.NewAttachDetachController(ctx, client,
-		core.Pods(), core.Nodes(), core.PersistentVolumeClaims(), core.PersistentVolumes(),
-		storage.CSINodes(), storage.CSIDrivers(), storage.VolumeAttachments(),
-		plugins, nil,
-		component.AttachDetachController.DisableAttachDetachReconcilerSync,
-		component.AttachDetachController.ReconcilerSyncLoopPeriod.Duration,
-		component.AttachDetachController.DisableForceDetachOnTimeout,
-		attachdetach.DefaultTimerConfig)
-	if err != nil {
-		return nil, err
-	}
-	return loop{names.PersistentVolumeAttachDetachController, controller.Run}, nil
-}
-
-// policyStatus is upstream's controller, built when the first
-// ValidatingAdmissionPolicy exists: it type-checks expressions, and has the
-// schema of every built-in kind in memory for that (20 ms, 6 MB). Its
-// constructor, unlike others, may run beside informers.
-func (u *upstream) policyStatus(descriptor *app.ControllerDescriptor) app.Controller {
-	policies := u.context.InformerFactory.Admissionregistration().V1().ValidatingAdmissionPolicies().Informer()
-	return loop{descriptor.Name(), func(ctx context.Context) {
-		first := make(chan struct{})
-		exists := sync.OnceFunc(func() { close(first) })
-		registration, err := policies.AddEventHandler(cache.ResourceEventHandlerFuncs{AddFunc: func(any) { exists() }})
-		if err != nil {
-			return // the informer has stopped
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-first:
-		}
-		controller, err := descriptor.BuildController(ctx, u.context)
-		if err = errors.Join(err, policies.RemoveEventHandler(registration)); err != nil {
-			utilruntime.HandleErrorWithContext(ctx, err, "Controller not built", "controller", descriptor.Name())
-			return
-		}
-		if controller != nil {
-			controller.Run(ctx)
-		}
-	}}
 }
 
 // refreshDiscovery lets upstream's controllers see new kinds, as

@@ -51,13 +51,21 @@ func run(ctx context.Context, programs string, n int, out string, names []string
 			}
 			results[name] = append(results[name], got)
 		}
+		// After each round: what was measured stays if the next one fails.
+		if err := write(out, results, markdown(names, results)); err != nil {
+			return err
+		}
 	}
-	report := markdown(names, results)
+	fmt.Print(markdown(names, results))
+	return nil
+}
+
+// write puts the results into files, for programs and for people.
+func write(out string, results map[string][]sample, report string) error {
 	data, err := json.MarshalIndent(results, "", "  ")
 	if err != nil {
 		return err
 	}
-	fmt.Print(report)
 	return errors.Join(
 		os.MkdirAll(out, 0o755),
 		os.WriteFile(filepath.Join(out, "controllers.json"), data, 0o644),
