@@ -129,6 +129,10 @@ bench: build kubectl $(IMAGES) ## Measure skiff beside upstream's own programs
 bench-dataplane: ## Measure Services beside kube-proxy: [ARGS=-short]
 	hack/bench-dataplane.sh $(ARGS)
 
+.PHONY: bench-controllers
+bench-controllers: ## Measure controllers beside kube-controller-manager: [ARGS=-n 3]
+	hack/bench-controllers.sh $(ARGS)
+
 .PHONY: clean
 clean: ## Remove what was built
 	rm -rf bin $(OUT)

@@ -30,6 +30,7 @@ const (
 	surge       = 1
 	kills       = 6
 	namespace   = "rolls"
+	nodeName    = "played"
 	// silent is longer than any step of a roll takes on a loaded machine.
 	silent = time.Minute
 )
@@ -63,6 +64,10 @@ func TestKilledWhileDeploymentsRoll(t *testing.T) {
 			return err
 		})
 	}
+	persist(t, func() error {
+		_, err := client.CoreV1().Nodes().Create(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: nodeName}}, metav1.CreateOptions{})
+		return err
+	})
 	node := &node{client: client, seen: map[types.UID]string{}}
 	var played sync.WaitGroup
 	played.Go(func() { node.play(ctx) })
@@ -188,8 +193,11 @@ func deployment(name string) *appsv1.Deployment {
 // may not be.
 type node struct {
 	client kubernetes.Interface
+	// seen are the names of all Pods that there ever were.
 	seen   map[types.UID]string
 	faults []string
+	// beaten is the Node's last heartbeat.
+	beaten metav1.Time
 }
 
 func (n *node) play(ctx context.Context) {
@@ -199,10 +207,28 @@ func (n *node) play(ctx context.Context) {
 			time.Sleep(5 * time.Millisecond)
 			continue
 		}
+		n.beat(ctx)
 		n.look(list.Items)
 		for i := range list.Items {
 			n.serve(ctx, &list.Items[i])
 		}
+	}
+}
+
+// beat says that the Node is alive.
+func (n *node) beat(ctx context.Context) {
+	now := metav1.Now()
+	if now.Sub(n.beaten.Time) < 2*time.Second {
+		return
+	}
+	patch, err := json.Marshal(corev1.Node{Status: corev1.NodeStatus{Conditions: []corev1.NodeCondition{{
+		Type: corev1.NodeReady, Status: corev1.ConditionTrue, LastHeartbeatTime: now, LastTransitionTime: now,
+	}}}})
+	if err != nil {
+		return
+	}
+	if _, err := n.client.CoreV1().Nodes().Patch(ctx, nodeName, types.MergePatchType, patch, metav1.PatchOptions{}, "status"); err == nil {
+		n.beaten = now
 	}
 }
 
@@ -248,7 +274,7 @@ func (n *node) serve(ctx context.Context, p *corev1.Pod) {
 	case p.DeletionTimestamp != nil:
 		_ = pods.Delete(ctx, p.Name, *metav1.NewDeleteOptions(0))
 	case p.Spec.NodeName == "":
-		_ = pods.Bind(ctx, &corev1.Binding{ObjectMeta: metav1.ObjectMeta{Name: p.Name}, Target: corev1.ObjectReference{Kind: "Node", Name: "played"}}, metav1.CreateOptions{})
+		_ = pods.Bind(ctx, &corev1.Binding{ObjectMeta: metav1.ObjectMeta{Name: p.Name}, Target: corev1.ObjectReference{Kind: "Node", Name: nodeName}}, metav1.CreateOptions{})
 	case p.Status.Phase == corev1.PodPending:
 		patch, err := json.Marshal(corev1.Pod{Status: corev1.PodStatus{
 			Phase: corev1.PodRunning, PodIP: "10.244.0.1", PodIPs: []corev1.PodIP{{IP: "10.244.0.1"}},
