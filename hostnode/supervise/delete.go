@@ -29,6 +29,7 @@ func Delete(ctx context.Context, name string) error {
 		return err
 	}
 	defer unlock()
+	p.sweepHostLock()
 	if !p.traces(name) {
 		return fmt.Errorf("cluster %q: %w", name, ErrNotFound)
 	}

@@ -79,6 +79,19 @@ func (p Paths) lockHost(ctx context.Context) (func(), error) {
 	return lock(ctx, filepath.Join(p.RunDir, ".host.lock"))
 }
 
+// sweepHostLock removes the file that a create leaves which was killed while
+// it chose.
+func (p Paths) sweepHostLock() {
+	path := filepath.Join(p.RunDir, ".host.lock")
+	if !exists(path) {
+		return
+	}
+	if f, err := tryLock(path); err == nil && f != nil {
+		os.Remove(path)
+		f.Close()
+	}
+}
+
 // lockedRecord is what a command on a published cluster begins with: no other
 // one runs on it until unlock. A restore that was killed ends here.
 func lockedRecord(ctx context.Context, name string) (p Paths, rec *record, unlock func(), err error) {

@@ -66,12 +66,17 @@ func TestMain(m *testing.M) {
 var verbs = map[string]func(name string) error{
 	"stop":     func(name string) error { return Stop(context.Background(), name, StopOptions{}) },
 	"stop-now": func(name string) error { return Stop(context.Background(), name, StopOptions{Now: true}) },
-	"start":    func(name string) error { _, err := Start(context.Background(), name, StartOptions{}); return err },
-	"save":     saveVerb,
-	"restore":  func(name string) error { return restoreVerb(name, "") },
-	"another":  func(name string) error { return restoreVerb(name, name+"2") },
-	"unsave":   func(name string) error { return DeleteSnapshot(context.Background(), name) },
-	"export":   func(name string) error { return ExportSnapshot(context.Background(), name, os.Stdout) },
+	"create": func(name string) error {
+		_, err := Create(context.Background(), CreateOptions{Cluster: testCluster(name, 1)})
+		return err
+	},
+	"delete":  func(name string) error { return Delete(context.Background(), name) },
+	"start":   func(name string) error { _, err := Start(context.Background(), name, StartOptions{}); return err },
+	"save":    saveVerb,
+	"restore": func(name string) error { return restoreVerb(name, "") },
+	"another": func(name string) error { return restoreVerb(name, name+"2") },
+	"unsave":  func(name string) error { return DeleteSnapshot(context.Background(), name) },
+	"export":  func(name string) error { return ExportSnapshot(context.Background(), name, os.Stdout) },
 	"import": func(name string) error {
 		_, err := ImportSnapshot(context.Background(), name, os.Stdin)
 		return err
