@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	cluster "github.com/skiff-k8s/skiff/apis/cluster/v1alpha1"
 	machine "github.com/skiff-k8s/skiff/apis/machine/v1alpha1"
@@ -52,7 +53,14 @@ func (p Paths) seal(rec *record) error {
 		if len(sums) == 0 {
 			return nil
 		}
-		return writeJSON(p.sums(rec.Cluster.Name, machineName), sums)
+		path := p.sums(rec.Cluster.Name, machineName)
+		err = writeJSON(path, sums)
+		if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EROFS) {
+			// Such a cluster can be stopped all the same, only not sealed.
+			_ = os.Remove(path + ".new")
+			return nil
+		}
+		return err
 	})
 }
 

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -126,5 +127,28 @@ func TestAStartSaysWhatTheControlPlaneIsInTroubleWith(t *testing.T) {
 				t.Errorf("have %+v, %v", info, err)
 			}
 		})
+	}
+}
+
+func TestAStartOfAClusterInTroubleTriesAgain(t *testing.T) {
+	needRoot(t)
+	p := testPaths(t)
+	c := testCluster("svt-again", 0)
+	create(t, c)
+	dir := p.etcdDir(c.Name, c.Name+"-control-plane")
+	told := filepath.Join(dir, "trouble")
+	if err := os.WriteFile(told, []byte(`{"file": "/var/lib/etcd", "cause": "no space left on device"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	service := childNamed(t, describe(t, c.Name).Machines[0].PID, "control-plane")
+	if err := syscall.Kill(service, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "trouble", func() bool { return describe(t, c.Name).State == Degraded && describe(t, c.Name).Trouble != "" })
+	if err := os.Remove(told); err != nil {
+		t.Fatal(err)
+	}
+	if info, err := Start(t.Context(), c.Name, StartOptions{}); err != nil || info.State != Running || info.Trouble != "" {
+		t.Errorf("have %+v, %v", info, err)
 	}
 }

@@ -59,10 +59,13 @@ func (p Paths) start(ctx context.Context, rec *record, opts StartOptions) (info 
 		if p.describe(rec).State == Paused {
 			return nil, fmt.Errorf("cluster %q: %w", name, ErrPaused)
 		}
-		if p.supervised(name) {
+		// A control plane that cannot serve tries again only now and then; what
+		// it was in trouble with may be mended.
+		stuck := p.outvoted(rec) != nil
+		if !stuck && p.supervised(name) {
 			return p.describe(rec), p.waitReady(ctx, rec, opts.Within)
 		}
-		if p.alive(rec) {
+		if !stuck && p.alive(rec) {
 			// Only the supervision died: the machines are found again.
 			if err := p.bringUp(ctx, rec, nil, opts.Within, progress); err != nil {
 				return nil, p.blame(err, name)
