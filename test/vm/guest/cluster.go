@@ -32,11 +32,17 @@ func (g *guest) refused(missing error) (string, error) {
 	return missing.Error(), nothingLeft()
 }
 
+// deployment is the demo's, which is asked less often how it is: each probe
+// takes a good part of a second of an emulated core.
 func deployment() (string, error) {
-	if _, err := kubectl("apply", "-f", here+"/demo.yaml"); err != nil {
+	manifest, err := os.ReadFile(here + "/demo.yaml")
+	if err != nil {
 		return "", err
 	}
-	_, err := kubectl("rollout", "status", "deployment/demo", "--timeout="+patience.String())
+	if err := apply(strings.Replace(string(manifest), "periodSeconds: 1\n", "periodSeconds: 30\n", 1)); err != nil {
+		return "", err
+	}
+	_, err = kubectl("rollout", "status", "deployment/demo", "--timeout="+patience.String())
 	return "", err
 }
 

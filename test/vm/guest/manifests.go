@@ -29,7 +29,7 @@ spec:
       - name: c
         image: ` + shellImage + `
         command: [sh, -c]
-        args: ["trap 'echo bye >> /data/diary; sync; exit 0' TERM; echo up >> /data/diary; sync; while :; do sleep 1; done"]
+        args: ["trap 'echo bye >> /data/diary; sync; exit 0' TERM; echo up >> /data/diary; sync; sleep 1000000 & wait"]
         resources: {requests: {cpu: 10m, memory: 32Mi}, limits: {cpu: 500m, memory: 32Mi}}
         volumeMounts: [{name: data, mountPath: /data}]
   volumeClaimTemplates:
