@@ -21,6 +21,8 @@ const (
 	// before may still come. What the old leader did not pass on is lost, and
 	// etcd would tell only after six seconds.
 	changeGrace = 50 * time.Millisecond
+	// leaveGrace is how long a call is waited for when this process ends.
+	leaveGrace = 500 * time.Millisecond
 	// readTries bounds how often a read is repeated, which costs nobody more
 	// than the time.
 	readTries = 5
@@ -41,19 +43,37 @@ type leadership struct {
 
 	// mu guards the fields below.
 	mu sync.Mutex
-	// dead is a leader whose process has ended.
+	// dead is a leader whose process has ended, until the next election: it may
+	// come back and win that.
 	dead types.ID
 	// reign ends changeGrace after a change of leaders, and end ends it.
 	reign context.Context
 	end   context.CancelCauseFunc
 	// hurry is how often was hurried.
 	hurry int
+	// closing is when nobody waits for a leader any more.
+	closing context.Context
+	close   context.CancelFunc
 }
 
 func newLeadership(m member, pace func(time.Duration), tick time.Duration) *leadership {
 	l := &leadership{member: m, pace: pace, tick: tick}
 	l.reign, l.end = context.WithCancelCause(context.Background())
+	l.closing, l.close = context.WithCancel(context.Background())
 	return l
+}
+
+// leave lets calls fail that need a leader when there is none: this process
+// ends, and the others perhaps with it. Those that have one are not hurt.
+func (l *leadership) leave() {
+	time.AfterFunc(leaveGrace, func() {
+		l.close()
+		if !l.known() {
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			l.end(rpctypes.ErrNoLeader)
+		}
+	})
 }
 
 // run ends the calls of one reign after the next has begun, until ctx ends.
@@ -66,6 +86,7 @@ func (l *leadership) run(ctx context.Context) {
 		case <-changed:
 		}
 		l.mu.Lock()
+		l.dead = 0
 		end := l.end
 		l.reign, l.end = context.WithCancelCause(context.Background())
 		l.mu.Unlock()
@@ -131,9 +152,14 @@ func (l *leadership) await(ctx context.Context) error {
 		}
 		select {
 		case <-changed:
+			l.mu.Lock()
+			l.dead = 0
+			l.mu.Unlock()
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-patience.C:
+			return rpctypes.ErrNoLeader
+		case <-l.closing.Done():
 			return rpctypes.ErrNoLeader
 		}
 	}
@@ -150,11 +176,11 @@ func (l *leadership) do(ctx context.Context, harmless bool, call func(context.Co
 		reign := l.reign
 		l.mu.Unlock()
 		under, cancel := context.WithCancelCause(ctx)
-		stop := context.AfterFunc(reign, func() { cancel(rpctypes.ErrLeaderChanged) })
+		stop := context.AfterFunc(reign, func() { cancel(context.Cause(reign)) })
 		err := call(under)
 		stop()
-		if err != nil && ctx.Err() == nil && errors.Is(context.Cause(under), rpctypes.ErrLeaderChanged) {
-			err = rpctypes.ErrLeaderChanged
+		if err != nil && ctx.Err() == nil && under.Err() != nil {
+			err = context.Cause(under)
 		}
 		cancel(nil)
 		if err == nil || tries == readTries || !again(err, harmless) {

@@ -147,6 +147,11 @@ func TestTheDeathOfALeaderMakesTheOthersHurry(t *testing.T) {
 		if !l.known() || len(*paces) != 2 || (*paces)[0] != hastyTick || (*paces)[1] != 50*time.Millisecond {
 			t.Errorf("known %v, paces %v", l.known(), *paces)
 		}
+		m.elect(1)
+		synctest.Wait()
+		if !l.known() {
+			t.Error("one that came back and leads again counts as dead")
+		}
 	})
 }
 
@@ -157,6 +162,23 @@ func TestWithoutAMajorityTheHurryEnds(t *testing.T) {
 		synctest.Wait()
 		if len(*paces) != 2 || (*paces)[1] != 50*time.Millisecond {
 			t.Errorf("paces %v", *paces)
+		}
+	})
+}
+
+func TestNobodyWaitsForALeaderInAProcessThatEnds(t *testing.T) {
+	led(t, func(t *testing.T, m *fakeMember, l *leadership, _ *[]time.Duration) {
+		begin := time.Now()
+		time.AfterFunc(time.Second, func() { m.elect(0); l.leave() })
+		err := l.do(t.Context(), false, func(ctx context.Context) error {
+			<-ctx.Done()
+			return ctx.Err()
+		})
+		if took := time.Since(begin); !errors.Is(err, rpctypes.ErrNoLeader) || took != time.Second+leaveGrace {
+			t.Errorf("a call on its way: %v after %v", err, took)
+		}
+		if err := l.do(t.Context(), false, func(context.Context) error { return nil }); !errors.Is(err, rpctypes.ErrNoLeader) {
+			t.Errorf("a new call: %v", err)
 		}
 	})
 }

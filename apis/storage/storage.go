@@ -109,6 +109,17 @@ func (s *Storage) PeerGone(name string) {
 	}
 }
 
+// Leave says that the process is about to end: nobody is to wait for a leader
+// that the members may never have again.
+func (s *Storage) Leave() {
+	s.mu.Lock()
+	lead := s.leadership
+	s.mu.Unlock()
+	if lead != nil {
+		lead.leave()
+	}
+}
+
 // Led says whether writes have a chance: the embedded members have a leader,
 // as far as this one knows. It is true for an etcd of others.
 func (s *Storage) Led() bool {

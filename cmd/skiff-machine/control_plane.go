@@ -65,6 +65,7 @@ func controlPlaneCommand(ctx context.Context, args []string) error {
 		defer stopUsers()
 		stored <- etcd.Run(storageCtx)
 	}()
+	defer context.AfterFunc(ctx, etcd.Leave)()
 	// The lifeline ends last: the others take its end for ours.
 	alive := make(chan error, 1)
 	go func() {

@@ -110,7 +110,11 @@ func (p Paths) create(ctx context.Context, c *cluster.Cluster, from *origin, opt
 	for _, note := range from.changes(rec) {
 		progress(Event{Step: StepBuild, Done: true, Note: note})
 	}
-	if err := p.bringUp(ctx, rec, sockets, opts.Within, progress); err != nil {
+	err = p.bringUp(ctx, rec, sockets, opts.Within, progress)
+	if err == nil {
+		err = waitControlPlanes(ctx, rec)
+	}
+	if err != nil {
 		return nil, p.blame(err, c.Name)
 	}
 	return p.describe(rec), nil

@@ -171,6 +171,29 @@ func (r *room) socketsOf(name string) (map[uint32]bool, error) {
 	return inodes, nil
 }
 
+// waitControlPlanes returns when all of several control planes serve: which
+// one answered first says nothing of the others.
+func waitControlPlanes(ctx context.Context, rec *record) error {
+	g, ctx := errgroup.WithContext(ctx)
+	for _, p := range rec.peers() {
+		g.Go(func() error {
+			ctx, cancel := context.WithTimeoutCause(ctx, readyBound, fmt.Errorf("the API server of %s is not ready after %v", p.Name, readyBound))
+			defer cancel()
+			for {
+				if state, _ := lifeline.Ask(ctx, lifelineOf(p), askBound); state == lifeline.Serving {
+					return nil
+				}
+				select {
+				case <-ctx.Done():
+					return context.Cause(ctx)
+				case <-time.After(readyRetry):
+				}
+			}
+		})
+	}
+	return g.Wait()
+}
+
 // askBound is how long a control plane may take to say how it is.
 const askBound = 500 * time.Millisecond
 
