@@ -108,7 +108,7 @@ func (s *skiffCluster) restarts(ctx context.Context, controlPlanes, workers int,
 	if err := untilReady(ctx, client, controlPlanes+workers); err != nil {
 		return err
 	}
-	for _, args := range [][]string{{"stop", "cluster", skiffName}, {"start", "cluster", skiffName, "--wait", "0s"}} {
+	for _, args := range [][]string{{"stop", "cluster", "--name", skiffName}, {"start", "cluster", "--name", skiffName, "--wait", "0s"}} {
 		begin := time.Now()
 		if out, err := exec.CommandContext(ctx, "bin/skiff", args...).CombinedOutput(); err != nil {
 			return fmt.Errorf("skiff %s: %w: %s", args[0], err, out)

@@ -83,10 +83,17 @@ func (c cluster) schedules(name string) {
 	Eventually(func() string { return c.get("pod/"+name, "{.spec.nodeName}") }).WithTimeout(20 * time.Second).ShouldNot(BeEmpty())
 }
 
-// whole waits until everybody is there again.
-func (c cluster) whole() {
+// served waits until everybody serves again.
+func (c cluster) served() {
 	GinkgoHelper()
 	Eventually(c.serving).Should(Equal(3))
+}
+
+// whole waits until the Services and nodes know of everybody, too, which may
+// take upstream's ten seconds after an absence.
+func (c cluster) whole() {
+	GinkgoHelper()
+	c.served()
 	Eventually(func() int {
 		return len(strings.Fields(c.get("endpointslice/kubernetes", "{.endpoints[*].addresses[0]}")))
 	}).Should(Equal(3))
@@ -167,7 +174,7 @@ var _ = Describe("several control planes", Ordered, ContinueOnFailure, Label("re
 		AddReportEntry("next pod scheduled", time.Since(begin).String())
 		Expect(time.Since(begin)).To(BeNumerically("<", 8*time.Second), "a lease that times out takes longer")
 		Expect(c.holder("kube-scheduler")).NotTo(Equal(dead))
-		c.whole()
+		c.served()
 	})
 
 	It("one that stands still costs its clients a retried request", func() {
@@ -184,7 +191,7 @@ var _ = Describe("several control planes", Ordered, ContinueOnFailure, Label("re
 		c.schedules("frozen")
 		Eventually(func() string { return c.get("pod/frozen", "{.status.phase}") }).Should(Equal("Running"))
 		c.freeze(frozen, false)
-		c.whole()
+		c.served()
 	})
 
 	It("one that is cut off sends its clients to the others", func() {
@@ -196,7 +203,7 @@ var _ = Describe("several control planes", Ordered, ContinueOnFailure, Label("re
 		c.schedules("cut")
 		Eventually(func() string { return c.get("pod/cut", "{.status.phase}") }).Should(Equal("Running"))
 		heal()
-		c.whole()
+		c.served()
 	})
 
 	It("without a majority nobody writes, and one more is enough", func() {
@@ -209,7 +216,7 @@ var _ = Describe("several control planes", Ordered, ContinueOnFailure, Label("re
 		c.freeze(all[0].Name, false)
 		AddReportEntry("write", c.writes("majority").String())
 		c.freeze(all[1].Name, false)
-		c.whole()
+		c.served()
 	})
 
 	It("one that lost its directory is made anew and joins as a learner", func() {
@@ -218,7 +225,7 @@ var _ = Describe("several control planes", Ordered, ContinueOnFailure, Label("re
 		r := skiff("start", "cluster", "--name", c.name)
 		r.must()
 		AddReportEntry("start without a member's data", r.took.String())
-		c.whole()
+		c.served()
 		Expect(c.get("configmap/after-kill", "{.metadata.name}")).To(Equal("after-kill"))
 		log, err := os.ReadFile("/var/lib/skiff/clusters/ha/logs/ha-control-plane2/control-plane.log")
 		Expect(err).NotTo(HaveOccurred())
@@ -228,7 +235,7 @@ var _ = Describe("several control planes", Ordered, ContinueOnFailure, Label("re
 		DeferCleanup(func() { c.freeze("ha-control-plane3", false) })
 		c.writes("with-the-new-one")
 		c.freeze("ha-control-plane3", false)
-		c.whole()
+		c.served()
 	})
 
 	It("survives a reboot of the host", func() {
