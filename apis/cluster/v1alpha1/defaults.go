@@ -37,6 +37,7 @@ func SetDefaults(c *Cluster) {
 		setDefault(&c.Durability, Durable)
 	}
 	setDefault(&c.Durability, Ephemeral)
+	SetCloudDefaults(&c.Cloud)
 	setDefault(&c.Networking.IPFamily, IPv4)
 	loopback := "127.0.0.1"
 	if c.Networking.IPFamily == IPv6 {

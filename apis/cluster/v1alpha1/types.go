@@ -51,6 +51,9 @@ type Cluster struct {
 	// SeccompDefault runs containers without a profile under RuntimeDefault.
 	// skiff only.
 	SeccompDefault bool `json:"seccompDefault,omitempty" skiff:"only"`
+	// Cloud is the storage of the clouds whose volumes are part of Kubernetes'
+	// API, on this host. skiff only.
+	Cloud Cloud `json:"cloud,omitempty" skiff:"only"`
 }
 
 // Durability says what survives a power cut.

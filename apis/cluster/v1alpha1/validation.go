@@ -52,6 +52,7 @@ func Validate(c *Cluster) field.ErrorList {
 	errs = append(errs, validateNetworking(&c.Networking, len(c.Nodes), field.NewPath("networking"))...)
 	errs = append(errs, validatePorts(c)...)
 	errs = append(errs, validateStorage(c)...)
+	errs = append(errs, validateCloud(&c.Cloud, field.NewPath("cloud"))...)
 	errs = append(errs, validateGates(c.FeatureGates, field.NewPath("featureGates"))...)
 	return append(errs, validateRuntimeConfig(c.RuntimeConfig, field.NewPath("runtimeConfig"))...)
 }

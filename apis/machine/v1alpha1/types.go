@@ -64,6 +64,9 @@ type ControlPlaneConfiguration struct {
 	// plane sets those that kubelets may not.
 	NodeLabels map[string]map[string]string `json:"nodeLabels,omitempty"`
 
+	// Cloud is the storage of the emulated cloud.
+	Cloud Cloud `json:"cloud,omitzero"`
+
 	// Verbosity is klog's -v.
 	Verbosity int `json:"verbosity,omitempty"`
 }
@@ -152,6 +155,9 @@ type NodeConfiguration struct {
 	// SeccompDefault runs containers without a seccomp profile under
 	// RuntimeDefault; costs 30 ms a container.
 	SeccompDefault bool `json:"seccompDefault,omitempty"`
+
+	// Cloud is the storage of the emulated cloud.
+	Cloud Cloud `json:"cloud,omitzero"`
 
 	// Verbosity is klog's -v.
 	Verbosity int `json:"verbosity,omitempty"`
