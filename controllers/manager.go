@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/container-storage-interface/spec/lib/go/csi"
 	"github.com/go-logr/logr"
 	"k8s.io/apimachinery/pkg/util/wait"
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
@@ -36,6 +37,8 @@ type Config struct {
 	// VolumesDir is where dynamically provisioned volumes lie, on this machine
 	// and on every node. Default machinev1alpha1.VolumesDir.
 	VolumesDir string
+	// CloudDrivers are the emulated cloud's controller services, by CSI driver.
+	CloudDrivers map[string]csi.ControllerServer
 	// NodeLabels are the labels that kubelets may not set and the control plane
 	// sets, by Node name.
 	NodeLabels map[string]map[string]string

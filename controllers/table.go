@@ -17,6 +17,7 @@ import (
 	kubectrlmgrconfig "k8s.io/kubernetes/pkg/controller/apis/config"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 
+	"github.com/skiff-k8s/skiff/controllers/cloudvolumes"
 	"github.com/skiff-k8s/skiff/controllers/deployment"
 	"github.com/skiff-k8s/skiff/controllers/endpointslice"
 	"github.com/skiff-k8s/skiff/controllers/hostpath"
@@ -108,6 +109,11 @@ var ours = map[string]func(context.Context, *parts) error{
 	loadbalancer.Name: func(_ context.Context, s *parts) error {
 		return loadbalancer.New(loadbalancer.Config{
 			Ranges: s.cfg.ControlPlane.LoadBalancerSubnets, Informers: s.informers, Recorder: s.recorder("service-controller"),
+		}).SetupWithManager(s.mgr)
+	},
+	cloudvolumes.Name: func(_ context.Context, s *parts) error {
+		return cloudvolumes.New(cloudvolumes.Config{
+			Drivers: s.cfg.CloudDrivers, Client: s.client, Recorder: s.recorder("cloud-volumes"), Clock: s.cfg.Clock,
 		}).SetupWithManager(s.mgr)
 	},
 	hostpath.Name: func(_ context.Context, s *parts) error {

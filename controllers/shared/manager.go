@@ -68,6 +68,7 @@ func builtinMapper() meta.RESTMapper {
 	mapper := meta.NewDefaultRESTMapper(scheme.Scheme.PrioritizedVersionsAllGroups())
 	root := map[string]bool{
 		"Namespace": true, "Node": true, "PersistentVolume": true, "StorageClass": true,
+		"CSIDriver": true, "CSINode": true, "VolumeAttachment": true,
 	}
 	for gvk, kind := range scheme.Scheme.AllKnownTypes() {
 		if _, isObject := reflect.New(kind).Interface().(client.Object); !isObject || strings.ContainsAny(gvk.Version, "ab_") {
