@@ -105,8 +105,12 @@ func runOnStorage(ctx context.Context, cfg machinev1alpha1.ControlPlaneConfigura
 	if err != nil {
 		return err
 	}
+	cloud, err := cloudControllers(cfg.Cloud)
+	if err != nil {
+		return err
+	}
 	manager, err := controllers.New(controllers.Config{
-		RESTConfig: api.LoopbackClientConfig(), ControlPlane: cfg, NodeLabels: nodeLabels(cfg), Log: slog.Default(),
+		RESTConfig: api.LoopbackClientConfig(), ControlPlane: cfg, NodeLabels: nodeLabels(cfg), CloudDrivers: cloud, Log: slog.Default(),
 	})
 	if err != nil {
 		return err

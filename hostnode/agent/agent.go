@@ -40,6 +40,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	machinev1alpha1 "github.com/skiff-k8s/skiff/apis/machine/v1alpha1"
+	"github.com/skiff-k8s/skiff/hostnode/agent/cloud"
 	"github.com/skiff-k8s/skiff/hostnode/agent/stats"
 )
 
@@ -100,12 +101,14 @@ func Run(ctx context.Context, cfg Config) error {
 	})
 	group.Go(func() error { return d.Run(ctx) })
 	handle := &kubeletHandle{}
+	drivers := cloud.New(cloud.Config{Cloud: cfg.Node.Cloud, NodeName: cfg.Node.NodeName, KubeletDir: cfg.RootDir})
+	group.Go(func() error { return drivers.Run(ctx) })
 	group.Go(func() error {
 		watchExits(ctx, cfg.Runtime, handle.requestRelist)
 		return ctx.Err()
 	})
 	group.Go(func() error {
-		deps, err := dependencies(ctx, cfg, s, c, d, handle)
+		deps, err := dependencies(ctx, cfg, s, c, d, handle, drivers)
 		if err != nil {
 			return err
 		}
@@ -137,7 +140,7 @@ func applyGates(s *options.KubeletServer) error {
 }
 
 // dependencies are all that upstream's kubelet is given.
-func dependencies(ctx context.Context, cfg Config, s *options.KubeletServer, c *clients, d *doors, handle *kubeletHandle) (*kubelet.Dependencies, error) {
+func dependencies(ctx context.Context, cfg Config, s *options.KubeletServer, c *clients, d *doors, handle *kubeletHandle, drivers *cloud.Registrar) (*kubelet.Dependencies, error) {
 	logger := klog.FromContext(ctx)
 	nodeName := types.NodeName(cfg.Node.NodeName)
 
@@ -200,7 +203,7 @@ func dependencies(ctx context.Context, cfg Config, s *options.KubeletServer, c *
 		OOMAdjuster:               oom.NewFakeOOMAdjuster(),
 		OSInterface:               kubecontainer.RealOS{},
 		TracerProvider:            noop.NewTracerProvider(),
-		VolumePlugins:             plugins,
+		VolumePlugins:             append(plugins, drivers.Plugin()),
 		DynamicPluginProber:       app.GetDynamicPluginProber(ctx, s.VolumePluginDir, utilexec.New()),
 		TLSOptions:                tlsOptions,
 		RemoteRuntimeService:      cfg.Runtime,

@@ -7,6 +7,7 @@
 // says what upstream waits for, what we do instead and how we notice that
 // upstream changed:
 //
+//	cloud/           the emulated cloud's CSI drivers, when first needed
 //	stats/           cAdvisor: the declared capacity, usage read on demand
 //	doors.go         requests wait for the API server instead of backing off
 //	outage/          requests wait for an API server that restarts

@@ -105,6 +105,9 @@ func (p Paths) takeDown(ctx context.Context, name string) error {
 	if err := g.Wait(); err != nil {
 		return err
 	}
+	if err := p.removeDevices(name); err != nil {
+		return err
+	}
 	layout.RemoveEmpty("skiff")
 	if err := p.removeDirectories(p.Run(name)); err != nil {
 		return err

@@ -129,6 +129,10 @@ func planNode(rec *record, i int) (*machine.NodeConfiguration, namespaces.Limits
 	if err != nil {
 		return nil, namespaces.Limits{}, &Refusal{Field: fmt.Sprintf("nodes[%d].resources.memory", i), Err: err, Help: "a quantity, for example 4Gi"}
 	}
+	cloud, err := planCloud(&c.Cloud)
+	if err != nil {
+		return nil, namespaces.Limits{}, err
+	}
 	labels := map[string]string{}
 	var taints []machine.Taint
 	if m.Role == cluster.ControlPlaneRole {
@@ -148,7 +152,7 @@ func planNode(rec *record, i int) (*machine.NodeConfiguration, namespaces.Limits
 		PodCIDRs:   m.PodCIDRs, PodSubnets: ranges.PodSubnets, ServiceSubnets: ranges.ServiceSubnets,
 		ClusterDNS: dns[0], DNSDomain: dnsDomain, MTU: rec.MTU, ForeignCNI: c.Networking.DisableDefaultCNI,
 		CPU: int(cpu), MemoryBytes: memory, Pods: n.Resources.Pods,
-		FeatureGates: c.FeatureGates, SeccompDefault: c.SeccompDefault, Verbosity: rec.Verbosity,
+		FeatureGates: c.FeatureGates, SeccompDefault: c.SeccompDefault, Cloud: cloud, Verbosity: rec.Verbosity,
 	}
 	limits := namespaces.Limits{CPU: int(cpu), MemoryBytes: memory}
 	if n.Resources.Pods > 0 {
@@ -192,13 +196,17 @@ func planControlPlane(rec *record, i int, resolvers []string) (*machine.ControlP
 	if err != nil {
 		return nil, err
 	}
+	cloud, err := planCloud(&c.Cloud)
+	if err != nil {
+		return nil, err
+	}
 	cfg := &machine.ControlPlaneConfiguration{
 		ClusterName: c.Name, NodeName: m.Name, NodeIPs: m.IPs, ControlPlanes: rec.peers(),
 		PodSubnets: ranges.PodSubnets, ServiceSubnets: ranges.ServiceSubnets, LoadBalancerSubnets: ranges.LoadBalancerSubnets,
 		DNSServiceIP: dns[0], DNSDomain: dnsDomain, UpstreamResolvers: resolvers,
 		EtcdServers: c.EtcdServers, Durable: c.Durability == cluster.Durable,
 		FeatureGates: c.FeatureGates, RuntimeConfig: c.RuntimeConfig,
-		TaintControlPlane: hasWorkers(c), NodeLabels: map[string]map[string]string{}, Verbosity: rec.Verbosity,
+		Cloud: cloud, TaintControlPlane: hasWorkers(c), NodeLabels: map[string]map[string]string{}, Verbosity: rec.Verbosity,
 	}
 	if cfg.Replicated() {
 		// The host has an address in there, too.

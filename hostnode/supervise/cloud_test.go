@@ -1,0 +1,25 @@
+package supervise
+
+import (
+	"slices"
+	"testing"
+
+	cluster "github.com/skiff-k8s/skiff/apis/cluster/v1alpha1"
+	machine "github.com/skiff-k8s/skiff/apis/machine/v1alpha1"
+)
+
+// The config file and the machines have lists of their own.
+func TestEveryCloudDriverOfTheConfigIsKnown(t *testing.T) {
+	var known []string
+	for _, d := range machine.CloudDrivers() {
+		known = append(known, d.Name)
+	}
+	cloud, err := planCloud(&cluster.Cloud{})
+	if err != nil || !slices.Equal(cloud.Drivers, known) {
+		t.Errorf("config: %v, machines: %v, %v", cloud.Drivers, known, err)
+	}
+	none, err := planCloud(&cluster.Cloud{Drivers: &[]string{}})
+	if err != nil || len(none.Drivers) > 0 {
+		t.Errorf("an empty list: %v, %v", none.Drivers, err)
+	}
+}
