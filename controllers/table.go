@@ -84,6 +84,15 @@ var ours = map[string]func(context.Context, *parts) error{
 		}
 		return r.SetupWithManager(s.mgr)
 	},
+	names.ReplicationControllerController: func(_ context.Context, s *parts) error {
+		r, err := replicaset.NewReplicationController(replicaset.Config{
+			Client: s.client, Informers: s.informers, Recorder: s.recorder("replication-controller"), Clock: s.cfg.Clock,
+		})
+		if err != nil {
+			return err
+		}
+		return r.SetupWithManager(s.mgr)
+	},
 	names.NodeLifecycleController: func(_ context.Context, s *parts) error {
 		r, err := nodelifecycle.New(nodelifecycle.Config{
 			Client: s.client, Informers: s.informers, Recorder: s.recorder("node-controller"), Clock: s.cfg.Clock,

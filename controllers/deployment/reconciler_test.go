@@ -345,6 +345,7 @@ func (w world) neverTogether(a, b string) (stop func()) {
 func stage(upstream ...string) apitest.Stage[world] {
 	return func(t *testing.T) func(*testing.T) world {
 		api := apitest.Run(t, upstream...)
+		api.KubeletNode(t)
 		return func(t *testing.T) world {
 			w := world{t, api, api.Namespace(t)}
 			api.Kubelet(t, w.ns)

@@ -1,5 +1,6 @@
 // Package replicaset keeps the number of Pods that a ReplicaSet asks for, in
-// place of upstream's controller of the same name.
+// place of upstream's controller of the same name. As upstream's it does the
+// same for ReplicationControllers, which it sees as ReplicaSets.
 //
 // Adoption, expectations, the order in which Pods are deleted and the check
 // that the cache has seen our own writes are upstream's packages. What differs

@@ -139,7 +139,7 @@ func (r *Reconciler) orphan(q queue, pod *corev1.Pod) {
 
 // owner is the ReplicaSet that a Pod names as its controller, or nil.
 func (r *Reconciler) owner(namespace string, ref *metav1.OwnerReference) *appsv1.ReplicaSet {
-	if ref.Kind != kind.Kind {
+	if ref.Kind != r.kind.Kind {
 		return nil
 	}
 	rs, err := r.sets.ReplicaSets(namespace).Get(ref.Name)

@@ -118,14 +118,3 @@ func TestPlanStatus(t *testing.T) {
 		t.Error("the old status was changed")
 	}
 }
-
-func TestDoubling(t *testing.T) {
-	calls := make(chan bool, 100)
-	if n, err := doubling(20, func() error { calls <- true; return nil }); n != 20 || err != nil || len(calls) != 20 {
-		t.Errorf("%d, %v after %d calls", n, err, len(calls))
-	}
-	bad := errors.New("no")
-	if n, err := doubling(20, func() error { calls <- true; return bad }); n != 0 || !errors.Is(err, bad) || len(calls) != 21 {
-		t.Errorf("%d, %v after %d calls: a refusal is heard once", n, err, len(calls)-20)
-	}
-}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -17,25 +16,21 @@ import (
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
-	appslisters "k8s.io/client-go/listers/apps/v1"
 	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
 	"k8s.io/klog/v2"
-	"k8s.io/kubernetes/cmd/kube-controller-manager/names"
 	"k8s.io/kubernetes/pkg/controller"
 	"k8s.io/kubernetes/pkg/controller/util/consistency"
 	"k8s.io/kubernetes/pkg/features"
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/skiff-k8s/skiff/controllers/shared"
 )
 
-var (
-	kind        = appsv1.SchemeGroupVersion.WithKind("ReplicaSet")
-	replicaSets = appsv1.Resource("replicasets")
-	pods        = corev1.Resource("pods")
-)
+var pods = corev1.Resource("pods")
 
 // behindRecheck is how long the event of an own write may be late before the
 // ReplicaSet is looked at anyway.
@@ -45,15 +40,15 @@ const behindRecheck = time.Second
 type Config struct {
 	Client    kubernetes.Interface
 	Informers informers.SharedInformerFactory
-	// Recorder writes events as replicaset-controller.
+	// Recorder writes events as the controller.
 	Recorder record.EventRecorder
 	Clock    clock.PassiveClock
 }
 
 // Reconciler keeps the Pods of a ReplicaSet.
 type Reconciler struct {
+	resource
 	cfg          Config
-	sets         appslisters.ReplicaSetLister
 	pods         corelisters.PodLister
 	podsByOwner  cache.Indexer
 	control      controller.PodControlInterface
@@ -62,15 +57,24 @@ type Reconciler struct {
 	written consistency.ConsistencyStore
 }
 
-// New makes a reconciler and its listers; it starts nothing.
+// New makes a reconciler of ReplicaSets; it starts nothing.
 func New(cfg Config) (*Reconciler, error) {
-	setInformer, podInformer := cfg.Informers.Apps().V1().ReplicaSets(), cfg.Informers.Core().V1().Pods()
+	return newReconciler(cfg, replicaSets(cfg.Client, cfg.Informers))
+}
+
+// NewReplicationController makes a reconciler of ReplicationControllers.
+func NewReplicationController(cfg Config) (*Reconciler, error) {
+	return newReconciler(cfg, replicationControllers(cfg.Client, cfg.Informers))
+}
+
+func newReconciler(cfg Config, of resource) (*Reconciler, error) {
+	podInformer := cfg.Informers.Core().V1().Pods()
 	if err := controller.AddPodControllerIndexer(podInformer.Informer()); err != nil {
 		return nil, fmt.Errorf("index Pods by owner: %w", err)
 	}
 	r := &Reconciler{
+		resource:     of,
 		cfg:          cfg,
-		sets:         setInformer.Lister(),
 		pods:         podInformer.Lister(),
 		podsByOwner:  podInformer.Informer().GetIndexer(),
 		expectations: controller.NewUIDTrackingControllerExpectations(controller.NewControllerExpectations()),
@@ -78,8 +82,8 @@ func New(cfg Config) (*Reconciler, error) {
 	}
 	if utilfeature.DefaultFeatureGate.Enabled(features.StaleControllerConsistencyReplicaSet) {
 		r.written = consistency.NewConsistencyStore(map[schema.GroupResource]consistency.LastSyncRVGetter{
-			replicaSets: setInformer.Informer().GetStore(),
-			pods:        podInformer.Informer().GetStore(),
+			of.group: of.informer.GetStore(),
+			pods:     podInformer.Informer().GetStore(),
 		})
 	}
 	r.control = controller.RealPodControl{KubeClient: cfg.Client, Recorder: cfg.Recorder, OnWrite: func(pod *corev1.Pod, owner *metav1.OwnerReference) {
@@ -93,8 +97,8 @@ func New(cfg Config) (*Reconciler, error) {
 // SetupWithManager registers the reconciler.
 func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 	return ctrl.NewControllerManagedBy(mgr).
-		Named(names.ReplicaSetController).
-		Watches(&appsv1.ReplicaSet{}, r.onReplicaSet()).
+		Named(r.name).
+		Watches(r.watched, r.onReplicaSet()).
 		Watches(&corev1.Pod{}, r.onPod()).
 		Complete(r)
 }
@@ -146,24 +150,24 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 // observe reads the Pods that are the ReplicaSet's, adopting and releasing
 // what its selector says.
 func (r *Reconciler) observe(ctx context.Context, rs *appsv1.ReplicaSet, selector labels.Selector) (observed, error) {
-	all, err := controller.FilterPodsByOwner(r.podsByOwner, &rs.ObjectMeta, kind.Kind, true)
+	all, err := controller.FilterPodsByOwner(r.podsByOwner, &rs.ObjectMeta, r.kind.Kind, true)
 	if err != nil {
 		return observed{}, err
 	}
 	mayAdopt := controller.RecheckDeletionTimestamp(func(ctx context.Context) (metav1.Object, error) {
-		fresh, err := r.cfg.Client.AppsV1().ReplicaSets(rs.Namespace).Get(ctx, rs.Name, metav1.GetOptions{})
+		fresh, err := r.get(ctx, rs.Namespace, rs.Name)
 		if err == nil && fresh.UID != rs.UID {
-			err = fmt.Errorf("ReplicaSet %s/%s is another one: uid %s, was %s", rs.Namespace, rs.Name, fresh.UID, rs.UID)
+			err = fmt.Errorf("%s %s/%s is another one: uid %s, was %s", r.kind.Kind, rs.Namespace, rs.Name, fresh.UID, rs.UID)
 		}
 		return fresh, err
 	})
-	refs := controller.NewPodControllerRefManager(r.control, rs, selector, kind, mayAdopt)
+	refs := controller.NewPodControllerRefManager(r.control, rs, selector, r.kind, mayAdopt)
 	active, err := refs.ClaimPods(ctx, controller.FilterActivePods(klog.FromContext(ctx), all))
 	if err != nil {
 		return observed{}, err
 	}
 	seen := observed{active: active}
-	if utilfeature.DefaultFeatureGate.Enabled(features.DeploymentReplicaSetTerminatingReplicas) {
+	if r.terminating {
 		seen.terminating = append([]*corev1.Pod{}, controller.FilterClaimedPods(rs, selector, controller.FilterTerminatingPods(all))...)
 	}
 	return seen, nil
@@ -189,11 +193,15 @@ func (r *Reconciler) apply(ctx context.Context, key string, rs *appsv1.ReplicaSe
 // well, so that a quota or a webhook that refuses them hears it once.
 func (r *Reconciler) create(ctx context.Context, key string, rs *appsv1.ReplicaSet, n int) error {
 	log := klog.FromContext(ctx)
+	object, err := r.object(rs)
+	if err != nil {
+		return err
+	}
 	if err := r.expectations.ExpectCreations(log, key, n); err != nil {
 		return err
 	}
-	made, err := doubling(n, func() error {
-		err := r.control.CreatePods(ctx, rs.Namespace, &rs.Spec.Template, rs, metav1.NewControllerRef(rs, kind))
+	made, err := shared.Doubling(n, func(int) error {
+		err := r.control.CreatePods(ctx, rs.Namespace, &rs.Spec.Template, object, metav1.NewControllerRef(rs, r.kind))
 		if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
 			return nil // nothing can be created any more
 		}
@@ -205,24 +213,13 @@ func (r *Reconciler) create(ctx context.Context, key string, rs *appsv1.ReplicaS
 	return err
 }
 
-// doubling calls do n times in batches of 1, 2, 4 …, each batch at once, until
-// a batch has a failure. It returns how many calls succeeded, and a failure.
-func doubling(n int, do func() error) (succeeded int, failure error) {
-	for batch := 1; n > 0; batch *= 2 {
-		batch = min(batch, n)
-		failures := inParallel(batch, func(int) error { return do() })
-		succeeded += batch - len(failures)
-		if len(failures) > 0 {
-			return succeeded, failures[0]
-		}
-		n -= batch
-	}
-	return succeeded, nil
-}
-
 // remove deletes the Pods.
 func (r *Reconciler) remove(ctx context.Context, key string, rs *appsv1.ReplicaSet, doomed []*corev1.Pod) error {
 	log := klog.FromContext(ctx)
+	object, err := r.object(rs)
+	if err != nil {
+		return err
+	}
 	keys := make([]string, len(doomed))
 	for i, pod := range doomed {
 		keys[i] = controller.PodKey(pod)
@@ -230,8 +227,8 @@ func (r *Reconciler) remove(ctx context.Context, key string, rs *appsv1.ReplicaS
 	if err := r.expectations.ExpectDeletions(log, key, keys); err != nil {
 		return err
 	}
-	failures := inParallel(len(doomed), func(i int) error {
-		err := r.control.DeletePod(ctx, rs.Namespace, doomed[i].Name, rs)
+	failures := shared.InParallel(len(doomed), func(i int) error {
+		err := r.control.DeletePod(ctx, rs.Namespace, doomed[i].Name, object)
 		if err != nil {
 			r.expectations.DeletionObserved(log, key, keys[i]) // no event will say so
 		}
@@ -244,26 +241,6 @@ func (r *Reconciler) remove(ctx context.Context, key string, rs *appsv1.ReplicaS
 		return failures[0]
 	}
 	return nil
-}
-
-// inParallel calls do for 0 … n-1 at once and returns the failures.
-func inParallel(n int, do func(i int) error) []error {
-	var (
-		mu       sync.Mutex // guards failures
-		failures []error
-		wg       sync.WaitGroup
-	)
-	for i := range n {
-		wg.Go(func() {
-			if err := do(i); err != nil {
-				mu.Lock()
-				defer mu.Unlock()
-				failures = append(failures, err)
-			}
-		})
-	}
-	wg.Wait()
-	return failures
 }
 
 // related are the Pods of all ReplicaSets with the same owner.
@@ -302,14 +279,14 @@ func (r *Reconciler) related(rs *appsv1.ReplicaSet) []*corev1.Pod {
 func (r *Reconciler) writeStatus(ctx context.Context, rs *appsv1.ReplicaSet, status appsv1.ReplicaSetStatus) error {
 	updated := rs.DeepCopy()
 	updated.Status = status
-	updated, err := r.cfg.Client.AppsV1().ReplicaSets(rs.Namespace).UpdateStatus(ctx, updated, metav1.UpdateOptions{})
+	updated, err := r.updateStatus(ctx, updated)
 	if apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("status of ReplicaSet %s/%s: %w", rs.Namespace, rs.Name, err)
+		return fmt.Errorf("status of %s %s/%s: %w", r.kind.Kind, rs.Namespace, rs.Name, err)
 	}
-	r.written.WroteAt(types.NamespacedName{Namespace: rs.Namespace, Name: rs.Name}, rs.UID, replicaSets, updated.ResourceVersion)
+	r.written.WroteAt(types.NamespacedName{Namespace: rs.Namespace, Name: rs.Name}, rs.UID, r.group, updated.ResourceVersion)
 	return nil
 }
 

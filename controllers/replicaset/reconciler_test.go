@@ -26,6 +26,8 @@ type world struct {
 	*testing.T
 	api *apitest.API
 	ns  string
+	// sets are the ReplicaSets, or the ReplicationControllers.
+	sets sets
 }
 
 func (w world) set(name string, replicas int32, change func(*appsv1.ReplicaSet)) {
@@ -37,14 +39,14 @@ func (w world) set(name string, replicas int32, change func(*appsv1.ReplicaSet))
 	if change != nil {
 		change(rs)
 	}
-	if _, err := w.api.Client.AppsV1().ReplicaSets(w.ns).Create(w.Context(), rs, metav1.CreateOptions{}); err != nil {
+	if err := w.sets.create(w.Context(), w.ns, rs); err != nil {
 		w.Fatal(err)
 	}
 }
 
 func (w world) patchSet(name, patch string) {
 	w.Helper()
-	if _, err := w.api.Client.AppsV1().ReplicaSets(w.ns).Patch(w.Context(), name, types.MergePatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
+	if err := w.sets.patch(w.Context(), w.ns, name, []byte(patch)); err != nil {
 		w.Fatal(err)
 	}
 }
@@ -70,19 +72,11 @@ func (w world) ready(n int) {
 // Dump prints the sets, their Pods without their random names, and events.
 func (w world) Dump() string {
 	var lines []string
-	sets, err := w.api.Client.AppsV1().ReplicaSets(w.ns).List(w.Context(), metav1.ListOptions{})
+	sets, err := w.sets.list(w.Context(), w.ns)
 	if err != nil {
 		w.Fatal(err)
 	}
-	for _, rs := range sets.Items {
-		s := rs.Status
-		var conditions []string
-		for _, c := range s.Conditions {
-			conditions = append(conditions, fmt.Sprint(c.Type, c.Status, c.Reason))
-		}
-		lines = append(lines, fmt.Sprintf("set %s: want=%d have=%d labeled=%d ready=%d available=%d terminating=%d observed=%v %v", rs.Name, *rs.Spec.Replicas,
-			s.Replicas, s.FullyLabeledReplicas, s.ReadyReplicas, s.AvailableReplicas, ptr.Deref(s.TerminatingReplicas, -1), s.ObservedGeneration == rs.Generation, conditions))
-	}
+	lines = append(lines, sets...)
 	for _, p := range w.pods() {
 		owner := "none"
 		if ref := metav1.GetControllerOf(&p); ref != nil {
@@ -96,7 +90,7 @@ func (w world) Dump() string {
 	}
 	count := map[string]int{}
 	for _, e := range events.Items {
-		if e.InvolvedObject.Kind == "ReplicaSet" && e.Reason != "FailedCreate" { // as often as it is tried
+		if e.InvolvedObject.Kind == w.sets.kind() && e.Reason != "FailedCreate" { // as often as it is tried
 			count[fmt.Sprint("event ", e.Source.Component, e.Reason, strings.Fields(e.Message)[0])]++
 		}
 	}
@@ -172,7 +166,8 @@ var scenarios = map[string]func(w world){
 		if err := w.api.Client.CoreV1().Pods(w.ns).Delete(w.Context(), w.pods()[0].Name, metav1.DeleteOptions{}); err != nil {
 			w.Fatal(err)
 		}
-		w.until("have=1 labeled=1 ready=0 available=0 terminating=1")
+		w.until("deleting=true")
+		w.until("have=1 labeled=1 ready=0 available=0")
 	},
 	"ready for less than minReadySeconds is not available": func(w world) {
 		w.set("a", 2, func(rs *appsv1.ReplicaSet) { rs.Spec.MinReadySeconds = 3600 })
@@ -196,12 +191,13 @@ var scenarios = map[string]func(w world){
 		if err := w.api.Client.CoreV1().ResourceQuotas(w.ns).Delete(w.Context(), "q", metav1.DeleteOptions{}); err != nil {
 			w.Fatal(err)
 		}
-		w.until("have=4 labeled=4 ready=0 available=0 terminating=0 observed=true []")
+		w.until("have=4 labeled=4 ready=0 available=0")
+		w.until("observed=true []")
 	},
 	"deleted, its Pods orphaned": func(w world) {
 		w.set("a", 2, nil)
 		w.until("have=2")
-		if err := w.api.Client.AppsV1().ReplicaSets(w.ns).Delete(w.Context(), "a", metav1.DeleteOptions{PropagationPolicy: ptr.To(metav1.DeletePropagationOrphan)}); err != nil {
+		if err := w.sets.delete(w.Context(), w.ns, "a", metav1.DeleteOptions{PropagationPolicy: ptr.To(metav1.DeletePropagationOrphan)}); err != nil {
 			w.Fatal(err)
 		}
 		apitest.Eventually(w, func() string {
@@ -215,7 +211,7 @@ var scenarios = map[string]func(w world){
 		for range 3 {
 			w.set("a", 3, nil)
 			w.until("have=3")
-			if err := w.api.Client.AppsV1().ReplicaSets(w.ns).Delete(w.Context(), "a", metav1.DeleteOptions{}); err != nil {
+			if err := w.sets.delete(w.Context(), w.ns, "a", metav1.DeleteOptions{PropagationPolicy: ptr.To(metav1.DeletePropagationBackground)}); err != nil {
 				w.Fatal(err)
 			}
 		}
@@ -232,15 +228,19 @@ var scenarios = map[string]func(w world){
 }
 
 // stage runs ours, or upstream's controllers of these names.
-func stage(upstream ...string) apitest.Stage[world] {
+func stage(of func(*apitest.API) sets, upstream ...string) apitest.Stage[world] {
 	return func(t *testing.T) func(*testing.T) world {
 		api := apitest.Run(t, upstream...)
 		return func(t *testing.T) world {
-			return world{t, api, api.Namespace(t)}
+			return world{t, api, api.Namespace(t), of(api)}
 		}
 	}
 }
 
 func TestAsUpstream(t *testing.T) {
-	apitest.AsUpstream(t, scenarios, stage(), stage(names.ReplicaSetController))
+	apitest.AsUpstream(t, scenarios, stage(replicaSets), stage(replicaSets, names.ReplicaSetController))
+}
+
+func TestReplicationControllerAsUpstream(t *testing.T) {
+	apitest.AsUpstream(t, scenarios, stage(replicationControllers), stage(replicationControllers, names.ReplicationControllerController))
 }
