@@ -123,7 +123,7 @@ func (m *Manager) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	own, theirs, err := split(m.cfg.Upstream)
+	own, theirs, err := split(keep(m.cfg.Upstream))
 	if err != nil {
 		return err
 	}

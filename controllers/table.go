@@ -7,20 +7,24 @@ import (
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
+	utilfeature "k8s.io/apiserver/pkg/util/feature"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/tools/record"
+	"k8s.io/component-base/featuregate"
 	"k8s.io/kubernetes/cmd/kube-controller-manager/app"
 	"k8s.io/kubernetes/cmd/kube-controller-manager/names"
 	kubectrlmgrconfig "k8s.io/kubernetes/pkg/controller/apis/config"
+	"k8s.io/kubernetes/pkg/features"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 
 	"github.com/skiff-k8s/skiff/controllers/cloudvolumes"
 	"github.com/skiff-k8s/skiff/controllers/deployment"
 	"github.com/skiff-k8s/skiff/controllers/endpointslice"
 	"github.com/skiff-k8s/skiff/controllers/hostpath"
+	"github.com/skiff-k8s/skiff/controllers/job"
 	"github.com/skiff-k8s/skiff/controllers/loadbalancer"
 	"github.com/skiff-k8s/skiff/controllers/namespace"
 	"github.com/skiff-k8s/skiff/controllers/nodelabels"
@@ -84,6 +88,15 @@ var ours = map[string]func(context.Context, *parts) error{
 		}
 		return r.SetupWithManager(s.mgr)
 	},
+	names.JobController: func(_ context.Context, s *parts) error {
+		r, err := job.New(job.Config{
+			Client: s.client, Informers: s.informers, Recorder: s.recorder("job-controller"), Clock: s.cfg.Clock,
+		})
+		if err != nil {
+			return err
+		}
+		return r.SetupWithManager(s.mgr)
+	},
 	names.ReplicationControllerController: func(_ context.Context, s *parts) error {
 		r, err := replicaset.NewReplicationController(replicaset.Config{
 			Client: s.client, Informers: s.informers, Recorder: s.recorder("replication-controller"), Clock: s.cfg.Clock,
@@ -128,6 +141,24 @@ var ours = map[string]func(context.Context, *parts) error{
 	hostpath.Name: func(_ context.Context, s *parts) error {
 		return hostpath.New(hostpath.Config{VolumesDir: s.cfg.VolumesDir, Recorder: s.recorder(hostpath.Provisioner)}).SetupWithManager(s.mgr)
 	},
+}
+
+// upstreamOnly are features that only upstream's controller of the name has.
+// Where one is on, upstream's runs.
+var upstreamOnly = map[string]featuregate.Feature{
+	names.JobController: features.WorkloadWithJob,
+}
+
+// keep adds to the names of controllers that shall be upstream's those that
+// must be.
+func keep(upstream []string) []string {
+	upstream = slices.Clone(upstream)
+	for name, feature := range upstreamOnly {
+		if utilfeature.DefaultFeatureGate.Enabled(feature) && !slices.Contains(upstream, name) {
+			upstream = append(upstream, name)
+		}
+	}
+	return upstream
 }
 
 // Names returns the names of all controllers, upstream's and our own, sorted.
