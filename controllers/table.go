@@ -21,6 +21,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 
 	"github.com/skiff-k8s/skiff/controllers/cloudvolumes"
+	"github.com/skiff-k8s/skiff/controllers/cronjob"
 	"github.com/skiff-k8s/skiff/controllers/deployment"
 	"github.com/skiff-k8s/skiff/controllers/endpointslice"
 	"github.com/skiff-k8s/skiff/controllers/hostpath"
@@ -33,6 +34,7 @@ import (
 	"github.com/skiff-k8s/skiff/controllers/replicaset"
 	"github.com/skiff-k8s/skiff/controllers/rootca"
 	"github.com/skiff-k8s/skiff/controllers/serviceaccount"
+	"github.com/skiff-k8s/skiff/controllers/ttlafterfinished"
 )
 
 // parts are what our own controllers are made from.
@@ -96,6 +98,18 @@ var ours = map[string]func(context.Context, *parts) error{
 			return err
 		}
 		return r.SetupWithManager(s.mgr)
+	},
+	names.CronJobController: func(_ context.Context, s *parts) error {
+		r, err := cronjob.New(cronjob.Config{
+			Client: s.client, Informers: s.informers, Recorder: s.recorder("cronjob-controller"), Clock: s.cfg.Clock,
+		})
+		if err != nil {
+			return err
+		}
+		return r.SetupWithManager(s.mgr)
+	},
+	names.TTLAfterFinishedController: func(_ context.Context, s *parts) error {
+		return ttlafterfinished.New(ttlafterfinished.Config{Client: s.client, Informers: s.informers, Clock: s.cfg.Clock}).SetupWithManager(s.mgr)
 	},
 	names.ReplicationControllerController: func(_ context.Context, s *parts) error {
 		r, err := replicaset.NewReplicationController(replicaset.Config{

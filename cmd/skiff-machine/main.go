@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	_ "time/tzdata" // time zones of CronJobs, as upstream's programs; the host need not have any
 )
 
 const usage = `skiff-machine is started by skiff, not by hand.
