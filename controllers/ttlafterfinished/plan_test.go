@@ -19,6 +19,8 @@ func TestPlan(t *testing.T) {
 	}
 	deleted := ended(ptr.To[int32](0), batchv1.JobComplete, corev1.ConditionTrue, time.Hour)
 	deleted.DeletionTimestamp = &metav1.Time{Time: now}
+	undated := ended(ptr.To[int32](10), batchv1.JobFailed, corev1.ConditionTrue, 0)
+	undated.Status.Conditions[0].LastTransitionTime = metav1.Time{}
 	for name, c := range map[string]struct {
 		job     *batchv1.Job
 		expired bool
@@ -33,7 +35,7 @@ func TestPlan(t *testing.T) {
 		"later":                    {job: ended(ptr.To[int32](100), batchv1.JobFailed, corev1.ConditionTrue, time.Minute), after: 40 * time.Second},
 		"over":                     {job: ended(ptr.To[int32](60), batchv1.JobFailed, corev1.ConditionTrue, time.Minute), expired: true},
 		"ended in the future":      {job: ended(ptr.To[int32](10), batchv1.JobFailed, corev1.ConditionTrue, -time.Minute), after: 70 * time.Second},
-		"no time of its condition": {job: ended(ptr.To[int32](10), batchv1.JobFailed, corev1.ConditionTrue, now.Sub(time.Time{}))},
+		"no time of its condition": {job: undated},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if expired, after := plan(c.job, now); expired != c.expired || after != c.after {
