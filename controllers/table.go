@@ -34,6 +34,7 @@ import (
 	"github.com/skiff-k8s/skiff/controllers/replicaset"
 	"github.com/skiff-k8s/skiff/controllers/rootca"
 	"github.com/skiff-k8s/skiff/controllers/serviceaccount"
+	"github.com/skiff-k8s/skiff/controllers/statefulset"
 	"github.com/skiff-k8s/skiff/controllers/ttlafterfinished"
 )
 
@@ -110,6 +111,15 @@ var ours = map[string]func(context.Context, *parts) error{
 	},
 	names.TTLAfterFinishedController: func(_ context.Context, s *parts) error {
 		return ttlafterfinished.New(ttlafterfinished.Config{Client: s.client, Informers: s.informers, Clock: s.cfg.Clock}).SetupWithManager(s.mgr)
+	},
+	names.StatefulSetController: func(_ context.Context, s *parts) error {
+		r, err := statefulset.New(statefulset.Config{
+			Client: s.client, Informers: s.informers, Recorder: s.recorder("statefulset-controller"), Clock: s.cfg.Clock,
+		})
+		if err != nil {
+			return err
+		}
+		return r.SetupWithManager(s.mgr)
 	},
 	names.ReplicationControllerController: func(_ context.Context, s *parts) error {
 		r, err := replicaset.NewReplicationController(replicaset.Config{
