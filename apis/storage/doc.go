@@ -1,5 +1,5 @@
-// Package storage is the etcd of a control plane: one embedded member, or the
-// client of an existing etcd cluster.
+// Package storage is the etcd of a control plane: an embedded member, alone or
+// one of several (Replica), or the client of an existing etcd cluster.
 //
 // New checks the configuration and starts nothing. Run starts the embedded
 // member, or connects, and blocks until its context ends; Client waits for it

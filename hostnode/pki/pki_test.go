@@ -6,6 +6,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"maps"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -279,5 +280,53 @@ func BenchmarkEnsureThreeNodes(b *testing.B) {
 		if _, err := Ensure(cfg); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+func TestMembersOfEtcdHaveACAOfTheirOwn(t *testing.T) {
+	dir := t.TempDir()
+	cfg := Config{Dir: filepath.Join(dir, "cluster"), DNSDomain: "cluster.local"}
+	for i, name := range []string{"cp", "cp2", "cp3", "worker"} {
+		cfg.Nodes = append(cfg.Nodes, Node{Name: name, IPs: []netip.Addr{netip.AddrFrom4([4]byte{172, 30, 0, byte(10 + i)})},
+			ControlPlane: name != "worker", Dir: filepath.Join(dir, name)})
+	}
+	if _, err := Ensure(cfg); err != nil {
+		t.Fatal(err)
+	}
+	read := func(path string) *x509.Certificate {
+		data, err := os.ReadFile(filepath.Join(dir, path))
+		if err != nil {
+			t.Fatal(err)
+		}
+		block, _ := pem.Decode(data)
+		cert, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return cert
+	}
+	member, own, cluster := read("cp2/etcd-peer.crt"), read("cluster/etcd-peer-ca.crt"), read("cluster/ca.crt")
+	if err := member.CheckSignatureFrom(own); err != nil {
+		t.Error(err)
+	}
+	// Else any kubelet could read every Secret.
+	if read("cp2/kubelet-client.crt").CheckSignatureFrom(own) == nil || member.CheckSignatureFrom(cluster) == nil {
+		t.Error("one CA signs for both")
+	}
+	if len(member.IPAddresses) == 0 || !member.IPAddresses[0].Equal(net.IPv4(172, 30, 0, 11)) || len(member.ExtKeyUsage) != 2 {
+		t.Errorf("certificate for %v, usages %v", member.IPAddresses, member.ExtKeyUsage)
+	}
+	for _, path := range []string{"worker/etcd-peer.key", "cp/etcd-peer-ca.key"} {
+		if _, err := os.Stat(filepath.Join(dir, path)); err == nil {
+			t.Errorf("%s exists", path)
+		}
+	}
+	cfg.Nodes = cfg.Nodes[:1]
+	cfg.Nodes[0].Dir, cfg.Dir = filepath.Join(dir, "alone"), filepath.Join(dir, "one")
+	if _, err := Ensure(cfg); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "alone/etcd-peer.crt")); err == nil {
+		t.Error("the only member has a certificate for others")
 	}
 }
