@@ -18,17 +18,17 @@ const (
 type Outcome string
 
 const (
-	// OK: it was done.
+	// OK says: it was done.
 	OK Outcome = "ok"
-	// Absent: there was no such object.
+	// Absent says: there was no such object.
 	Absent Outcome = "absent"
-	// Exists: there was one already.
+	// Exists says: there was one already.
 	Exists Outcome = "exists"
-	// Conflict: the object had another revision than the precondition's.
+	// Conflict says: the object had another revision than the precondition's.
 	Conflict Outcome = "conflict"
-	// Unknown: no answer, or one that leaves open whether it was done.
+	// Unknown says: no answer, or one that leaves open whether it was done.
 	Unknown Outcome = "unknown"
-	// Rejected: it was not done, for a reason that says nothing about the
+	// Rejected says: it was not done, for a reason that says nothing about the
 	// object.
 	Rejected Outcome = "rejected"
 )

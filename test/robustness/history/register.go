@@ -45,7 +45,7 @@ func (r register) next(o Operation) []register {
 			return same
 		}
 	case Conflict:
-		if r.exists && !(r.known && r.revision == o.Precondition) {
+		if r.exists && (!r.known || r.revision != o.Precondition) {
 			return same
 		}
 	case Unknown:
