@@ -193,6 +193,8 @@ func newDisk(ctx context.Context) *disk {
 		Expect(output("umount", d.mount)).Error().NotTo(HaveOccurred())
 	})
 	Expect(output("cp", "-a", aside+"/.", d.mount)).Error().NotTo(HaveOccurred())
+	// What the copy left in memory is not to be what an error of the disk costs.
+	Expect(output("sync", "-f", d.mount)).Error().NotTo(HaveOccurred())
 	Expect(os.RemoveAll(aside)).To(Succeed())
 	_, err = skiff("", "start", "cluster", "--name", d.c.name)
 	Expect(err).NotTo(HaveOccurred())
