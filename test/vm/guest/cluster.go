@@ -83,7 +83,7 @@ const (
 )
 
 func machineLimits() (string, error) {
-	return "memory.max, cpu.max; allocatable is below them", errors.Join(
+	return "memory.max and cpu.max; capacity says the same", errors.Join(
 		expectWords(worker+"/memory.max", fmt.Sprint(640<<20)),
 		expectWords(worker+"/cpu.max", "100000 100000"),
 		expectField("node/skiff-worker", "{.status.capacity.memory} {.status.capacity.cpu}", "640Mi 1"),
