@@ -52,6 +52,11 @@ var _ = Describe("a cluster under faults", func() {
 		c := create("robust", settings.topology, settings.durability)
 		_, err := skiff("", "load", "image-archive", "../../_output/images-robustness.tar", "--name", c.name)
 		Expect(err).NotTo(HaveOccurred())
+		ranges, err := c.ranges()
+		Expect(err).NotTo(HaveOccurred())
+		open, err := fence(ranges)
+		Expect(err).NotTo(HaveOccurred())
+		DeferCleanup(open)
 		r := &run{c: c, recorder: newRecorder()}
 		r.client, r.reset, err = c.client()
 		Expect(err).NotTo(HaveOccurred())
