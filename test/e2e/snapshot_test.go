@@ -163,7 +163,7 @@ var _ = Describe("snapshots", Ordered, func() {
 
 	It("are restored or not, but not half, after kill -9", func() {
 		for _, after := range []time.Duration{100, 400, 900, 1400} {
-			marker := fmt.Sprint("marker-", after)
+			marker := fmt.Sprintf("marker-%d", after)
 			c.kubectl("create", "configmap", marker).must()
 			cmd := exec.Command(filepath.Join(root, "bin/skiff"), "snapshot", "restore", "e2e-one", "--now", "--kubeconfig", c.kubeconfig)
 			Expect(cmd.Start()).To(Succeed())
