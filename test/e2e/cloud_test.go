@@ -237,7 +237,7 @@ spec:
 		Expect(diary("right")()).To(Equal("left on " + here + "\nright on cloud-worker3"))
 		Eventually(func() string {
 			return c.kubectl("events", "--for", "pod/second", "--types=Warning", "--no-headers").out
-		}).Should(ContainSubstring("Multi-Attach error"))
+		}).Should(ContainSubstring("already used by pod(s) holder"))
 		c.kubectl("delete", "pod", "holder", "--wait=true").must()
 		c.kubectl("wait", "pod/second", "--for=condition=Ready", "--timeout=30s").must()
 
