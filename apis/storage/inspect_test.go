@@ -18,13 +18,9 @@ import (
 
 const beStorage = "SKIFF_TEST_BE_A_STORAGE"
 
-// TestMain is, in a child, a storage that opens the directory given and tells
-// of trouble: etcd ends the process.
-func TestMain(m *testing.M) {
-	dir := os.Getenv(beStorage)
-	if dir == "" {
-		os.Exit(m.Run())
-	}
+// serveDamaged is a process of its own, as etcd may end it: it serves dir, and
+// says what came of it.
+func serveDamaged(dir string) {
 	tell := func(t *Trouble) { os.Stdout.WriteString("TROUBLE " + t.Error() + "\n") }
 	s, err := New(Config{DataDir: dir, Socket: filepath.Join(dir, "s.sock"), OnTrouble: tell})
 	if err != nil {
