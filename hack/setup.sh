@@ -12,13 +12,15 @@ git|git|version numbers in the programs
 pkg-config|pkg-config|building runc
 /usr/include/seccomp.h|libseccomp-dev|building runc
 ip|iproute2|tests that look at links and routes
+nft|nftables|tests that cut cables
+mkfs.ext4|e2fsprogs|volumes that are file systems of their own
+losetup|mount|tests that look at loop devices
 /bin/busybox|busybox-static|images for tests
 curl|curl|the demo
 dpkg-deb|dpkg|images for tests
 "
 if [ "${1:-}" = bench ]; then
-	wanted+="nft|nftables|kube-proxy's nftables mode
-iptables|iptables|kube-proxy's iptables mode
+	wanted+="iptables|iptables|kube-proxy's iptables mode
 "
 fi
 
