@@ -27,7 +27,7 @@ func (g *guest) create() (string, error) {
 // refused expects create to name what is missing, and to make nothing.
 func (g *guest) refused(missing error) (string, error) {
 	if _, err := g.create(); err == nil || !strings.Contains(err.Error(), missing.Error()) {
-		return "", fmt.Errorf("create: have %v, want %w", err, missing)
+		return "", fmt.Errorf("create: want %w, have %w", missing, err)
 	}
 	return missing.Error(), nothingLeft()
 }
@@ -158,7 +158,7 @@ func (g *guest) networkPolicy() (string, error) {
 	if missing := features.Policies(); missing != nil {
 		seen = missing.Error() + "; create and an Event say so"
 		if !strings.Contains(g.state.Said, missing.Error()) {
-			return "", fmt.Errorf("create said %q, want %q", g.state.Said, missing)
+			return "", fmt.Errorf("create said %q, want %w", g.state.Said, missing)
 		}
 		err = until(func() error {
 			events, err := kubectl("get", "events", "--field-selector", "reason=NotEnforced", "-o", "jsonpath={.items[*].message}")
