@@ -49,7 +49,7 @@ spec: {minAvailable: 2, selector: {matchLabels: {app: web}}}
 		in("patch", "deployment", "web", "-p", `{"spec":{"template":{"metadata":{"annotations":{"version":"2"}}}}}`).must()
 		in("annotate", "deployment", "web", "kubernetes.io/change-cause=second").must()
 		Expect(in("rollout", "history", "deployment/web").must()).NotTo(ContainSubstring("second"), "a paused Deployment has no second revision")
-		Expect(in("rollout", "undo", "deployment/web").errOut).To(ContainSubstring("paused"))
+		Expect(in("rollout", "undo", "deployment/web", "--to-revision=1").errOut).To(ContainSubstring("paused"))
 		in("rollout", "resume", "deployment/web").must()
 		Expect(in("rollout", "status", "deployment/web", "--timeout=60s").must()).To(ContainSubstring("successfully rolled out"))
 		Expect(in("rollout", "history", "deployment/web").must()).To(MatchRegexp(`(?m)^2\s+second$`))

@@ -109,8 +109,8 @@ func (c cluster) expectOnlyTheDirectory(before []string) {
 }
 
 // rebootHost does to a cluster what a reboot of the host does: its processes,
-// mounts, namespaces, devices, cgroups and its run directory are gone, and
-// nobody asked its pods.
+// mounts, namespaces, devices, cgroups, firewall rules and its run directory
+// are gone, and nobody asked its pods.
 func (c cluster) rebootHost() {
 	GinkgoHelper()
 	Eventually(func() []int {
@@ -120,21 +120,26 @@ func (c cluster) rebootHost() {
 		}
 		return pids
 	}).Should(BeEmpty())
-	run := "/run/skiff/" + c.name
+	dir := "/run/skiff/" + c.name
 	mounted, err := mounts()
 	Expect(err).NotTo(HaveOccurred())
 	slices.Reverse(mounted)
 	for _, m := range mounted {
-		if point := strings.TrimPrefix(m, "mount "); strings.HasPrefix(point, run+"/") {
+		if point := strings.TrimPrefix(m, "mount "); strings.HasPrefix(point, dir+"/") {
 			// The last reference to a network namespace, or to bpf pins.
 			Expect(unix.Unmount(point, unix.MNT_DETACH)).To(Succeed())
 		}
 	}
-	Expect(os.RemoveAll(run)).To(Succeed())
+	Expect(os.RemoveAll(dir)).To(Succeed())
 	dirs, err := filepath.Glob("/sys/fs/cgroup/*/skiff/" + c.name)
 	Expect(err).NotTo(HaveOccurred())
 	for _, dir := range append(dirs, "/sys/fs/cgroup/skiff/"+c.name) {
 		removeCgroup(dir)
+	}
+	for line := range strings.Lines(run("", "nft", "list", "tables").must()) {
+		if f := strings.Fields(line); len(f) == 3 && f[2] == "skiff-"+c.name {
+			run("", "nft", "delete", "table", f[1], f[2]).must()
+		}
 	}
 	// The host's end of a cable goes with the other end's namespace; routes of
 	// the host's own that lead nowhere do not.
