@@ -2,6 +2,7 @@ package supervise
 
 import (
 	"errors"
+	"iter"
 	"os/exec"
 	"syscall"
 	"testing"
@@ -47,7 +48,7 @@ func TestACreateOrDeleteMayBeKilledAtAnyStep(t *testing.T) {
 		// A supervisor that was at it already may not be done with all machines.
 		eventually(t, "all machines", func() bool { return describe(t, name).State == Running && serves(info) })
 	}
-	for after := time.Duration(0); after <= 120*time.Millisecond; after += 10 * time.Millisecond {
+	for after := range moments(120*time.Millisecond, 10*time.Millisecond) {
 		t.Run("create killed after "+after.String(), func(t *testing.T) {
 			killAfter(t, after, "create", name)
 			whole(t)
@@ -64,5 +65,17 @@ func TestACreateOrDeleteMayBeKilledAtAnyStep(t *testing.T) {
 			whole(t)
 			gone(t)
 		})
+	}
+}
+
+// moments are when commands are killed: from their start to last, step apart.
+// The race detector makes a command so slow that there are fewer of them.
+func moments(last, step time.Duration) iter.Seq[time.Duration] {
+	return func(yield func(time.Duration) bool) {
+		for after := time.Duration(0); after <= last; after += slow * step {
+			if !yield(after) {
+				return
+			}
+		}
 	}
 }

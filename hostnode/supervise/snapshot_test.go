@@ -237,8 +237,7 @@ func TestASnapshotCommandMayBeKilledAtAnyStep(t *testing.T) {
 	if err := ExportSnapshot(t.Context(), keep, &file); err != nil {
 		t.Fatal(err)
 	}
-	for ms := range time.Duration(16) {
-		after := 4 * ms * time.Millisecond
+	for after := range moments(60*time.Millisecond, 4*time.Millisecond) {
 		for _, verb := range []string{"save", "import", "unsave"} {
 			// The last one takes away what the others made.
 			killed(t, after, file.Bytes(), verb, c.Name)
@@ -256,36 +255,36 @@ func TestASnapshotCommandMayBeKilledAtAnyStep(t *testing.T) {
 			t.Fatalf("killed after %v: snapshots left %v", after, left)
 		}
 	}
-	for ms := 0; ms <= 300; ms += 12 {
+	for after := range moments(300*time.Millisecond, 12*time.Millisecond) {
 		if _, err := Start(t.Context(), c.Name, StartOptions{}); err != nil {
 			t.Fatal(err)
 		}
 		setValue(t, c.Name, "now")
-		killed(t, time.Duration(ms)*time.Millisecond, nil, "restore", c.Name)
+		killed(t, after, nil, "restore", c.Name)
 		info, err := Start(t.Context(), c.Name, StartOptions{})
 		if err != nil {
-			t.Fatalf("killed after %d ms: start: %v", ms, err)
+			t.Fatalf("killed after %v: start: %v", after, err)
 		}
 		value, err := os.ReadFile(valueFile(p, c.Name))
 		if err != nil || string(value) != "saved" && string(value) != "now" {
-			t.Errorf("killed after %d ms: the database has %q, %v", ms, value, err)
+			t.Errorf("killed after %v: the database has %q, %v", after, value, err)
 		}
-		t.Logf("killed after %d ms: %s", ms, value)
+		t.Logf("killed after %v: %s", after, value)
 		if exists(p.replaced(c.Name)) {
-			t.Errorf("killed after %d ms: something half-made is there", ms)
+			t.Errorf("killed after %v: something half-made is there", after)
 		}
 		if got := identity(t, c.Name); got != was || !serves(info) {
-			t.Fatalf("killed after %d ms: was\n%s\nis\n%s", ms, was, got)
+			t.Fatalf("killed after %v: was\n%s\nis\n%s", after, was, got)
 		}
 	}
-	for ms := 0; ms <= 120; ms += 12 {
-		killed(t, time.Duration(ms)*time.Millisecond, nil, "another", c.Name)
+	for after := range moments(120*time.Millisecond, 12*time.Millisecond) {
+		killed(t, after, nil, "another", c.Name)
 		err := Delete(t.Context(), c.Name+"2")
 		if err != nil && !errors.Is(err, ErrNotFound) {
-			t.Fatalf("killed after %d ms: delete: %v", ms, err)
+			t.Fatalf("killed after %v: delete: %v", after, err)
 		}
 		if _, err := os.Stat(p.Cluster(c.Name + "2")); err == nil {
-			t.Errorf("killed after %d ms: it is still there", ms)
+			t.Errorf("killed after %v: it is still there", after)
 		}
 	}
 	if _, err := RestoreSnapshot(t.Context(), RestoreOptions{Snapshot: keep, Cluster: c.Name + "2"}); err != nil {

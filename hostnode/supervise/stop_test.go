@@ -286,7 +286,7 @@ func TestAStopOrStartMayBeKilledAtAnyStep(t *testing.T) {
 	c := stopCluster("svt-killed")
 	create(t, c)
 	was := identity(t, c.Name)
-	for ms := 0; ms <= 120; ms += 5 {
+	for ms := 0; ms <= 120; ms += 5 * slow {
 		for _, verb := range []string{"stop", "stop-now", "start"} {
 			cmd := exec.Command("/proc/self/exe", verb, c.Name)
 			cmd.Stderr = os.Stderr
@@ -297,7 +297,7 @@ func TestAStopOrStartMayBeKilledAtAnyStep(t *testing.T) {
 			_ = cmd.Wait() // killed, or faster
 			kill.Stop()
 			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-			switch (ms / 5) % 2 {
+			switch (ms / (5 * slow)) % 2 {
 			case 0:
 				if err := Stop(ctx, c.Name, StopOptions{}); err != nil {
 					t.Fatalf("%s killed after %d ms: stop: %v", verb, ms, err)
