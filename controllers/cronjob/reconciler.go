@@ -2,7 +2,6 @@ package cronjob
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -11,7 +10,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apimachinery/pkg/types"
 	clientfeatures "k8s.io/client-go/features"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
@@ -25,6 +23,7 @@ import (
 	"k8s.io/utils/clock"
 	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/skiff-k8s/skiff/controllers/shared"
@@ -38,10 +37,6 @@ var (
 
 // byCronJob is the index of Jobs by the UID of their controller.
 const byCronJob = "skiff-job-by-controller"
-
-// behindRecheck is how long the event of an own write may be late before the
-// CronJob is looked at anyway.
-const behindRecheck = time.Second
 
 // Config is what the reconciler works with.
 type Config struct {
@@ -100,12 +95,8 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 
 // Reconcile starts a Job if one is due, and keeps account of those that were.
 func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
-	if err := r.written.EnsureReady(req.NamespacedName); err != nil {
-		var behind *consistency.ConsistencyError
-		if errors.As(err, &behind) {
-			return reconcile.Result{RequeueAfter: behindRecheck}, nil
-		}
-		return reconcile.Result{}, err
+	if ready, result, err := shared.CaughtUp(r.written, req.NamespacedName); !ready {
+		return result, err
 	}
 	cached, err := r.cronJobs.CronJobs(req.Namespace).Get(req.Name)
 	if apierrors.IsNotFound(err) {
@@ -194,13 +185,13 @@ func (r *Reconciler) start(ctx context.Context, cj *batchv1.CronJob, at time.Tim
 	if err != nil {
 		return false, fmt.Errorf("make a Job from the template of CronJob %s/%s: %w", cj.Namespace, cj.Name, err)
 	}
-	client := r.cfg.Client.BatchV1().Jobs(cj.Namespace)
-	job, err := client.Create(ctx, wanted, metav1.CreateOptions{})
+	api := r.cfg.Client.BatchV1().Jobs(cj.Namespace)
+	job, err := api.Create(ctx, wanted, metav1.CreateOptions{})
 	switch {
 	case apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause):
 		return false, err
 	case apierrors.IsAlreadyExists(err):
-		if job, err = client.Get(ctx, wanted.Name, metav1.GetOptions{}); err != nil {
+		if job, err = api.Get(ctx, wanted.Name, metav1.GetOptions{}); err != nil {
 			return false, err
 		}
 		if !metav1.IsControlledBy(job, cj) || isActive(cj, job.UID) {
@@ -210,7 +201,7 @@ func (r *Reconciler) start(ctx context.Context, cj *batchv1.CronJob, at time.Tim
 		r.say(cj, []note{warning("FailedCreate", "Error creating job: %v", err)})
 		return false, err
 	default:
-		r.written.WroteAt(key(cj), cj.UID, jobs, job.ResourceVersion)
+		r.written.WroteAt(client.ObjectKeyFromObject(cj), cj.UID, jobs, job.ResourceVersion)
 		r.say(cj, []note{normal("SuccessfulCreate", "Created job %v", job.Name)})
 	}
 	ref, err := reference.GetReference(scheme.Scheme, job)
@@ -270,7 +261,7 @@ func (r *Reconciler) writeStatus(ctx context.Context, cj *batchv1.CronJob) error
 	if err != nil {
 		return fmt.Errorf("status of CronJob %s/%s: %w", cj.Namespace, cj.Name, err)
 	}
-	r.written.WroteAt(key(cj), cj.UID, cronJobs, written.ResourceVersion)
+	r.written.WroteAt(client.ObjectKeyFromObject(cj), cj.UID, cronJobs, written.ResourceVersion)
 	return nil
 }
 
@@ -278,8 +269,4 @@ func (r *Reconciler) say(cj *batchv1.CronJob, notes []note) {
 	for _, n := range notes {
 		r.cfg.Recorder.Event(cj, n.kind, n.reason, n.message)
 	}
-}
-
-func key(cj *batchv1.CronJob) types.NamespacedName {
-	return types.NamespacedName{Namespace: cj.Namespace, Name: cj.Name}
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -30,6 +29,8 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/skiff-k8s/skiff/controllers/shared"
 )
 
 var (
@@ -37,10 +38,6 @@ var (
 	deployments = appsv1.Resource("deployments")
 	replicaSets = appsv1.Resource("replicasets")
 )
-
-// behindRecheck is how long the event of an own write may be late before the
-// Deployment is looked at anyway.
-const behindRecheck = time.Second
 
 // Config is what the reconciler works with.
 type Config struct {
@@ -88,19 +85,15 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 	return ctrl.NewControllerManagedBy(mgr).
 		Named(names.DeploymentController).
 		For(&appsv1.Deployment{}).
-		Watches(&appsv1.ReplicaSet{}, r.onReplicaSet()).
+		Watches(&appsv1.ReplicaSet{}, shared.OnOwned(r.askOwner, r.askAdopters)).
 		Watches(&corev1.Pod{}, r.onPod()).
 		Complete(r)
 }
 
 // Reconcile moves a Deployment one step.
 func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
-	if err := r.written.EnsureReady(req.NamespacedName); err != nil {
-		var behind *consistency.ConsistencyError
-		if errors.As(err, &behind) {
-			return reconcile.Result{RequeueAfter: behindRecheck}, nil
-		}
-		return reconcile.Result{}, err
+	if ready, result, err := shared.CaughtUp(r.written, req.NamespacedName); !ready {
+		return result, err
 	}
 	d, err := r.deployments.Deployments(req.Namespace).Get(req.Name)
 	if apierrors.IsNotFound(err) {
@@ -129,7 +122,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 	switch {
 	case apierrors.IsConflict(err), apierrors.IsNotFound(err):
 		// Somebody else wrote in between: that event comes here.
-		return reconcile.Result{RequeueAfter: behindRecheck}, nil
+		return reconcile.Result{RequeueAfter: shared.BehindRecheck}, nil
 	case apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause):
 		return reconcile.Result{}, nil
 	}

@@ -8,21 +8,20 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/cache"
-	"k8s.io/client-go/util/workqueue"
 	sliceutil "k8s.io/endpointslice/util"
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
-)
 
-type queue = workqueue.TypedRateLimitingInterface[reconcile.Request]
+	"github.com/skiff-k8s/skiff/controllers/shared"
+)
 
 // onPod asks for the Services that select the Pod now or did before, if
 // something changed that a slice shows.
 func (r *Reconciler) onPod() handler.Funcs {
-	ask := func(ctx context.Context, q queue, old, now client.Object) {
+	ask := func(ctx context.Context, q shared.Queue, old, now client.Object) {
 		services, err := sliceutil.GetServicesToUpdate(r.services, projection(old, now))
 		if err != nil {
 			klog.FromContext(ctx).Error(err, "services of a Pod not found")
@@ -33,9 +32,9 @@ func (r *Reconciler) onPod() handler.Funcs {
 		}
 	}
 	return handler.Funcs{
-		CreateFunc: func(ctx context.Context, e event.CreateEvent, q queue) { ask(ctx, q, nil, e.Object) },
-		UpdateFunc: func(ctx context.Context, e event.UpdateEvent, q queue) { ask(ctx, q, e.ObjectOld, e.ObjectNew) },
-		DeleteFunc: func(ctx context.Context, e event.DeleteEvent, q queue) { ask(ctx, q, e.Object, nil) },
+		CreateFunc: func(ctx context.Context, e event.CreateEvent, q shared.Queue) { ask(ctx, q, nil, e.Object) },
+		UpdateFunc: func(ctx context.Context, e event.UpdateEvent, q shared.Queue) { ask(ctx, q, e.ObjectOld, e.ObjectNew) },
+		DeleteFunc: func(ctx context.Context, e event.DeleteEvent, q shared.Queue) { ask(ctx, q, e.Object, nil) },
 	}
 }
 
@@ -55,12 +54,12 @@ func projection(old, now client.Object) *sliceutil.PodProjectionKey {
 // when it waits for its own change.
 func (r *Reconciler) onSlice() handler.Funcs {
 	return handler.Funcs{
-		CreateFunc: func(_ context.Context, e event.CreateEvent, q queue) {
+		CreateFunc: func(_ context.Context, e event.CreateEvent, q shared.Queue) {
 			if s, ok := e.Object.(*discoveryv1.EndpointSlice); ok {
 				r.changed(q, s, r.library.ManagedByController(s) && r.tracker.ShouldSync(s))
 			}
 		},
-		UpdateFunc: func(_ context.Context, e event.UpdateEvent, q queue) {
+		UpdateFunc: func(_ context.Context, e event.UpdateEvent, q shared.Queue) {
 			old, ok := e.ObjectOld.(*discoveryv1.EndpointSlice)
 			now, ok2 := e.ObjectNew.(*discoveryv1.EndpointSlice)
 			if !ok || !ok2 {
@@ -73,7 +72,7 @@ func (r *Reconciler) onSlice() handler.Funcs {
 			}
 			r.changed(q, now, r.library.ManagedByChanged(old, now) || r.library.ManagedByController(now) && r.tracker.ShouldSync(now))
 		},
-		DeleteFunc: func(_ context.Context, e event.DeleteEvent, q queue) {
+		DeleteFunc: func(_ context.Context, e event.DeleteEvent, q shared.Queue) {
 			if s, ok := e.Object.(*discoveryv1.EndpointSlice); ok {
 				foreign := r.library.ManagedByController(s) && r.tracker.Has(s) && !r.tracker.HandleDeletion(s)
 				r.changed(q, s, foreign)
@@ -82,7 +81,7 @@ func (r *Reconciler) onSlice() handler.Funcs {
 	}
 }
 
-func (r *Reconciler) changed(q queue, s *discoveryv1.EndpointSlice, foreign bool) {
+func (r *Reconciler) changed(q shared.Queue, s *discoveryv1.EndpointSlice, foreign bool) {
 	service := serviceOf(s)
 	if service.Name != "" && (r.waiting.take(service) || foreign) {
 		q.Add(reconcile.Request{NamespacedName: service})
@@ -96,7 +95,7 @@ func serviceOf(s *discoveryv1.EndpointSlice) types.NamespacedName {
 // onNode tells the library how the ready nodes lie over zones, and asks for
 // the Services whose hints no longer fit.
 func (r *Reconciler) onNode() handler.Funcs {
-	spread := func(ctx context.Context, q queue) {
+	spread := func(ctx context.Context, q shared.Queue) {
 		log := klog.FromContext(ctx)
 		nodes, err := r.nodes.List(labels.Everything())
 		if err != nil {
@@ -109,9 +108,9 @@ func (r *Reconciler) onNode() handler.Funcs {
 		}
 	}
 	return handler.Funcs{
-		CreateFunc: func(ctx context.Context, _ event.CreateEvent, q queue) { spread(ctx, q) },
-		DeleteFunc: func(ctx context.Context, _ event.DeleteEvent, q queue) { spread(ctx, q) },
-		UpdateFunc: func(ctx context.Context, e event.UpdateEvent, q queue) {
+		CreateFunc: func(ctx context.Context, _ event.CreateEvent, q shared.Queue) { spread(ctx, q) },
+		DeleteFunc: func(ctx context.Context, _ event.DeleteEvent, q shared.Queue) { spread(ctx, q) },
+		UpdateFunc: func(ctx context.Context, e event.UpdateEvent, q shared.Queue) {
 			old, ok := e.ObjectOld.(*corev1.Node)
 			now, ok2 := e.ObjectNew.(*corev1.Node)
 			if ok && ok2 && zonesChanged(old, now) {
@@ -121,7 +120,7 @@ func (r *Reconciler) onNode() handler.Funcs {
 	}
 }
 
-func add(q queue, key string) {
+func add(q shared.Queue, key string) {
 	if namespace, name, err := cache.SplitMetaNamespaceKey(key); err == nil {
 		q.Add(reconcile.Request{NamespacedName: types.NamespacedName{Namespace: namespace, Name: name}})
 	}

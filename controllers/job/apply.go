@@ -20,7 +20,7 @@ func (r *Reconciler) apply(ctx context.Context, v *view, c change) done {
 	case len(c.end) > 0:
 		d.deleted(r.remove(ctx, v, c.end, r.end))
 	case len(c.drop) > 0:
-		if d.failure = r.expectations.ExpectDeletions(klog.FromContext(ctx), request(v.job).String(), len(c.drop)); d.failure == nil {
+		if d.failure = r.expectations.ExpectDeletions(klog.FromContext(ctx), shared.Request(v.job).String(), len(c.drop)); d.failure == nil {
 			d.deleted(r.remove(ctx, v, c.drop, r.drop))
 		}
 	case c.create > 0:
@@ -81,14 +81,14 @@ func (r *Reconciler) drop(ctx context.Context, v *view, pod *corev1.Pod) error {
 		err = r.control.DeletePod(ctx, pod.Namespace, pod.Name, v.job)
 	}
 	if err != nil {
-		r.expectations.DeletionObserved(klog.FromContext(ctx), request(v.job).String()) // no event will say so
+		r.expectations.DeletionObserved(klog.FromContext(ctx), shared.Request(v.job).String()) // no event will say so
 	}
 	return err
 }
 
 // create makes Pods, and returns how many it made.
 func (r *Reconciler) create(ctx context.Context, v *view, c change) (int, error) {
-	log, key := klog.FromContext(ctx), request(v.job).String()
+	log, key := klog.FromContext(ctx), shared.Request(v.job).String()
 	if err := r.expectations.ExpectCreations(log, key, c.create); err != nil {
 		return 0, err
 	}

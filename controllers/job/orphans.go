@@ -27,16 +27,16 @@ func (o orphans) setup(mgr ctrl.Manager, name string) error {
 		Named(name+"-orphans").
 		WithOptions(shared.OnClock(o.cfg.Clock)).
 		Watches(&corev1.Pod{}, handler.Funcs{
-			CreateFunc: func(_ context.Context, e event.CreateEvent, q queue) { o.ask(q, e.Object) },
-			UpdateFunc: func(_ context.Context, e event.UpdateEvent, q queue) { o.ask(q, e.ObjectNew) },
+			CreateFunc: func(_ context.Context, e event.CreateEvent, q shared.Queue) { o.ask(q, e.Object) },
+			UpdateFunc: func(_ context.Context, e event.UpdateEvent, q shared.Queue) { o.ask(q, e.ObjectNew) },
 		}).
 		Watches(&batchv1.Job{}, handler.Funcs{
-			UpdateFunc: func(_ context.Context, e event.UpdateEvent, q queue) {
+			UpdateFunc: func(_ context.Context, e event.UpdateEvent, q shared.Queue) {
 				if job, ok := e.ObjectNew.(*batchv1.Job); ok && util.IsJobFinished(job) {
 					o.askAll(q, job)
 				}
 			},
-			DeleteFunc: func(_ context.Context, e event.DeleteEvent, q queue) {
+			DeleteFunc: func(_ context.Context, e event.DeleteEvent, q shared.Queue) {
 				if job, ok := e.Object.(*batchv1.Job); ok {
 					o.askAll(q, job)
 				}
@@ -47,21 +47,21 @@ func (o orphans) setup(mgr ctrl.Manager, name string) error {
 
 // ask asks for a Pod that is an orphan, or ends. One that does not end and has
 // a controller is left alone: its Job may not have come to the cache yet.
-func (o orphans) ask(q queue, object metav1.Object) {
+func (o orphans) ask(q shared.Queue, object metav1.Object) {
 	pod, ok := object.(*corev1.Pod)
 	if ok && tracked(pod) && (pod.DeletionTimestamp != nil || metav1.GetControllerOf(pod) == nil) {
-		q.Add(request(pod))
+		q.Add(shared.Request(pod))
 	}
 }
 
-func (o orphans) askAll(q queue, job *batchv1.Job) {
+func (o orphans) askAll(q shared.Queue, job *batchv1.Job) {
 	pods, err := controller.FilterPodsByOwner(o.podsByOwner, &job.ObjectMeta, kind.Kind, true)
 	if err != nil {
 		return // the index is ours; there is none without it
 	}
 	for _, pod := range pods {
 		if tracked(pod) {
-			q.Add(request(pod))
+			q.Add(shared.Request(pod))
 		}
 	}
 }

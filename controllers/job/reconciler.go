@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"time"
 
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -39,10 +38,6 @@ var (
 	jobResource  = batchv1.Resource("jobs")
 	podsResource = corev1.Resource("pods")
 )
-
-// behindRecheck is how long the event of an own write may be late before the
-// Job is looked at anyway.
-const behindRecheck = time.Second
 
 // Config is what the reconciler works with.
 type Config struct {
@@ -105,19 +100,15 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 	return ctrl.NewControllerManagedBy(mgr).
 		Named(names.JobController).
 		WithOptions(shared.OnClock(r.cfg.Clock)).
-		Watches(&batchv1.Job{}, r.onJob()).
+		Watches(&batchv1.Job{}, shared.OnItself(r.forget)).
 		Watches(&corev1.Pod{}, r.onPod()).
 		Complete(r)
 }
 
 // Reconcile creates, deletes and counts the Pods of a Job.
 func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
-	if err := r.written.EnsureReady(req.NamespacedName); err != nil {
-		var behind *consistency.ConsistencyError
-		if errors.As(err, &behind) {
-			return reconcile.Result{RequeueAfter: behindRecheck}, nil
-		}
-		return reconcile.Result{}, err
+	if ready, result, err := shared.CaughtUp(r.written, req.NamespacedName); !ready {
+		return result, err
 	}
 	job, err := r.jobs.Jobs(req.Namespace).Get(req.Name)
 	switch {
@@ -166,7 +157,7 @@ func (r *Reconciler) sync(ctx context.Context, v *view) (reconcile.Result, error
 // observe reads the Pods that are the Job's, adopting and releasing what its
 // selector says.
 func (r *Reconciler) observe(ctx context.Context, job *batchv1.Job) (*view, error) {
-	key := request(job)
+	key := shared.Request(job)
 	// Before the Pods are read, so that what is expected is in them.
 	settled := r.expectations.SatisfiedExpectations(klog.FromContext(ctx), key.String())
 	selector, err := metav1.LabelSelectorAsSelector(job.Spec.Selector)
@@ -212,7 +203,7 @@ func (r *Reconciler) track(ctx context.Context, v *view, over *batchv1.JobCondit
 		if job, err = r.writeStatus(ctx, job); err != nil {
 			return fmt.Errorf("adding uncounted pods to status: %w", err)
 		}
-		r.backoffs.set(request(job).NamespacedName, v.backoff)
+		r.backoffs.set(shared.Request(job).NamespacedName, v.backoff)
 		r.say(job, notes)
 	}
 	failure := r.release(ctx, job, t)
@@ -232,7 +223,7 @@ func (r *Reconciler) track(ctx context.Context, v *view, over *batchv1.JobCondit
 
 // release removes the finalizers of the Pods, and takes them off t.held.
 func (r *Reconciler) release(ctx context.Context, job *batchv1.Job, t tally) error {
-	key := request(job).NamespacedName
+	key := shared.Request(job).NamespacedName
 	gone := make([]bool, len(t.release))
 	failures := shared.InParallel(len(t.release), func(i int) error {
 		pod := t.release[i]
@@ -258,7 +249,7 @@ func (r *Reconciler) writeStatus(ctx context.Context, job *batchv1.Job) (*batchv
 	if err != nil {
 		return nil, err
 	}
-	r.written.WroteAt(request(written).NamespacedName, written.UID, jobResource, written.ResourceVersion)
+	r.written.WroteAt(shared.Request(written).NamespacedName, written.UID, jobResource, written.ResourceVersion)
 	return written, nil
 }
 

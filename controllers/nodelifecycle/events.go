@@ -6,13 +6,12 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/util/workqueue"
 	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
-)
 
-type queue = workqueue.TypedRateLimitingInterface[reconcile.Request]
+	"github.com/skiff-k8s/skiff/controllers/shared"
+)
 
 func request(node string) reconcile.Request {
 	return reconcile.Request{NamespacedName: types.NamespacedName{Name: node}}
@@ -27,8 +26,8 @@ func (r *Reconciler) onLease() handler.Funcs {
 		}
 	}
 	return handler.Funcs{
-		CreateFunc: func(_ context.Context, e event.CreateEvent, _ queue) { note(e.Object) },
-		UpdateFunc: func(_ context.Context, e event.UpdateEvent, _ queue) { note(e.ObjectNew) },
+		CreateFunc: func(_ context.Context, e event.CreateEvent, _ shared.Queue) { note(e.Object) },
+		UpdateFunc: func(_ context.Context, e event.UpdateEvent, _ shared.Queue) { note(e.ObjectNew) },
 	}
 }
 
@@ -36,7 +35,7 @@ func (r *Reconciler) onLease() handler.Funcs {
 // not ready.
 func (r *Reconciler) onPod() handler.Funcs {
 	return handler.Funcs{
-		UpdateFunc: func(_ context.Context, e event.UpdateEvent, q queue) {
+		UpdateFunc: func(_ context.Context, e event.UpdateEvent, q shared.Queue) {
 			old, ok := e.ObjectOld.(*corev1.Pod)
 			now, ok2 := e.ObjectNew.(*corev1.Pod)
 			if !ok || !ok2 || now.Spec.NodeName == "" || old.Spec.NodeName == now.Spec.NodeName {

@@ -29,6 +29,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 	"sigs.k8s.io/controller-runtime/pkg/source"
+
+	"github.com/skiff-k8s/skiff/controllers/shared"
 )
 
 // Upstream's defaults: how long a kubelet may be silent before it has posted
@@ -105,7 +107,7 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 		Watches(&coordinationv1.Lease{}, r.onLease()).
 		Watches(&corev1.Pod{}, r.onPod()).
 		WatchesRawSource(source.Channel(r.lookAgain, handler.TypedFuncs[string, reconcile.Request]{
-			GenericFunc: func(_ context.Context, e event.TypedGenericEvent[string], q queue) { q.Add(request(e.Object)) },
+			GenericFunc: func(_ context.Context, e event.TypedGenericEvent[string], q shared.Queue) { q.Add(request(e.Object)) },
 		})).
 		Complete(r)
 }

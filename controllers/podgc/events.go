@@ -4,53 +4,51 @@ import (
 	"context"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/util/workqueue"
 	"k8s.io/kubernetes/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
-)
 
-type queue = workqueue.TypedRateLimitingInterface[reconcile.Request]
+	"github.com/skiff-k8s/skiff/controllers/shared"
+)
 
 // all asks for the number of Pods that have ended.
 var all = reconcile.Request{}
 
 // onPod asks for a Pod that may have to go.
 func (r *Reconciler) onPod() handler.Funcs {
-	look := func(o any, q queue) {
+	look := func(o any, q shared.Queue) {
 		pod, ok := o.(*corev1.Pod)
 		if !ok {
 			return
 		}
 		if pod.DeletionTimestamp != nil || r.missingNode(pod) {
-			q.Add(request(pod))
+			q.Add(shared.Request(pod))
 		}
 		if r.cfg.Threshold > 0 && ended(pod) {
 			q.Add(all)
 		}
 	}
 	return handler.Funcs{
-		CreateFunc: func(_ context.Context, e event.CreateEvent, q queue) { look(e.Object, q) },
-		UpdateFunc: func(_ context.Context, e event.UpdateEvent, q queue) { look(e.ObjectNew, q) },
+		CreateFunc: func(_ context.Context, e event.CreateEvent, q shared.Queue) { look(e.Object, q) },
+		UpdateFunc: func(_ context.Context, e event.UpdateEvent, q shared.Queue) { look(e.ObjectNew, q) },
 	}
 }
 
 // onNode asks for the Pods of a node that is gone or out of service.
 func (r *Reconciler) onNode() handler.Funcs {
-	pods := func(name string, q queue) {
+	pods := func(name string, q shared.Queue) {
 		found, err := r.pods.ByIndex(controller.PodNodeNameKeyIndex, name)
 		if err != nil {
 			return // the index is there since New
 		}
 		for _, o := range found {
 			if pod, ok := o.(*corev1.Pod); ok {
-				q.Add(request(pod))
+				q.Add(shared.Request(pod))
 			}
 		}
 	}
-	look := func(o any, q queue) {
+	look := func(o any, q shared.Queue) {
 		if node, ok := o.(*corev1.Node); ok {
 			r.forget(node.Name)
 			if outOfService(node) {
@@ -59,12 +57,8 @@ func (r *Reconciler) onNode() handler.Funcs {
 		}
 	}
 	return handler.Funcs{
-		CreateFunc: func(_ context.Context, e event.CreateEvent, q queue) { look(e.Object, q) },
-		UpdateFunc: func(_ context.Context, e event.UpdateEvent, q queue) { look(e.ObjectNew, q) },
-		DeleteFunc: func(_ context.Context, e event.DeleteEvent, q queue) { pods(e.Object.GetName(), q) },
+		CreateFunc: func(_ context.Context, e event.CreateEvent, q shared.Queue) { look(e.Object, q) },
+		UpdateFunc: func(_ context.Context, e event.UpdateEvent, q shared.Queue) { look(e.ObjectNew, q) },
+		DeleteFunc: func(_ context.Context, e event.DeleteEvent, q shared.Queue) { pods(e.Object.GetName(), q) },
 	}
-}
-
-func request(pod *corev1.Pod) reconcile.Request {
-	return reconcile.Request{NamespacedName: types.NamespacedName{Namespace: pod.Namespace, Name: pod.Name}}
 }

@@ -9,57 +9,32 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/util/workqueue"
 	"k8s.io/klog/v2"
 	podutil "k8s.io/kubernetes/pkg/api/v1/pod"
 	"k8s.io/kubernetes/pkg/controller"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
-	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/skiff-k8s/skiff/controllers/shared"
 )
-
-type queue = workqueue.TypedRateLimitingInterface[reconcile.Request]
-
-func request(o client.Object) reconcile.Request {
-	return reconcile.Request{NamespacedName: client.ObjectKeyFromObject(o)}
-}
-
-// onReplicaSet asks for the ReplicaSet, and forgets one that is gone.
-func (r *Reconciler) onReplicaSet() handler.Funcs {
-	return handler.Funcs{
-		CreateFunc: func(_ context.Context, e event.CreateEvent, q queue) { q.Add(request(e.Object)) },
-		UpdateFunc: func(ctx context.Context, e event.UpdateEvent, q queue) {
-			if e.ObjectOld.GetUID() != e.ObjectNew.GetUID() {
-				// A watch that was cut shows one deleted and made again as a change.
-				r.forget(ctx, client.ObjectKeyFromObject(e.ObjectOld), e.ObjectOld.GetUID())
-			}
-			q.Add(request(e.ObjectNew))
-		},
-		DeleteFunc: func(ctx context.Context, e event.DeleteEvent, q queue) {
-			r.forget(ctx, client.ObjectKeyFromObject(e.Object), e.Object.GetUID())
-			q.Add(request(e.Object))
-		},
-	}
-}
 
 // onPod meets expectations and asks for the Pod's ReplicaSet, or for those
 // that may adopt it.
 func (r *Reconciler) onPod() handler.Funcs {
 	return handler.Funcs{
-		CreateFunc: func(ctx context.Context, e event.CreateEvent, q queue) {
+		CreateFunc: func(ctx context.Context, e event.CreateEvent, q shared.Queue) {
 			if pod, ok := e.Object.(*corev1.Pod); ok {
 				r.podCreated(ctx, q, pod)
 			}
 		},
-		UpdateFunc: func(ctx context.Context, e event.UpdateEvent, q queue) {
+		UpdateFunc: func(ctx context.Context, e event.UpdateEvent, q shared.Queue) {
 			old, ok := e.ObjectOld.(*corev1.Pod)
 			now, ok2 := e.ObjectNew.(*corev1.Pod)
 			if ok && ok2 && old.ResourceVersion != now.ResourceVersion {
 				r.podUpdated(ctx, q, old, now)
 			}
 		},
-		DeleteFunc: func(ctx context.Context, e event.DeleteEvent, q queue) {
+		DeleteFunc: func(ctx context.Context, e event.DeleteEvent, q shared.Queue) {
 			if pod, ok := e.Object.(*corev1.Pod); ok {
 				r.podDeleted(ctx, q, pod)
 			}
@@ -67,7 +42,7 @@ func (r *Reconciler) onPod() handler.Funcs {
 	}
 }
 
-func (r *Reconciler) podCreated(ctx context.Context, q queue, pod *corev1.Pod) {
+func (r *Reconciler) podCreated(ctx context.Context, q shared.Queue, pod *corev1.Pod) {
 	if pod.DeletionTimestamp != nil {
 		// First seen after a restart: nobody waits for its creation.
 		r.podDeleted(ctx, q, pod)
@@ -75,15 +50,15 @@ func (r *Reconciler) podCreated(ctx context.Context, q queue, pod *corev1.Pod) {
 	}
 	if owner := metav1.GetControllerOf(pod); owner != nil {
 		if rs := r.owner(pod.Namespace, owner); rs != nil {
-			r.expectations.CreationObserved(klog.FromContext(ctx), request(rs).String())
-			q.Add(request(rs))
+			r.expectations.CreationObserved(klog.FromContext(ctx), shared.Request(rs).String())
+			q.Add(shared.Request(rs))
 		}
 		return
 	}
 	r.orphan(q, pod)
 }
 
-func (r *Reconciler) podUpdated(ctx context.Context, q queue, old, now *corev1.Pod) {
+func (r *Reconciler) podUpdated(ctx context.Context, q shared.Queue, old, now *corev1.Pod) {
 	relabelled := !maps.Equal(old.Labels, now.Labels)
 	if now.DeletionTimestamp != nil {
 		// A Pod that terminates is replaced at once.
@@ -97,7 +72,7 @@ func (r *Reconciler) podUpdated(ctx context.Context, q queue, old, now *corev1.P
 	moved := !equality.Semantic.DeepEqual(owner, before)
 	if moved && before != nil {
 		if rs := r.owner(old.Namespace, before); rs != nil {
-			q.Add(request(rs))
+			q.Add(shared.Request(rs))
 		}
 	}
 	switch {
@@ -106,34 +81,34 @@ func (r *Reconciler) podUpdated(ctx context.Context, q queue, old, now *corev1.P
 		if rs == nil {
 			return
 		}
-		q.Add(request(rs))
+		q.Add(shared.Request(rs))
 		if !podutil.IsPodReady(old) && podutil.IsPodReady(now) && rs.Spec.MinReadySeconds > 0 {
-			q.AddAfter(request(rs), time.Duration(rs.Spec.MinReadySeconds)*time.Second)
+			q.AddAfter(shared.Request(rs), time.Duration(rs.Spec.MinReadySeconds)*time.Second)
 		}
 	case relabelled || moved:
 		r.orphan(q, now)
 	}
 }
 
-func (r *Reconciler) podDeleted(ctx context.Context, q queue, pod *corev1.Pod) {
+func (r *Reconciler) podDeleted(ctx context.Context, q shared.Queue, pod *corev1.Pod) {
 	owner := metav1.GetControllerOf(pod)
 	if owner == nil {
 		return
 	}
 	if rs := r.owner(pod.Namespace, owner); rs != nil {
-		r.expectations.DeletionObserved(klog.FromContext(ctx), request(rs).String(), controller.PodKey(pod))
-		q.Add(request(rs))
+		r.expectations.DeletionObserved(klog.FromContext(ctx), shared.Request(rs).String(), controller.PodKey(pod))
+		q.Add(shared.Request(rs))
 	}
 }
 
 // orphan asks for the ReplicaSets that may adopt the Pod.
-func (r *Reconciler) orphan(q queue, pod *corev1.Pod) {
+func (r *Reconciler) orphan(q shared.Queue, pod *corev1.Pod) {
 	sets, err := r.sets.GetPodReplicaSets(pod)
 	if err != nil {
 		return // none select it
 	}
 	for _, rs := range sets {
-		q.Add(request(rs))
+		q.Add(shared.Request(rs))
 	}
 }
 

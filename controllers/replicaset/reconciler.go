@@ -2,7 +2,6 @@ package replicaset
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -31,10 +30,6 @@ import (
 )
 
 var pods = corev1.Resource("pods")
-
-// behindRecheck is how long the event of an own write may be late before the
-// ReplicaSet is looked at anyway.
-const behindRecheck = time.Second
 
 // Config is what the reconciler works with.
 type Config struct {
@@ -98,7 +93,7 @@ func newReconciler(cfg Config, of resource) (*Reconciler, error) {
 func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 	return ctrl.NewControllerManagedBy(mgr).
 		Named(r.name).
-		Watches(r.watched, r.onReplicaSet()).
+		Watches(r.watched, shared.OnItself(r.forget)).
 		Watches(&corev1.Pod{}, r.onPod()).
 		Complete(r)
 }
@@ -106,12 +101,8 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 // Reconcile creates and deletes Pods of a ReplicaSet, and writes its status.
 func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
 	key := req.String()
-	if err := r.written.EnsureReady(req.NamespacedName); err != nil {
-		var behind *consistency.ConsistencyError
-		if errors.As(err, &behind) {
-			return reconcile.Result{RequeueAfter: behindRecheck}, nil
-		}
-		return reconcile.Result{}, err
+	if ready, result, err := shared.CaughtUp(r.written, req.NamespacedName); !ready {
+		return result, err
 	}
 	rs, err := r.sets.ReplicaSets(req.Namespace).Get(req.Name)
 	if apierrors.IsNotFound(err) {

@@ -2,9 +2,7 @@ package statefulset
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -37,10 +35,6 @@ var (
 	pods         = corev1.Resource("pods")
 	volumeClaims = corev1.Resource("persistentvolumeclaims")
 )
-
-// behindRecheck is how long the event of an own write may be late before the
-// StatefulSet is looked at anyway.
-const behindRecheck = time.Second
 
 // Config is what the reconciler works with.
 type Config struct {
@@ -103,19 +97,15 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 		Named(names.StatefulSetController).
 		WithOptions(shared.OnClock(r.cfg.Clock)).
 		Watches(&appsv1.StatefulSet{}, r.onSet()).
-		Watches(&corev1.Pod{}, r.onPod()).
+		Watches(&corev1.Pod{}, shared.OnOwned(r.askOwner, r.askAdopters)).
 		Watches(&corev1.PersistentVolumeClaim{}, r.onClaim()).
 		Complete(r)
 }
 
 // Reconcile claims Pods and revisions, and calls the algorithm with them.
 func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
-	if err := r.written.EnsureReady(req.NamespacedName); err != nil {
-		var behind *consistency.ConsistencyError
-		if errors.As(err, &behind) {
-			return reconcile.Result{RequeueAfter: behindRecheck}, nil
-		}
-		return reconcile.Result{}, err
+	if ready, result, err := shared.CaughtUp(r.written, req.NamespacedName); !ready {
+		return result, err
 	}
 	set, err := r.sets.StatefulSets(req.Namespace).Get(req.Name)
 	if apierrors.IsNotFound(err) {
