@@ -42,11 +42,7 @@ func newMeasurement(ctx context.Context, s *subject) (*measurement, error) {
 // waitForControllers returns when a namespace gets its account and a
 // Deployment its Pod.
 func (m *measurement) waitForControllers(ctx context.Context) error {
-	ns, err := m.namespace(ctx)
-	if err != nil {
-		return err
-	}
-	pods, err := follow(ctx, m.client.CoreV1().Pods(ns), metav1.ListOptions{})
+	ns, pods, err := m.newPods(ctx)
 	if err != nil {
 		return err
 	}
@@ -102,12 +98,26 @@ func (m *measurement) namespace(ctx context.Context) (string, error) {
 	return ns.Name, accounts.added(ctx, 1)
 }
 
-func deploymentOfHundred(ctx context.Context, m *measurement) (float64, error) {
-	ns, err := m.namespace(ctx)
-	if err != nil {
-		return 0, err
+// newPods makes a namespace and follows its Pods.
+func (m *measurement) newPods(ctx context.Context) (ns string, pods *feed, err error) {
+	if ns, err = m.namespace(ctx); err != nil {
+		return "", nil, err
 	}
-	pods, err := follow(ctx, m.client.CoreV1().Pods(ns), metav1.ListOptions{})
+	pods, err = follow(ctx, m.client.CoreV1().Pods(ns), metav1.ListOptions{})
+	return ns, pods, err
+}
+
+// newSlices makes a namespace and follows its EndpointSlices.
+func (m *measurement) newSlices(ctx context.Context) (ns string, slices *feed, err error) {
+	if ns, err = m.namespace(ctx); err != nil {
+		return "", nil, err
+	}
+	slices, err = follow(ctx, m.client.DiscoveryV1().EndpointSlices(ns), metav1.ListOptions{})
+	return ns, slices, err
+}
+
+func deploymentOfHundred(ctx context.Context, m *measurement) (float64, error) {
+	ns, pods, err := m.newPods(ctx)
 	if err != nil {
 		return 0, err
 	}
@@ -122,11 +132,7 @@ func deploymentOfHundred(ctx context.Context, m *measurement) (float64, error) {
 
 // podReplaced is the median of ten.
 func podReplaced(ctx context.Context, m *measurement) (float64, error) {
-	ns, err := m.namespace(ctx)
-	if err != nil {
-		return 0, err
-	}
-	pods, err := follow(ctx, m.client.CoreV1().Pods(ns), metav1.ListOptions{})
+	ns, pods, err := m.newPods(ctx)
 	if err != nil {
 		return 0, err
 	}
@@ -161,11 +167,7 @@ func podReplaced(ctx context.Context, m *measurement) (float64, error) {
 }
 
 func thousandPodsOfJobs(ctx context.Context, m *measurement) (float64, error) {
-	ns, err := m.namespace(ctx)
-	if err != nil {
-		return 0, err
-	}
-	pods, err := follow(ctx, m.client.CoreV1().Pods(ns), metav1.ListOptions{})
+	ns, pods, err := m.newPods(ctx)
 	if err != nil {
 		return 0, err
 	}
@@ -194,11 +196,7 @@ func (m *measurement) service(ctx context.Context, ns, name string) error {
 
 // serviceToSlice is the median of ten.
 func serviceToSlice(ctx context.Context, m *measurement) (float64, error) {
-	ns, err := m.namespace(ctx)
-	if err != nil {
-		return 0, err
-	}
-	slices, err := follow(ctx, m.client.DiscoveryV1().EndpointSlices(ns), metav1.ListOptions{})
+	ns, slices, err := m.newSlices(ctx)
 	if err != nil {
 		return 0, err
 	}
@@ -223,11 +221,7 @@ func serviceToSlice(ctx context.Context, m *measurement) (float64, error) {
 // readyToSlice is the median of twenty Pods that become ready one after the
 // other.
 func readyToSlice(ctx context.Context, m *measurement) (float64, error) {
-	ns, err := m.namespace(ctx)
-	if err != nil {
-		return 0, err
-	}
-	changes, err := follow(ctx, m.client.DiscoveryV1().EndpointSlices(ns), metav1.ListOptions{})
+	ns, changes, err := m.newSlices(ctx)
 	if err != nil {
 		return 0, err
 	}
