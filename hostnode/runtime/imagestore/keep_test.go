@@ -21,6 +21,23 @@ func keep(t *testing.T, store, name string, img v1.Image) Image {
 	return kept[0]
 }
 
+// roomyStore is on a file system of its own: how full the machine's is must not
+// decide what is kept.
+func roomyStore(t *testing.T) string {
+	t.Helper()
+	needRoot(t)
+	store := t.TempDir()
+	if err := unix.Mount("tmpfs", store, "tmpfs", 0, "mode=755"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(store, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	return store
+}
+
 // has says which images' unpacked layers a store has.
 func has(t *testing.T, store string, images ...Image) (found []bool) {
 	t.Helper()
@@ -35,8 +52,7 @@ func has(t *testing.T, store string, images ...Image) (found []bool) {
 }
 
 func TestKeptImagesHaveNoNameAndAllBytes(t *testing.T) {
-	needRoot(t)
-	store := t.TempDir()
+	store := roomyStore(t)
 	kept := keep(t, store, "app:1", image(t, layer(t, file{"f", "one"})))
 	listed, err := List(store)
 	if err != nil || len(listed) != 0 {
@@ -59,8 +75,7 @@ func TestKeptImagesHaveNoNameAndAllBytes(t *testing.T) {
 }
 
 func TestATagThatMovedLetsItsOldImageGo(t *testing.T) {
-	needRoot(t)
-	store := t.TempDir()
+	store := roomyStore(t)
 	old := keep(t, store, "app:1", image(t, layer(t, file{"f", "one"})))
 	used := keep(t, store, "used:1", image(t, layer(t, file{"f", "two"})))
 	_, held, err := NewReader(store).Layer(used.Layers[0])
@@ -76,8 +91,7 @@ func TestATagThatMovedLetsItsOldImageGo(t *testing.T) {
 }
 
 func TestAnImageThatWasLoadedIsNotKeptTwice(t *testing.T) {
-	needRoot(t)
-	store := t.TempDir()
+	store := roomyStore(t)
 	img := image(t, layer(t, file{"f", "one"}))
 	archive := dockerArchive(t, map[string]v1.Image{"app:1": img})
 	if _, err := Load(t.Context(), store, bytes.NewReader(archive)); err != nil {
@@ -91,8 +105,7 @@ func TestAnImageThatWasLoadedIsNotKeptTwice(t *testing.T) {
 }
 
 func TestKeptImagesMakeRoom(t *testing.T) {
-	needRoot(t)
-	store := t.TempDir()
+	store := roomyStore(t)
 	base := layer(t, file{"base", "of two"})
 	images := map[string]v1.Image{
 		"loaded:1": image(t, layer(t, file{"f", "loaded"})),
