@@ -170,6 +170,22 @@ func (p Paths) blame(err error, name string) error {
 		Help: "create it with --retain, then read the files in " + filepath.Join(p.Cluster(name), "logs")}
 }
 
+// waitMachines waits until all machines run that a supervisor is starting.
+func (p Paths) waitMachines(ctx context.Context, rec *record, within time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, max(within, readyBound))
+	defer cancel()
+	for _, m := range rec.Machines {
+		for !p.runs(rec.Cluster.Name, m.Name) {
+			select {
+			case <-ctx.Done():
+				return fmt.Errorf("machine %s: %w: %w", m.Name, ErrNotRunning, ctx.Err())
+			case <-time.After(10 * time.Millisecond):
+			}
+		}
+	}
+	return nil
+}
+
 func clone(c *cluster.Cluster) (*cluster.Cluster, error) {
 	data, err := json.Marshal(c)
 	if err != nil {

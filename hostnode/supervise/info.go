@@ -246,14 +246,9 @@ var powerCut = map[cluster.Durability]string{
 func (p Paths) runningControlPlane(rec *record) string {
 	layout, _ := namespaces.Layout() // without one, nothing is frozen
 	for _, m := range rec.Machines {
-		if m.Role != cluster.ControlPlaneRole {
+		if m.Role != cluster.ControlPlaneRole || !p.runs(rec.Cluster.Name, m.Name) {
 			continue
 		}
-		proc, _, err := findProcess(p.machineState(rec.Cluster.Name, m.Name))
-		if err != nil {
-			continue
-		}
-		proc.Close()
 		if !layout.Frozen(machineCgroup(rec.Cluster.Name, m.Name)) {
 			return m.Name
 		}

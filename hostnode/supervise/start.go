@@ -63,6 +63,10 @@ func (p Paths) start(ctx context.Context, rec *record, opts StartOptions) (info 
 		// it was in trouble with may be mended.
 		stuck := p.outvoted(rec) != nil
 		if !stuck && p.supervised(name) {
+			// Perhaps since a moment ago, by a start that was killed.
+			if err := p.waitMachines(ctx, rec, opts.Within); err != nil {
+				return nil, err
+			}
 			return p.describe(rec), p.waitReady(ctx, rec, opts.Within)
 		}
 		if !stuck && p.alive(rec) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -136,14 +137,17 @@ func syncFS(dir string) error {
 
 // alive says whether any machine of the cluster runs.
 func (p Paths) alive(rec *record) bool {
-	for _, m := range rec.Machines {
-		proc, _, err := findProcess(p.machineState(rec.Cluster.Name, m.Name))
-		if err == nil {
-			proc.Close()
-			return true
-		}
+	return slices.ContainsFunc(rec.Machines, func(m machineRecord) bool { return p.runs(rec.Cluster.Name, m.Name) })
+}
+
+// runs says whether a machine does.
+func (p Paths) runs(cluster, name string) bool {
+	proc, _, err := findProcess(p.machineState(cluster, name))
+	if err != nil {
+		return false
 	}
-	return false
+	proc.Close()
+	return true
 }
 
 // want says that the cluster is meant to run.
