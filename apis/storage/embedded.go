@@ -2,7 +2,6 @@ package storage
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/url"
 	"os"
@@ -44,13 +43,14 @@ func (s *Storage) runEmbedded(ctx context.Context) error {
 	if err := inspect(cfg.Dir); err != nil {
 		return err
 	}
-	replica := s.cfg.Replica
+	replica, joined := s.cfg.Replica, false
 	if replica != nil {
 		replica.configure(cfg)
 		if replica.Join && !founded(cfg.Dir) {
 			if err := replica.join(ctx, cfg); err != nil {
 				return err
 			}
+			joined = true
 		}
 	}
 	etcd, err := startEtcd(cfg)
@@ -78,8 +78,18 @@ func (s *Storage) runEmbedded(ctx context.Context) error {
 		s.mu.Unlock()
 	}
 
+	var reads <-chan struct{}
+	if replica != nil {
+		if joined {
+			if err := replica.promote(ctx, etcd); err != nil {
+				return err
+			}
+		}
+		reads = replica.reads(ctx, etcd)
+	}
 	select {
 	case <-etcd.Server.ReadyNotify():
+	case <-reads:
 	case <-etcd.Server.StopNotify():
 		return fmt.Errorf("etcd in %s stopped while starting", cfg.Dir)
 	case err := <-etcd.Err():
@@ -92,10 +102,13 @@ func (s *Storage) runEmbedded(ctx context.Context) error {
 	if replica == nil {
 		slowTicks(etcd.Server)
 	} else {
-		if err := errors.Join(replica.promote(ctx, etcd), replica.form()); err != nil {
-			if ctx.Err() != nil {
-				return nil
+		// It may have ended while it was one, and knows only now.
+		if learns(etcd) {
+			if err := replica.promote(ctx, etcd); err != nil {
+				return err
 			}
+		}
+		if err := replica.form(); err != nil {
 			return err
 		}
 		client.KV = ledKV{client.KV, s.leadership}

@@ -117,6 +117,11 @@ func (r *Replica) configure(cfg *embed.Config) {
 	cfg.AdvertisePeerUrls = []url.URL{peer}
 	cfg.ClientTLSInfo, cfg.PeerTLSInfo = r.tls(), r.tls()
 	cfg.TickMs, cfg.ElectionMs = replicaTickMs, replicaElectionMs
+	// The check asks for five seconds of connections between all others before
+	// one may join again. That guards a majority from whoever removes members
+	// that live; here nobody is removed but one without data, by itself, and
+	// without a majority of the old ones raft changes nothing.
+	cfg.StrictReconfigCheck = false
 	var initial []string
 	for _, m := range r.Members {
 		u := r.url(m, r.PeerPort)
@@ -253,13 +258,13 @@ func (r *Replica) initial(members []*etcdserverpb.Member) string {
 
 // promote makes a learner a voter as soon as it has caught up.
 func (r *Replica) promote(ctx context.Context, etcd *embed.Etcd) error {
-	for etcd.Server.IsLearner() {
+	for {
 		bounded, cancel := context.WithTimeout(ctx, callBound)
 		_, err := etcd.Server.PromoteMember(bounded, uint64(etcd.Server.MemberID()))
 		cancel()
 		if err == nil || errors.Is(err, membership.ErrMemberNotLearner) {
 			slog.Info("etcd member votes", "member", r.Name)
-			break
+			return nil
 		}
 		select {
 		case <-ctx.Done():
@@ -269,7 +274,38 @@ func (r *Replica) promote(ctx context.Context, etcd *embed.Etcd) error {
 		case <-time.After(promoteRetry):
 		}
 	}
-	return nil
+}
+
+// learns says whether this member is a learner, as far as it knows.
+func learns(etcd *embed.Etcd) bool {
+	self := etcd.Server.Cluster().Member(etcd.Server.MemberID())
+	return self != nil && self.IsLearner
+}
+
+// reads is closed when the member can tell what the cluster holds. For etcd a member is ready when the others know its name: what it sends
+// for that is lost while connections are being made, and sent again only after
+// six seconds. Nobody here asks for that name.
+func (r *Replica) reads(ctx context.Context, etcd *embed.Etcd) <-chan struct{} {
+	done := make(chan struct{})
+	go func() {
+		for {
+			bounded, cancel := context.WithTimeout(ctx, callBound)
+			err := etcd.Server.LinearizableReadNotify(bounded)
+			cancel()
+			if err == nil {
+				close(done)
+				return
+			}
+			select {
+			case <-ctx.Done():
+				return
+			case <-etcd.Server.StopNotify():
+				return
+			case <-time.After(promoteRetry):
+			}
+		}
+	}()
+	return done
 }
 
 // form notes that this member has been part of the whole.
