@@ -3,6 +3,7 @@ package storage
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -12,6 +13,8 @@ import (
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
 	"go.etcd.io/etcd/server/v3/storage/wal"
 	"go.uber.org/zap"
+
+	"github.com/skiff-k8s/skiff/apis/storage/pagesum"
 )
 
 // MaxTxnOps is how many operations the embedded member takes in one
@@ -29,6 +32,13 @@ const (
 	// quotaBytes is the most etcd upstream recommends; the default of 2 GiB
 	// ends in a read-only cluster sooner than a developer expects.
 	quotaBytes = 8 << 30
+	// sumsFile has the checksums of the database's pages, in the data
+	// directory.
+	sumsFile = "db.sums"
+	// sumsLook is how often is looked whether the database has become another
+	// one: a member that was far behind receives one, and etcdctl defrag makes
+	// one.
+	sumsLook = 30 * time.Second
 	// MemberName and PeerURL only have to be the same at every start. The
 	// member listens for no peers.
 	MemberName = "skiff"
@@ -53,11 +63,16 @@ func (s *Storage) runEmbedded(ctx context.Context) error {
 			joined = true
 		}
 	}
+	sums := pagesum.New(pagesum.Config{Path: filepath.Join(cfg.Dir, sumsFile), Durable: s.cfg.Durable})
+	defer sums.Close()
 	etcd, err := startEtcd(cfg)
 	if err != nil {
 		return fmt.Errorf("start etcd in %s: %w", cfg.Dir, err)
 	}
 	defer etcd.Close()
+	if err := sums.Attach(etcd.Server.Backend()); err != nil {
+		slog.Warn("etcd's database has no checksums: damage is not noticed", "error", err)
+	}
 	if err := os.Chmod(s.cfg.Socket, 0o600); err != nil {
 		return fmt.Errorf("close etcd's socket to others: %w", err)
 	}
@@ -115,13 +130,21 @@ func (s *Storage) runEmbedded(ctx context.Context) error {
 	}
 	s.set(client, nil)
 
-	select {
-	case <-ctx.Done():
-		return nil
-	case <-etcd.Server.StopNotify():
-		return fmt.Errorf("etcd in %s stopped", cfg.Dir)
-	case err := <-etcd.Err():
-		return fmt.Errorf("etcd in %s: %w", cfg.Dir, err)
+	look := time.NewTicker(sumsLook)
+	defer look.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-etcd.Server.StopNotify():
+			return fmt.Errorf("etcd in %s stopped", cfg.Dir)
+		case err := <-etcd.Err():
+			return fmt.Errorf("etcd in %s: %w", cfg.Dir, err)
+		case <-look.C:
+			if err := sums.Attach(etcd.Server.Backend()); err != nil {
+				slog.Warn("etcd's new database has no checksums: damage is not noticed", "error", err)
+			}
+		}
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -18,6 +19,8 @@ import (
 	"go.etcd.io/etcd/server/v3/storage/wal/walpb"
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/skiff-k8s/skiff/apis/storage/pagesum"
 )
 
 // Trouble is a reason why the embedded member cannot serve what is in its
@@ -58,12 +61,19 @@ func troubleWith(dir string, err error) *Trouble {
 // that, into which new writes do not go. And it dies of a database that was
 // cut off, by a signal. All else it finds itself, when it starts.
 //
-// A log's checksums are read for that: some milliseconds, while the API server
-// is being composed.
+// A log's checksums are read for that, and the database with those that this
+// package keeps of it: some milliseconds, while the API server is being
+// composed.
 func inspect(dir string) error {
 	db := filepath.Join(dir, "member", "snap", "db")
 	if info, err := os.Stat(db); errors.Is(err, os.ErrNotExist) || err == nil && info.Size() == 0 {
 		return nil // there was never a write; or etcd makes it anew from the log
+	}
+	switch err := pagesum.Verify(filepath.Join(dir, sumsFile), db); {
+	case errors.Is(err, pagesum.ErrUnknown):
+		slog.Info("etcd's database is not compared with checksums", "file", db, "reason", err)
+	case err != nil:
+		return damaged(db, err)
 	}
 	applied, err := databaseIndex(db)
 	if err != nil {
