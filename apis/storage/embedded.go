@@ -32,9 +32,6 @@ const (
 	// quotaBytes is the most etcd upstream recommends; the default of 2 GiB
 	// ends in a read-only cluster sooner than a developer expects.
 	quotaBytes = 8 << 30
-	// sumsFile has the checksums of the database's pages, in the data
-	// directory.
-	sumsFile = "db.sums"
 	// sumsLook is how often is looked whether the database has become another
 	// one: a member that was far behind receives one, and etcdctl defrag makes
 	// one.
@@ -50,18 +47,14 @@ func (s *Storage) runEmbedded(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := inspect(cfg.Dir); err != nil {
-		return err
-	}
 	replica, joined := s.cfg.Replica, false
-	if replica != nil {
-		replica.configure(cfg)
-		if replica.Join && !founded(cfg.Dir) {
-			if err := replica.join(ctx, cfg); err != nil {
-				return err
-			}
-			joined = true
-		}
+	if replica == nil {
+		err = inspect(cfg.Dir)
+	} else {
+		joined, err = s.enter(ctx, cfg)
+	}
+	if err != nil {
+		return err
 	}
 	sums := pagesum.New(pagesum.Config{Path: filepath.Join(cfg.Dir, sumsFile), Durable: s.cfg.Durable})
 	defer sums.Close()

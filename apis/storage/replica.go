@@ -337,6 +337,5 @@ func (r *Replica) nameOf(etcd *embed.Etcd, id types.ID) string {
 
 // founded says that the data directory has a member's log.
 func founded(dataDir string) bool {
-	_, err := os.Stat(filepath.Join(dataDir, "member", "wal"))
-	return err == nil
+	return exists(filepath.Join(dataDir, memberDir, "wal"))
 }

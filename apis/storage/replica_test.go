@@ -2,6 +2,7 @@ package storage
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"fmt"
 	"net"
@@ -34,6 +35,10 @@ func TestMain(m *testing.M) {
 		serveDamaged(dir)
 		os.Exit(0)
 	}
+	if dir := os.Getenv(beWriter); dir != "" {
+		writeUntilKilled(dir)
+		os.Exit(0)
+	}
 	os.Exit(m.Run())
 }
 
@@ -60,7 +65,8 @@ func child(name string) error {
 	for _, n := range memberNames {
 		r.Members = append(r.Members, Member{n, addressOf(n)})
 	}
-	s, err := New(Config{DataDir: filepath.Join(name, "data"), Socket: filepath.Join(socket, "s"), Replica: r})
+	tell := func(t *Trouble) { fmt.Println("trouble", t) }
+	s, err := New(Config{DataDir: filepath.Join(name, "data"), Socket: filepath.Join(socket, "s"), Replica: r, OnTrouble: tell})
 	if err != nil {
 		return err
 	}
@@ -141,6 +147,24 @@ func startMember(t *testing.T, dir, name string, join bool) *running {
 func (r *running) kill() {
 	_ = r.cmd.Process.Kill()
 	_ = r.cmd.Wait() // once more is an error of its own
+}
+
+// told waits for a line with a word.
+func (r *running) told(t *testing.T, word string) string {
+	t.Helper()
+	for end := time.After(patient); ; {
+		select {
+		case line, ok := <-r.lines:
+			if !ok {
+				t.Fatalf("member %s has ended", r.name)
+			}
+			if strings.Contains(line, word) {
+				return line
+			}
+		case <-end:
+			t.Fatalf("member %s does not tell %q", r.name, word)
+		}
+	}
 }
 
 // wrote waits for the next write that succeeds, and says whether the member
@@ -278,6 +302,89 @@ func TestAMemberThatLostItsDataJoinsAgain(t *testing.T) {
 	// One back is enough.
 	members["cp"] = startMember(t, dir, "cp", true) // has its data: nothing to join
 	for _, name := range []string{"cp", "cp2"} {
+		members[name].drain()
+		members[name].wrote(t, patient)
+	}
+}
+
+// damageMember flips a bit of a member's database that is in use.
+func damageMember(t *testing.T, dir, name string) string {
+	t.Helper()
+	db := filepath.Join(dir, name, "data/member/snap/db")
+	at := find(mustRead(t, db), "cp/", pagesInUse(t, db))
+	if at < 0 {
+		t.Fatal("nothing is written")
+	}
+	f, err := os.OpenFile(db, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.WriteAt([]byte("C"), int64(at)); err != nil {
+		t.Fatal(err)
+	}
+	return db
+}
+
+func TestADamagedMemberIsMadeAnewOnceTheOthersAgree(t *testing.T) {
+	dir, members := foundMembers(t)
+	// The database has it only after a while.
+	for name := range members {
+		members[name].wrote(t, patient)
+		db := filepath.Join(dir, name, "data/member/snap/db")
+		for begin := time.Now(); !bytes.Contains(mustRead(t, db), []byte("cp/")); {
+			members[name].wrote(t, patient)
+			if time.Since(begin) > patient {
+				t.Fatal("nothing is written to the database")
+			}
+		}
+	}
+	members["cp2"].kill()
+	members["cp3"].kill()
+	db := damageMember(t, dir, "cp2")
+	before := mustRead(t, db)
+
+	// One of the others is no majority: what is damaged may be needed.
+	members["cp2"] = startMember(t, dir, "cp2", false)
+	if line := members["cp2"].told(t, "trouble"); !strings.Contains(line, "data/member/snap/db: page ") {
+		t.Error(line)
+	}
+	time.Sleep(time.Second) // enough for who does not ask
+	if !bytes.Equal(mustRead(t, db), before) {
+		t.Error("the database was changed")
+	}
+
+	members["cp3"] = startMember(t, dir, "cp3", false)
+	for _, m := range members {
+		m.drain()
+		m.wrote(t, patient)
+	}
+	aside := filepath.Join(dir, "cp2/data/damaged")
+	if !bytes.Equal(mustRead(t, filepath.Join(aside, "member/snap/db")), before) {
+		t.Error("what was set aside is not what was there")
+	}
+	if why := string(mustRead(t, filepath.Join(aside, "trouble.json"))); !strings.Contains(why, "page ") {
+		t.Errorf("why: %s", why)
+	}
+
+	// It votes, and it may be damaged again; the host may be who finds that.
+	members["cp2"].kill()
+	note := []byte(`{"file": "/var/lib/etcd/member/snap/db", "damaged": true, "cause": "it is not as the last stop left it"}`)
+	if err := os.WriteFile(filepath.Join(dir, "cp2/data/damaged.json"), note, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	before = mustRead(t, db)
+	members["cp2"] = startMember(t, dir, "cp2", false)
+	members["cp2"].told(t, "as the last stop left it")
+	members["cp2"].wrote(t, patient)
+	if !bytes.Equal(mustRead(t, filepath.Join(aside, "member/snap/db")), before) {
+		t.Error("there is more than one that was set aside, or none")
+	}
+	if _, err := os.Stat(filepath.Join(dir, "cp2/data/damaged.json")); !os.IsNotExist(err) {
+		t.Errorf("the new member counts as damaged: %v", err)
+	}
+	members["cp"].kill()
+	for _, name := range []string{"cp2", "cp3"} {
 		members[name].drain()
 		members[name].wrote(t, patient)
 	}

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"time"
+
 	"github.com/spf13/cobra"
 
 	"github.com/skiff-k8s/skiff/hostnode/supervise"
@@ -25,6 +27,7 @@ func (a *app) getNodesCommand() *cobra.Command {
 				}
 				for _, info := range list {
 					rows = append(rows, nodeRows(&info)...)
+					a.sayAside(&info, time.Time{})
 				}
 				if len(rows) == 0 {
 					a.say("No skiff clusters found.")
@@ -39,6 +42,7 @@ func (a *app) getNodesCommand() *cobra.Command {
 			if err != nil {
 				return a.about("get nodes", err)
 			}
+			a.sayAside(info, time.Time{})
 			return printRows(a, output, nodeHeader, nodeRows(info))
 		},
 	}

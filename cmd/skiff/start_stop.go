@@ -133,6 +133,7 @@ func (a *app) started(ctx context.Context, info *supervise.Info, f startFlags, s
 	if err != nil {
 		return err
 	}
+	a.warnOfDamage(ctx, info.Name, began)
 	raw, err := supervise.Kubeconfig(info.Name, false)
 	if err != nil {
 		return err
@@ -162,6 +163,19 @@ func (a *app) started(ctx context.Context, info *supervise.Info, f startFlags, s
 		steps.Done("Ready after %s 💚", progress.Seconds(a.now().Sub(began)))
 	}
 	return err
+}
+
+// warnOfDamage names the etcd members that a start has found damaged while the
+// others are enough.
+func (a *app) warnOfDamage(ctx context.Context, name string, began time.Time) {
+	info, err := supervise.Get(ctx, name)
+	if err != nil {
+		return // the cluster runs, which was the question
+	}
+	if info.Trouble != "" {
+		a.say("Warning: %s\n  Mend: %s", info.Trouble, info.Mend)
+	}
+	a.sayAside(info, began)
 }
 
 // refresh gives the user's kubeconfigs, those of now and those that the

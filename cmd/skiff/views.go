@@ -72,6 +72,8 @@ func (n nodeRow) cells(now time.Time) []string {
 		state, pid = "running", strconv.Itoa(n.PID)
 		if n.Paused {
 			state = "paused"
+		} else if n.Trouble != "" {
+			state = "etcd in trouble"
 		} else if n.APIServer != "" && n.APIServer != "serving" {
 			state = "API server " + n.APIServer
 		}

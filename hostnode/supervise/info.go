@@ -84,6 +84,11 @@ type MachineInfo struct {
 	// are several: serving, away (not ready, or without a majority), gone
 	// (starting), silent.
 	APIServer string `json:"apiServer,omitempty"`
+	// Trouble is what keeps its etcd member from serving; empty: nothing does.
+	Trouble string `json:"trouble,omitempty"`
+	// SetAside is what a damaged etcd member had before it was made anew from
+	// the others; nil: nothing was, or somebody has removed it.
+	SetAside *SetAside `json:"setAside,omitempty"`
 }
 
 // List describes every cluster of the host, by name.
@@ -223,16 +228,36 @@ func (p Paths) describe(rec *record) *Info {
 	default:
 		info.State = Degraded
 	}
-	for _, t := range p.troubles(rec) {
-		info.Trouble, info.Mend = t.Error(), p.mend(c.Name, t)
+	p.describeTroubles(rec, info)
+	return info
+}
+
+func (p Paths) describeTroubles(rec *record, info *Info) {
+	name := rec.Cluster.Name
+	all := p.troubles(rec)
+	for _, t := range all {
+		info.Trouble, info.Mend = t.Error(), p.mend(name, t)
 		switch {
+		case t.damaged && p.majorityWithout(rec, all):
+			info.Mend = "the others are a majority: " + t.machine + " is made anew from them, by itself"
+			if info.State == Running {
+				info.State = Degraded
+			}
 		case t.damaged:
 			info.State = Damaged
 		case info.State == Running:
 			info.State = Degraded
 		}
 	}
-	return info
+	for i := range info.Machines {
+		m := &info.Machines[i]
+		m.SetAside = p.setAside(name, m.Name)
+		for _, t := range all {
+			if t.machine == m.Name {
+				m.Trouble = t.Error()
+			}
+		}
+	}
 }
 
 // powerCut says in plain words what each durability may cost.

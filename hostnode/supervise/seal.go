@@ -38,6 +38,11 @@ func (p Paths) sums(name, machineName string) string {
 	return filepath.Join(p.etcdDir(name, machineName), "sums.json")
 }
 
+// condemned is the file that tells a machine that its member is damaged.
+func (p Paths) condemned(name, machineName string) string {
+	return p.onHost(name, machineName, machine.EtcdDamagedFile)
+}
+
 // seal writes the checksums of a cluster that does not run. Where there are
 // some, nothing has written since, or should have: they stay. And what etcd
 // itself could not read is nothing to hold anybody to.
@@ -65,28 +70,47 @@ func (p Paths) seal(rec *record) error {
 }
 
 // verify compares the files with their checksums, if there are any: a cluster
-// whose processes all died has none.
+// whose processes all died has none. A member that is damaged is told so, if
+// the others are a majority: it is made anew from them.
 func (p Paths) verify(rec *record) error {
 	var damaged []trouble
 	name := rec.Cluster.Name
 	for _, m := range rec.Machines {
+		sealed := exists(p.sums(name, m.Name))
 		file, err := p.changed(name, m.Name)
 		if err != nil {
 			return fmt.Errorf("compare etcd's files of %s with their checksums: %w", m.Name, err)
 		}
 		if file != "" {
 			damaged = append(damaged, trouble{machine: m.Name, file: file, damaged: true, cause: "it is not as the last stop left it"})
+		} else if sealed {
+			// Of an earlier start, and mended since.
+			if err := os.Remove(p.condemned(name, m.Name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
 		}
 	}
-	if len(damaged) > 0 {
+	if len(damaged) == 0 {
+		return nil
+	}
+	if !p.majorityWithout(rec, damaged) {
 		return p.refuse(name, damaged)
+	}
+	for _, t := range damaged {
+		if err := writeJSON(p.condemned(name, t.machine), p.inMachine(name, t)); err != nil {
+			return fmt.Errorf("tell machine %s that its etcd is damaged: %w", t.machine, err)
+		}
 	}
 	return nil
 }
 
-// unseal comes before etcd writes.
+// unseal comes before etcd writes. What is damaged stays as it is until the
+// member is made anew.
 func (p Paths) unseal(rec *record) error {
 	return p.eachEtcd(rec, func(machineName string) error {
+		if exists(p.condemned(rec.Cluster.Name, machineName)) {
+			return nil
+		}
 		if err := os.Remove(p.sums(rec.Cluster.Name, machineName)); !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -38,8 +39,13 @@ func (p Paths) mend(name string, t trouble) string {
 		return "make the file system of " + t.file + " writable, with room on it; a cluster that runs goes on by itself then, another by skiff start cluster --name " + name
 	}
 	help := fmt.Sprintf("put %s back from a copy, or restore a snapshot; or give the data up: skiff delete cluster --name %s", t.file, name)
-	if sums := p.sums(name, t.machine); exists(sums) {
-		help += "\nto go on with the file as it is: rm " + sums
+	sums := []string{p.sums(name, t.machine)}
+	if filepath.Base(t.file) == "db" {
+		sums = append(sums, p.onHost(name, t.machine, machine.EtcdPageSumsFile))
+	}
+	sums = slices.DeleteFunc(sums, func(path string) bool { return !exists(path) })
+	if len(sums) > 0 {
+		help += "\nto go on with the file as it is: rm " + strings.Join(sums, " ")
 	}
 	return help
 }
@@ -76,6 +82,30 @@ func (p Paths) troubleOf(name, machineName string) (trouble, error) {
 	return trouble{machine: machineName, file: p.onHost(name, machineName, told.File), damaged: told.Damaged, cause: told.Cause}, nil
 }
 
+// SetAside is what a damaged etcd member had.
+type SetAside struct {
+	// Dir is where it is.
+	Dir string `json:"dir"`
+	// Cause says what was damaged, and Since when it was set aside.
+	Cause string    `json:"cause"`
+	Since time.Time `json:"since"`
+}
+
+// setAside is nil when there is nothing, or nothing that can be read.
+func (p Paths) setAside(name, machineName string) *SetAside {
+	dir := p.onHost(name, machineName, machine.EtcdAsideDir)
+	data, err := os.ReadFile(filepath.Join(dir, filepath.Base(machine.TroubleFile)))
+	if err != nil {
+		return nil
+	}
+	var why machine.Trouble
+	if err := json.Unmarshal(data, &why); err != nil {
+		return nil
+	}
+	t := trouble{machine: machineName, file: p.onHost(name, machineName, why.File), damaged: true, cause: why.Cause}
+	return &SetAside{Dir: dir, Cause: t.Error(), Since: why.Since}
+}
+
 // onHost is the host's path of a file in a machine's /var.
 func (p Paths) onHost(name, machineName, path string) string {
 	if within(path, "/var") {
@@ -86,12 +116,16 @@ func (p Paths) onHost(name, machineName, path string) string {
 
 // note keeps a trouble for get clusters, after the machine is gone.
 func (p Paths) note(name string, t trouble) error {
-	path := p.troubleNote(name, t.machine)
-	inMachine := strings.TrimPrefix(t.file, filepath.Join(p.Cluster(name), "machines", t.machine))
-	if err := writeJSON(path, machine.Trouble{File: inMachine, Damaged: t.damaged, Cause: t.cause}); err != nil {
+	if err := writeJSON(p.troubleNote(name, t.machine), p.inMachine(name, t)); err != nil {
 		return fmt.Errorf("note trouble of machine %s: %w", t.machine, err)
 	}
 	return nil
+}
+
+// inMachine is a trouble in the machine's words.
+func (p Paths) inMachine(name string, t trouble) machine.Trouble {
+	file := strings.TrimPrefix(t.file, filepath.Join(p.Cluster(name), "machines", t.machine))
+	return machine.Trouble{File: file, Damaged: t.damaged, Cause: t.cause}
 }
 
 // forget what an earlier start noted.
@@ -131,16 +165,31 @@ func (p Paths) whileServable(ctx context.Context, rec *record) (context.Context,
 // others are no majority: nobody will ever be ready.
 func (p Paths) outvoted(rec *record) error {
 	all := p.troubles(rec)
-	controlPlanes := 0
-	for _, m := range rec.Machines {
-		if m.Role == cluster.ControlPlaneRole {
-			controlPlanes++
-		}
-	}
-	if len(all) <= (controlPlanes-1)/2 {
+	if p.majorityWithout(rec, all) {
 		return nil
 	}
 	return p.refuse(rec.Cluster.Name, all)
+}
+
+// majorityWithout says whether the control planes that are in none of the
+// troubles, and have their data, are a majority. Without a trouble it is no
+// question.
+func (p Paths) majorityWithout(rec *record, troubles []trouble) bool {
+	if len(troubles) == 0 {
+		return true
+	}
+	all, unfit := 0, 0
+	for i, m := range rec.Machines {
+		if m.Role != cluster.ControlPlaneRole {
+			continue
+		}
+		all++
+		troubled := slices.ContainsFunc(troubles, func(t trouble) bool { return t.machine == m.Name })
+		if troubled || memberLost(p.Cluster(rec.Cluster.Name), rec, i) {
+			unfit++
+		}
+	}
+	return unfit <= (all-1)/2
 }
 
 // refuse notes the troubles and says the first one with its mend.

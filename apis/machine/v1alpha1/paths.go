@@ -36,6 +36,14 @@ const (
 	// EtcdFormedFile says that this member of a replicated etcd has been one:
 	// a member without data must not vote as if it were new then.
 	EtcdFormedFile = EtcdDir + "/formed"
+	// EtcdPageSumsFile has the checksums of the pages of etcd's database.
+	EtcdPageSumsFile = EtcdDir + "/db.sums"
+	// EtcdDamagedFile is where the host says, as a Trouble, that this member of
+	// a replicated etcd is damaged, and is to be made anew.
+	EtcdDamagedFile = EtcdDir + "/damaged.json"
+	// EtcdAsideDir has what a damaged member of a replicated etcd had, after
+	// that, and a file like TroubleFile that says why.
+	EtcdAsideDir = EtcdDir + "/damaged"
 	// KubeletDir is the kubelet's root directory.
 	KubeletDir = "/var/lib/kubelet"
 	// ContainerdRoot is containerd's persistent directory.

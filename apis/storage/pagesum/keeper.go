@@ -13,7 +13,7 @@ import (
 
 const (
 	// appendMost is how many bytes of records a file may have behind the first
-	// one, if that has not a quarter of it, before it is made anew.
+	// one, or four times what that has, before it is made anew.
 	appendMost = 1 << 20
 	// retryAfter is how many commits a file that could not be written is left
 	// alone.
@@ -102,6 +102,7 @@ type log struct {
 	file             *os.File
 	closed           bool
 	first, appended  int64
+	most             int64 // appendMost
 	commits, writeAt int
 }
 
@@ -111,7 +112,7 @@ func newLog(cfg Config, db *bolt.DB) (*log, error) {
 		return nil, err
 	}
 	defer f.Close()
-	l := &log{cfg: cfg, db: db}
+	l := &log{cfg: cfg, db: db, most: appendMost}
 	if l.id, err = identify(f); err != nil {
 		return nil, err
 	}
@@ -171,7 +172,7 @@ func (l *log) commit(next head) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.commits++
-	if !l.closed && (l.file == nil && l.commits >= l.writeAt || l.file != nil && l.appended > max(appendMost, 4*l.first)) {
+	if !l.closed && (l.file == nil && l.commits >= l.writeAt || l.file != nil && l.appended > max(l.most, 4*l.first)) {
 		l.check(l.rewrite())
 	}
 	if l.file != nil {

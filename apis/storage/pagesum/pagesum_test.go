@@ -285,6 +285,7 @@ func TestWhereverItIsCutOff(t *testing.T) {
 	if err := l.keeper.Attach(l.be); err != nil {
 		t.Fatal(err)
 	}
+	l.keeper.current.most = 2_000
 	random := rand.New(rand.NewPCG(3, 0))
 	for i := range 60 {
 		l.work(random, i)
@@ -292,7 +293,7 @@ func TestWhereverItIsCutOff(t *testing.T) {
 	l.close()
 
 	id := labIdentity(t, l.db)
-	states := 0
+	states, anew := 0, 0
 	expect := func(what string, sums, db []byte) {
 		t.Helper()
 		write(t, l.db, db)
@@ -307,9 +308,11 @@ func TestWhereverItIsCutOff(t *testing.T) {
 	for i, s := range steps {
 		what := fmt.Sprintf("write %d of %d bytes at %d", i, len(s.data), s.offset)
 		expect("before "+what, s.sums, db)
-		if i > 0 && len(s.sums) > len(steps[i-1].sums) {
-			cut := len(steps[i-1].sums) + random.IntN(len(s.sums)-len(steps[i-1].sums))
-			expect("before its record, and "+what, s.sums[:cut], db)
+		if from := lastRecord(t, s.sums); i > 0 && !bytes.Equal(s.sums, steps[i-1].sums) {
+			expect("before its record, and "+what, s.sums[:from+random.IntN(len(s.sums)-from)], db)
+			if from < len(steps[i-1].sums) {
+				anew++
+			}
 		}
 		if grow := int(s.offset) + len(s.data) - len(db); grow > 0 {
 			db = append(db, make([]byte, grow)...)
@@ -320,9 +323,61 @@ func TestWhereverItIsCutOff(t *testing.T) {
 		copy(db[s.offset:], s.data)
 		expect("after "+what, s.sums, db)
 	}
-	t.Logf("%d writes, %d states", len(steps), states)
-	if len(steps) < 200 {
-		t.Errorf("only %d writes", len(steps))
+	t.Logf("%d writes, %d states, made anew %d times", len(steps), states, anew)
+	if len(steps) < 200 || anew == 0 {
+		t.Errorf("only %d writes, and made anew %d times", len(steps), anew)
+	}
+}
+
+// lastRecord is where it begins.
+func lastRecord(t *testing.T, data []byte) (from int) {
+	t.Helper()
+	_, rest, ok := parseIdentity(data)
+	for ok && len(rest) > 0 {
+		from = len(data) - len(rest)
+		_, rest, ok = parseRecord(rest)
+	}
+	if !ok {
+		t.Fatal("a record that is not whole")
+	}
+	return from
+}
+
+func TestAFileThatCannotBeWrittenIsTriedAgain(t *testing.T) {
+	l := newLab(t)
+	l.keeper.Close()
+	dir := filepath.Join(t.TempDir(), "away")
+	l.sums = filepath.Join(dir, "db.sums")
+	l.keeper = New(Config{Path: l.sums})
+	if err := l.keeper.Attach(l.be); err == nil {
+		t.Fatal("attached without a directory")
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.keeper.Attach(l.be); err != nil {
+		t.Fatal(err)
+	}
+	l.keeper.current.most = 0
+	if err := os.RemoveAll(dir); err != nil {
+		t.Fatal(err)
+	}
+	random := rand.New(rand.NewPCG(4, 0))
+	for i := range 50 {
+		l.work(random, i)
+	}
+	if l.keeper.current.file != nil {
+		t.Fatal("it is written without a directory")
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for i := range retryAfter {
+		l.work(random, 50+i)
+	}
+	l.close()
+	if err := Verify(l.sums, l.db); err != nil {
+		t.Error(err)
 	}
 }
 
