@@ -152,3 +152,86 @@ func TestAStartOfAClusterInTroubleTriesAgain(t *testing.T) {
 		t.Errorf("have %+v, %v", info, err)
 	}
 }
+
+func TestADamagedMinorityIsToldToBeMadeAnew(t *testing.T) {
+	rec := replicatedRecord(t)
+	p := Paths{StateDir: t.TempDir(), RunDir: t.TempDir()}
+	name := rec.Cluster.Name
+	log := func(i int) string {
+		return filepath.Join(p.etcdDir(name, rec.Machines[i].Name), "member", "wal", "0.wal")
+	}
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	put := func(i int, text string) {
+		t.Helper()
+		must(os.MkdirAll(filepath.Dir(log(i)), 0o700))
+		must(os.WriteFile(log(i), []byte(text), 0o600))
+	}
+	condemned := func() (all []string) {
+		for _, m := range rec.Machines {
+			if data, err := os.ReadFile(p.condemned(name, m.Name)); err == nil {
+				all = append(all, m.Name+" "+string(data))
+			}
+		}
+		return all
+	}
+	for i := range 3 {
+		put(i, "written")
+		must(os.WriteFile(filepath.Join(p.etcdDir(name, rec.Machines[i].Name), "formed"), nil, 0o600))
+	}
+	must(p.seal(rec))
+
+	put(1, "writtem")
+	must(p.verify(rec))
+	if all := condemned(); len(all) != 1 || !strings.HasPrefix(all[0], "ha-control-plane2 ") || !strings.Contains(all[0], `"/var/lib/etcd/member/wal/0.wal"`) {
+		t.Errorf("told: %v", all)
+	}
+	must(p.unseal(rec))
+	must(p.seal(rec)) // a stop before it was made anew
+	must(p.verify(rec))
+	if len(condemned()) != 1 {
+		t.Error("a second start does not know of the damage")
+	}
+	put(1, "written") // put back
+	must(p.verify(rec))
+	if all := condemned(); len(all) != 0 {
+		t.Errorf("what is as it was is damaged: %v", all)
+	}
+
+	put(1, "writtem")
+	put(2, "wri")
+	wants(t, refusalOf(t, p.verify(rec)), log(1), "put "+log(1)+" back")
+	put(2, "written")
+	must(os.RemoveAll(filepath.Dir(log(2)))) // lost, as a new machine is
+	must(os.Remove(p.sums(name, rec.Machines[2].Name)))
+	wants(t, refusalOf(t, p.verify(rec)), log(1))
+}
+
+func TestWhatWasSetAsideIsShown(t *testing.T) {
+	rec := replicatedRecord(t)
+	p := Paths{StateDir: t.TempDir(), RunDir: t.TempDir()}
+	dir := filepath.Join(p.etcdDir("ha", "ha-control-plane2"), "damaged")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	why := []byte(`{"file": "/var/lib/etcd/member/snap/db", "damaged": true, "cause": "page 7", "since": "2026-01-02T03:04:05Z"}`)
+	if err := os.WriteFile(filepath.Join(dir, "trouble.json"), why, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	info := p.describe(rec)
+	for i, m := range info.Machines {
+		if (m.SetAside != nil) != (i == 1) {
+			t.Errorf("%s: %+v", m.Name, m.SetAside)
+		}
+	}
+	if a := info.Machines[1].SetAside; a.Dir != dir || a.Since.Year() != 2026 || !strings.Contains(a.Cause, filepath.Dir(dir)+"/member/snap/db: page 7") {
+		t.Errorf("have %+v", a)
+	}
+	if info.State != Stopped || info.Trouble != "" {
+		t.Errorf("what is over is trouble: %+v", info)
+	}
+}
