@@ -16,8 +16,9 @@ import (
 	"testing"
 	"time"
 
-	bolt "go.etcd.io/bbolt"
 	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/skiff-k8s/skiff/apis/storage/pagesum/pagesumtest"
 )
 
 // beWriter makes the test program a storage in the directory that it names,
@@ -150,27 +151,13 @@ func TestABitThatFlipsAfterDeathIsNoticed(t *testing.T) {
 	_ = cmd.Process.Kill()
 	_ = cmd.Wait() // it was killed
 
-	data := mustRead(t, db)
-	f, err := os.OpenFile(db, os.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	inUse := pagesInUse(t, db)
 	for _, what := range []string{"key-0001", "key-0080", "key-00ff", "valuevalue", "key-0-1", "key-1-1", "key-2-1", "vvvvvvvvvv"} {
-		at := find(data, what, inUse)
-		if at < 0 {
-			t.Errorf("no %q in the database", what)
-			continue
-		}
-		if _, err := f.WriteAt([]byte{data[at+3] ^ 0x20}, int64(at)+3); err != nil {
-			t.Fatal(err)
-		}
+		at := flipInUse(t, db, what)
 		said := opened(t, dir)
 		if !strings.HasPrefix(said, "TROUBLE etcd's data is damaged: "+db+": page ") || strings.Contains(said, "SERVED") {
 			t.Fatalf("%s: %s", what, said)
 		}
-		if _, err := f.WriteAt(data[at+3:at+4], int64(at)+3); err != nil {
+		if err := pagesumtest.Flip(db, at); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -188,39 +175,15 @@ func mustRead(t *testing.T, path string) []byte {
 	return data
 }
 
-// find what in a page that is in use: in others it is what was.
-func find(data []byte, what string, inUse map[int]bool) int {
-	for from := 0; ; {
-		at := bytes.Index(data[from:], []byte(what))
-		if at < 0 {
-			return -1
-		}
-		if at += from; inUse[at/os.Getpagesize()] {
-			return at
-		}
-		from = at + 1
-	}
-}
-
-func pagesInUse(t *testing.T, path string) map[int]bool {
+// flipInUse flips a bit of a text in a page in use, and says where.
+func flipInUse(t *testing.T, db, text string) int64 {
 	t.Helper()
-	db, err := bolt.Open(path, 0, &bolt.Options{ReadOnly: true, PreLoadFreelist: true})
+	at, err := pagesumtest.Find(db, text)
+	if err == nil {
+		err = pagesumtest.Flip(db, at)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer db.Close()
-	used := map[int]bool{}
-	err = db.View(func(tx *bolt.Tx) error {
-		for number := 2; ; number++ {
-			info, err := tx.Page(number)
-			if err != nil || info == nil {
-				return err
-			}
-			used[number] = info.Type != "free"
-		}
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return used
+	return at
 }

@@ -311,18 +311,7 @@ func TestAMemberThatLostItsDataJoinsAgain(t *testing.T) {
 func damageMember(t *testing.T, dir, name string) string {
 	t.Helper()
 	db := filepath.Join(dir, name, "data/member/snap/db")
-	at := find(mustRead(t, db), "cp/", pagesInUse(t, db))
-	if at < 0 {
-		t.Fatal("nothing is written")
-	}
-	f, err := os.OpenFile(db, os.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	if _, err := f.WriteAt([]byte("C"), int64(at)); err != nil {
-		t.Fatal(err)
-	}
+	flipInUse(t, db, "cp/")
 	return db
 }
 

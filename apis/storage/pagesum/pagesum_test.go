@@ -14,6 +14,8 @@ import (
 	bolt "go.etcd.io/bbolt"
 	"go.etcd.io/etcd/server/v3/storage/backend"
 	"go.etcd.io/etcd/server/v3/storage/schema"
+
+	"github.com/skiff-k8s/skiff/apis/storage/pagesum/pagesumtest"
 )
 
 // lab is a database with its checksums.
@@ -89,8 +91,11 @@ func TestEachBitOfAPageInUseCounts(t *testing.T) {
 	if err := Verify(l.sums, l.db); err != nil {
 		t.Fatal(err)
 	}
-	used := pagesInUse(t, l.db)
-	f, err := os.OpenFile(l.db, os.O_RDWR, 0)
+	used, err := pagesumtest.InUse(l.db)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(l.db)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -102,10 +107,9 @@ func TestEachBitOfAPageInUseCounts(t *testing.T) {
 	free := 0
 	for number := uint64(2); number < h.pages; number++ {
 		at := int64(number)*int64(h.pageSize) + random.Int64N(int64(h.pageSize))
-		bit := byte(1) << random.IntN(8)
-		flip(t, f, at, bit)
+		flip(t, l.db, at)
 		err := Verify(l.sums, l.db)
-		flip(t, f, at, bit)
+		flip(t, l.db, at)
 		var damage *Damage
 		switch {
 		case used[number] && (!errors.As(err, &damage) || damage.Page != number):
@@ -125,42 +129,11 @@ func TestEachBitOfAPageInUseCounts(t *testing.T) {
 	}
 }
 
-func flip(t *testing.T, f *os.File, at int64, bit byte) {
+func flip(t *testing.T, path string, at int64) {
 	t.Helper()
-	one := make([]byte, 1)
-	if _, err := f.ReadAt(one, at); err != nil {
+	if err := pagesumtest.Flip(path, at); err != nil {
 		t.Fatal(err)
 	}
-	one[0] ^= bit
-	if _, err := f.WriteAt(one, at); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// pagesInUse are bbolt's own word.
-func pagesInUse(t *testing.T, path string) map[uint64]bool {
-	t.Helper()
-	db, err := bolt.Open(path, 0, &bolt.Options{ReadOnly: true, PreLoadFreelist: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer db.Close()
-	used := map[uint64]bool{}
-	err = db.View(func(tx *bolt.Tx) error {
-		for number := 2; ; number++ {
-			info, err := tx.Page(number)
-			if err != nil || info == nil {
-				return err
-			}
-			if info.Type != "free" {
-				used[uint64(number)] = true
-			}
-		}
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return used
 }
 
 func read(t *testing.T, path string) []byte {
