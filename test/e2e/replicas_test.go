@@ -15,6 +15,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"github.com/skiff-k8s/skiff/apis/storage/pagesum/pagesumtest"
 )
 
 const replicatedConfig = `
@@ -238,13 +240,24 @@ var _ = Describe("several control planes", Ordered, ContinueOnFailure, Label("re
 		c.served()
 	})
 
-	It("survives a reboot of the host", func() {
+	It("survives a reboot of the host, and a bit that flips in a member's database then", func() {
 		c.rebootHost()
+		dir := "/var/lib/skiff/clusters/ha/machines/ha-control-plane3/var/lib/etcd/"
+		at, err := pagesumtest.Find(dir+"member/snap/db", "after-kill")
+		Expect(err).NotTo(HaveOccurred())
+		Expect(pagesumtest.Flip(dir+"member/snap/db", at)).To(Succeed())
 		r := skiff("start", "cluster", "--name", c.name)
 		r.must()
 		AddReportEntry("start after reboot", r.took.String())
 		c.whole()
 		Expect(c.get("configmap/majority", "{.metadata.name}")).To(Equal("majority"))
+		Expect(c.get("configmap/after-kill", "{.metadata.name}")).To(Equal("after-kill"))
+		for _, args := range [][]string{{"get", "clusters", "-o", "wide"}, {"get", "nodes", "-o", "wide", "--name", c.name}} {
+			Expect(skiff(args...).errOut).To(And(
+				ContainSubstring("etcd's data is damaged: "+dir+"member/snap/db: page "),
+				ContainSubstring("It was made anew from the other control planes"), ContainSubstring(dir+"damaged")))
+		}
+		Expect(skiff("get", "clusters").must()).To(MatchRegexp(`(?m)^ha +running `))
 	})
 
 	It("goes without a trace", func() {

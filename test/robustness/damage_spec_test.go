@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	. "github.com/onsi/ginkgo/v2"
@@ -19,6 +20,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
+
+	"github.com/skiff-k8s/skiff/apis/storage/pagesum/pagesumtest"
 )
 
 // written are objects that must never change again.
@@ -48,26 +51,48 @@ func expectKept(ctx context.Context, client kubernetes.Interface, prefix string)
 // etcdFile is the newest file of a kind of the cluster's etcd.
 func (c *cluster) etcdFile(pattern string) string {
 	GinkgoHelper()
-	files, err := filepath.Glob(filepath.Join(c.dir(c.controlPlanes()[0]), "var/lib/etcd/member", pattern))
+	return newest(filepath.Join(c.dir(c.controlPlanes()[0]), "var/lib/etcd/member", pattern))
+}
+
+func newest(pattern string) string {
+	GinkgoHelper()
+	files, err := filepath.Glob(pattern)
 	Expect(err).NotTo(HaveOccurred())
 	Expect(files).NotTo(BeEmpty())
 	slices.Sort(files)
 	return files[len(files)-1]
 }
 
-// damage to a file's content; used is where what was written to it ends.
-type damage func(data []byte, used int) []byte
+// damage to a file.
+type damage func(file string)
 
-func halve(data []byte, used int) []byte { return data[:used/2] }
+// halve what was written to it.
+func halve(file string) {
+	GinkgoHelper()
+	data, err := os.ReadFile(file)
+	Expect(err).NotTo(HaveOccurred())
+	Expect(os.Truncate(file, int64(len(bytes.TrimRight(data, "\x00"))/2))).To(Succeed())
+}
 
-// flip a bit of an object's content, which only a checksum can tell.
-func flip(data []byte, _ int) []byte {
-	at := bytes.Index(data, []byte(digest("kept-7", "kept")[:32]))
-	if at < 0 {
-		Fail("the object is not in the file")
-	}
-	data[at+5] ^= 1
-	return data
+// keptText is of an object's content, which only a checksum can tell.
+func keptText() string { return digest("kept-7", "kept")[:32] }
+
+// flip a bit of an object in the log.
+func flip(file string) {
+	GinkgoHelper()
+	data, err := os.ReadFile(file)
+	Expect(err).NotTo(HaveOccurred())
+	at := bytes.Index(data, []byte(keptText()))
+	Expect(at).To(BeNumerically(">=", 0), "the object is not in the file")
+	Expect(pagesumtest.Flip(file, int64(at))).To(Succeed())
+}
+
+// flipInDatabase flips one where it is in use.
+func flipInDatabase(file string) {
+	GinkgoHelper()
+	at, err := pagesumtest.Find(file, keptText())
+	Expect(err).NotTo(HaveOccurred())
+	Expect(pagesumtest.Flip(file, at)).To(Succeed())
 }
 
 var _ = Describe("etcd's files", Ordered, func() {
@@ -95,8 +120,7 @@ var _ = Describe("etcd's files", Ordered, func() {
 			file := c.etcdFile(pattern)
 			data, err := os.ReadFile(file)
 			Expect(err).NotTo(HaveOccurred())
-			used := len(bytes.TrimRight(data, "\x00"))
-			Expect(os.WriteFile(file, do(bytes.Clone(data), used), 0o600)).To(Succeed())
+			do(file)
 
 			began := time.Now()
 			out, err := skiff("", "start", "cluster", "--name", c.name)
@@ -124,11 +148,61 @@ var _ = Describe("etcd's files", Ordered, func() {
 			Expect(i.Trouble).To(BeEmpty())
 		},
 		Entry("a bit of the log flipped, after a stop", []string{"stop", "cluster"}, "wal/*.wal", damage(flip)),
-		Entry("a bit of the database flipped, after a stop", []string{"stop", "cluster"}, "snap/db", damage(flip)),
-		Entry("a bit of the database flipped, after a stop --now", []string{"stop", "cluster", "--now"}, "snap/db", damage(flip)),
+		Entry("a bit of the database flipped, after a stop", []string{"stop", "cluster"}, "snap/db", damage(flipInDatabase)),
+		Entry("a bit of the database flipped, after a stop --now", []string{"stop", "cluster", "--now"}, "snap/db", damage(flipInDatabase)),
 		Entry("the log cut off, after a stop", []string{"stop", "cluster"}, "wal/*.wal", damage(halve)),
 		Entry("a bit of the log flipped, after kill -9 of everything", nil, "wal/*.wal", damage(flip)),
+		Entry("a bit of the database flipped, after kill -9 of everything", nil, "snap/db", damage(flipInDatabase)),
 		Entry("the log cut off, after kill -9 of everything", nil, "wal/*.wal", damage(halve)),
+		Entry("the database cut off, after kill -9 of everything", nil, "snap/db", damage(halve)),
+	)
+})
+
+var _ = Describe("etcd's files of one control plane of three", Ordered, func() {
+	var (
+		c      *cluster
+		client *kubernetes.Clientset
+		reset  func()
+	)
+	BeforeAll(func(ctx context.Context) {
+		c = create("robust-m", Topology{ControlPlanes: 3}, "durable")
+		var err error
+		client, reset, err = c.client()
+		Expect(err).NotTo(HaveOccurred())
+		keepsake(ctx, client, "kept")
+	})
+
+	DescribeTable("damaged while nothing runs: it is made anew from the others, and nothing is lost",
+		func(ctx context.Context, end []string, pattern string, do damage) {
+			victim := c.controlPlanes()[1]
+			if end == nil {
+				c.killAll()
+			} else {
+				_, err := skiff("", append(end, "--name", c.name)...)
+				Expect(err).NotTo(HaveOccurred())
+			}
+			do(newest(filepath.Join(c.dir(victim), "var/lib/etcd/member", pattern)))
+			_, err := skiff("", "start", "cluster", "--name", c.name)
+			Expect(err).NotTo(HaveOccurred())
+			reset()
+			expectKept(ctx, client, "kept")
+			began := time.Now()
+			Eventually(func() (string, error) { return skiff("", "get", "clusters", "-o", "wide") }).WithTimeout(time.Minute).Should(And(
+				MatchRegexp(`(?m)^robust-m +running +3 +3/3 `), ContainSubstring("made anew from the other control planes"), ContainSubstring(victim)))
+			AddReportEntry("whole after", time.Since(began).String())
+
+			// It counts: the others may lose one.
+			Expect(signal(syscall.SIGKILL, c.find("control-plane", c.controlPlanes()[0]))).To(Succeed())
+			Eventually(func() error {
+				_, err := client.CoreV1().ConfigMaps("default").Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{GenerateName: "w-"}}, metav1.CreateOptions{})
+				reset()
+				return err
+			}).WithTimeout(20 * time.Second).Should(Succeed())
+			expectKept(ctx, client, "kept")
+		},
+		Entry("a bit of the database flipped, after a stop", []string{"stop", "cluster"}, "snap/db", damage(flipInDatabase)),
+		Entry("a bit of the log flipped, after kill -9 of everything", nil, "wal/*.wal", damage(flip)),
+		Entry("a bit of the database flipped, after kill -9 of everything", nil, "snap/db", damage(flipInDatabase)),
 		Entry("the database cut off, after kill -9 of everything", nil, "snap/db", damage(halve)),
 	)
 })
