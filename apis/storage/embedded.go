@@ -164,6 +164,7 @@ func (s *Storage) embedConfig(ctx context.Context) (*embed.Config, error) {
 	cfg.AdvertisePeerUrls = []url.URL{*peer}
 	cfg.InitialCluster = cfg.InitialClusterFromName(MemberName)
 	cfg.TickMs, cfg.ElectionMs = tickMs, electionMs
+	cfg.ForceNewCluster = s.cfg.LeaveOthers
 	cfg.UnsafeNoFsync = !s.cfg.Durable
 	cfg.QuotaBackendBytes = quotaBytes
 	cfg.MaxTxnOps = MaxTxnOps

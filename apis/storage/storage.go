@@ -41,6 +41,10 @@ type Config struct {
 
 	// Replica makes the embedded member one of several; nil: it is alone.
 	Replica *Replica
+	// LeaveOthers makes a member that was one of several the only one of a new
+	// etcd: it goes on with what its log says is committed. It is for copies of
+	// a data directory.
+	LeaveOthers bool
 	// OnTrouble is called when the embedded member cannot serve what is in its
 	// files, before Run returns or the process ends, which etcd does by
 	// itself. It may be called several times.

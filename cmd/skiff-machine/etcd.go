@@ -21,8 +21,9 @@ func etcdCommand(ctx context.Context, args []string) error {
 		return errors.New("want save or restore")
 	}
 	flags := flag.NewFlagSet("etcd "+args[0], flag.ContinueOnError)
-	endpoint := flags.String("endpoint", "", "a member that runs")
-	dir := flags.String("data-dir", "", "a member's directory: to save, of one that does not run; to restore, one that is not there")
+	var endpoints, dirs listFlag
+	flags.Var(&endpoints, "endpoint", "a member that runs; may be repeated")
+	flags.Var(&dirs, "data-dir", "a member's directory: to save, of one that does not run, repeated for the others; to restore, one that is not there")
 	file := flags.String("file", "", "what save writes and restore reads")
 	token := flags.String("token", "", "the name of the restored etcd")
 	plan := flags.String("relocate", "", "a file with the relocate.Plan of what is restored")
@@ -34,15 +35,17 @@ func etcdCommand(ctx context.Context, args []string) error {
 	switch {
 	case *file == "":
 		return errors.New("--file is required")
-	case args[0] == "save" && (*endpoint == "") == (*dir == ""):
+	case args[0] == "save" && (len(endpoints) == 0) == (len(dirs) == 0):
 		return errors.New("want --endpoint or --data-dir")
-	case args[0] == "save" && *endpoint != "":
-		return printStatus(backup.Save(ctx, *endpoint, *file))
+	case args[0] == "save" && len(endpoints) > 0:
+		return printStatus(backup.Save(ctx, endpoints, *file))
 	case args[0] == "save":
-		return printStatus(backup.SaveStopped(ctx, *dir, *file))
+		return printStatus(backup.SaveStopped(ctx, dirs, *file))
+	case args[0] == "restore" && (len(members) == 0) != (len(dirs) == 1):
+		return errors.New("want one --data-dir, or --member")
 	case args[0] == "restore":
 		if len(members) == 0 {
-			members = memberFlag{{Member: backup.Alone, dir: *dir}}
+			members = memberFlag{{Member: backup.Alone, dir: dirs[0]}}
 		}
 		return restoreEtcd(ctx, *file, *token, *plan, members)
 	}
@@ -54,6 +57,17 @@ func printStatus(st *backup.Status, err error) error {
 		return err
 	}
 	return json.NewEncoder(os.Stdout).Encode(st)
+}
+
+// listFlag is a flag that may be repeated.
+type listFlag []string
+
+func (l *listFlag) String() string { return fmt.Sprint(*l) }
+
+// Set adds one.
+func (l *listFlag) Set(text string) error {
+	*l = append(*l, text)
+	return nil
 }
 
 // memberFlag are members of an etcd with their directories.
@@ -87,7 +101,7 @@ func restoreEtcd(ctx context.Context, file, token, planFile string, members memb
 			return err
 		}
 		file = filepath.Join(edited, "etcd.db")
-		if _, err := backup.SaveStopped(ctx, filepath.Join(edited, "data"), file); err != nil {
+		if _, err := backup.SaveStopped(ctx, []string{filepath.Join(edited, "data")}, file); err != nil {
 			return err
 		}
 		planFile = ""

@@ -3,10 +3,13 @@ package supervise
 import (
 	"context"
 	"crypto/tls"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
+	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -17,6 +20,7 @@ import (
 
 	machine "github.com/skiff-k8s/skiff/apis/machine/v1alpha1"
 	"github.com/skiff-k8s/skiff/hostnode/handover"
+	"github.com/skiff-k8s/skiff/hostnode/lifeline"
 )
 
 // The test program plays further parts: `skiff supervise NAME`, which Create
@@ -124,30 +128,62 @@ func runTests(m *testing.M) int {
 	return code
 }
 
-// playEtcdTool is `skiff-machine etcd` with a database of one file, "value".
+// playEtcdTool is `skiff-machine etcd` with a database of one file, "value", and
+// of several the one whose value is the greatest.
 func playEtcdTool(string) error {
 	flags := flag.NewFlagSet("etcd", flag.ContinueOnError)
-	endpoint, dir := flags.String("endpoint", "", ""), flags.String("data-dir", "", "")
+	var dirs []string
+	add := func(dir string) error {
+		dirs = append(dirs, dir)
+		return nil
+	}
+	flags.Func("data-dir", "", add)
+	flags.Func("member", "", func(m string) error { return add(m[strings.LastIndex(m, "=")+1:]) })
+	flags.Func("endpoint", "", func(url string) error {
+		return add(strings.TrimSuffix(strings.TrimPrefix(url, "unix://"), machine.RunDir+"/etcd.sock") + machine.EtcdDir)
+	})
 	file, _, _ := flags.String("file", "", ""), flags.String("token", "", ""), flags.String("relocate", "", "")
 	if err := flags.Parse(os.Args[3:]); err != nil {
 		return err
 	}
+	var errs []error
 	if os.Args[2] == "restore" {
 		data, err := os.ReadFile(*file)
-		if err != nil {
-			return err
+		for _, dir := range dirs {
+			errs = append(errs, os.MkdirAll(dir, 0o700), os.WriteFile(filepath.Join(dir, "value"), data, 0o600))
 		}
-		return errors.Join(os.MkdirAll(*dir, 0o700), os.WriteFile(filepath.Join(*dir, "value"), data, 0o600))
+		return errors.Join(append(errs, err)...)
 	}
-	if *endpoint != "" {
-		*dir = strings.TrimSuffix(strings.TrimPrefix(*endpoint, "unix://"), machine.RunDir+"/etcd.sock") + machine.EtcdDir
+	var last []byte
+	for _, dir := range dirs {
+		data, err := os.ReadFile(filepath.Join(dir, "value"))
+		errs = append(errs, err)
+		if string(data) > string(last) {
+			last = data
+		}
 	}
-	data, err := os.ReadFile(filepath.Join(*dir, "value"))
+	fmt.Println(`{"revision": 7, "keys": 1, "hash": 9}`)
+	return errors.Join(append(errs, os.WriteFile(*file, last, 0o600))...)
+}
+
+// playLifeline serves that of one of several control planes.
+func playLifeline(ctx context.Context) error {
+	data, err := os.ReadFile(machine.ControlPlaneConfigFile)
 	if err != nil {
 		return err
 	}
-	fmt.Println(`{"revision": 7, "keys": 1, "hash": 9}`)
-	return os.WriteFile(*file, data, 0o600)
+	var cfg machine.ControlPlaneConfiguration
+	if err := json.Unmarshal(data, &cfg); err != nil || !cfg.Replicated() {
+		return err
+	}
+	l, err := net.Listen("tcp", netip.AddrPortFrom(cfg.NodeIPs[0], machine.LifelinePort).String())
+	if err != nil {
+		return err
+	}
+	line := lifeline.New(cfg.NodeName, cfg.LifelineClients)
+	line.SetServing(true)
+	go line.Run(ctx, l)
+	return nil
 }
 
 func playMachine(role string) error {
@@ -191,6 +227,9 @@ func playMachine(role string) error {
 		Handler:   http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprintln(w, os.Getpid()) }),
 	}
 	context.AfterFunc(ctx, func() { server.Close() })
+	if err := playLifeline(ctx); err != nil {
+		return err
+	}
 	if err := server.ServeTLS(l, "", ""); ctx.Err() == nil {
 		return err
 	}

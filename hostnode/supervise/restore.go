@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 
 	"k8s.io/apimachinery/pkg/util/version"
 
+	machine "github.com/skiff-k8s/skiff/apis/machine/v1alpha1"
 	"github.com/skiff-k8s/skiff/hostnode/snapshot"
 )
 
@@ -174,10 +176,19 @@ const etcdPeerPort = 2380
 
 // restoreEtcd makes the data directories of a new etcd's members, one for each
 // control plane in their order. plan is a file that says what is called
-// otherwise, if anything is.
+// otherwise, if anything is. Each of several has all that there is: one that is
+// lost later joins the others, see memberLost.
 func (p Paths) restoreEtcd(ctx context.Context, rec *record, from *origin, dirs []string, plan string) error {
 	args := []string{"restore", "--file", filepath.Join(from.dir, snapshot.EtcdFile), "--token", rec.ID, "--relocate", plan}
-	return p.etcdTool(ctx, nil, append(args, memberArgs(rec, dirs)...)...)
+	if err := p.etcdTool(ctx, nil, append(args, memberArgs(rec, dirs)...)...); err != nil || len(dirs) == 1 {
+		return err
+	}
+	for _, dir := range dirs {
+		if err := os.WriteFile(filepath.Join(dir, filepath.Base(machine.EtcdFormedFile)), nil, 0o600); err != nil {
+			return fmt.Errorf("restore etcd: %w", err)
+		}
+	}
+	return nil
 }
 
 func memberArgs(rec *record, dirs []string) []string {

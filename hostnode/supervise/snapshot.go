@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
@@ -129,17 +130,17 @@ func (p Paths) save(ctx context.Context, rec *record, dir string, etcd *snapshot
 // the machine. Those for an etcd of the user's own are not among them.
 var givenFiles = []string{auditPolicyFile}
 
-// saveEtcd asks a member that runs: any, as all have the same. Of a cluster
-// that does not, it reads the directory.
+// saveEtcd asks the members that run. Of a cluster that does not, it reads
+// their directories.
 func (p Paths) saveEtcd(ctx context.Context, rec *record, file string, etcd *snapshot.Etcd) error {
-	name, members := rec.Cluster.Name, rec.controlPlanes()
+	name := rec.Cluster.Name
 	layout, err := namespaces.Layout()
 	if err != nil {
 		return err
 	}
 	paused := false
-	var errs []error
-	for _, m := range members {
+	args := []string{"save", "--file", file}
+	for _, m := range rec.controlPlanes() {
 		proc, _, err := findProcess(p.machineState(name, m.Name))
 		if errors.Is(err, namespaces.ErrGone) {
 			continue
@@ -152,38 +153,43 @@ func (p Paths) saveEtcd(ctx context.Context, rec *record, file string, etcd *sna
 			paused = true
 			continue
 		}
-		if err = p.saveMember(ctx, m.Name, proc.PID, file, etcd); err == nil {
-			return nil
-		}
-		errs = append(errs, err, remove(file)) // what it has written so far
+		socket := filepath.Join("/proc", strconv.Itoa(proc.PID), "root", machine.RunDir, "etcd.sock")
+		args = append(args, "--endpoint", "unix://"+socket)
 	}
 	switch {
-	case len(errs) > 0:
-		return errors.Join(errs...)
+	case slices.Contains(args, "--endpoint"):
+		bounded, cancel := context.WithTimeoutCause(ctx, etcdSocketBound, fmt.Errorf("the etcd of cluster %q does not answer within %v", name, etcdSocketBound))
+		defer cancel()
+		return p.etcdTool(bounded, etcd, args...)
 	case paused:
 		return fmt.Errorf("cluster %q: %w", name, ErrPaused)
 	case p.meantToRun(name) == nil && p.supervised(name):
-		return fmt.Errorf("machine %s: %w", members[0].Name, ErrNotRunning)
-	case len(members) > 1:
-		return &Refusal{Err: fmt.Errorf("cluster %q has %d members of etcd and none runs: which has the last writes is theirs to say", name, len(members)),
-			Help: "skiff start cluster --name " + name + " first"}
+		return fmt.Errorf("cluster %q: %w", name, ErrNotRunning)
 	}
-	return p.etcdTool(ctx, etcd, "save", "--data-dir", etcdDir(p.Cluster(name), members[0].Name), "--file", file)
+	return p.saveStopped(ctx, rec, file, etcd)
 }
 
-func (p Paths) saveMember(ctx context.Context, machineName string, pid int, file string, etcd *snapshot.Etcd) error {
-	bounded, cancel := context.WithTimeoutCause(ctx, etcdSocketBound, fmt.Errorf("the etcd of machine %s does not answer within %v", machineName, etcdSocketBound))
-	defer cancel()
-	socket := filepath.Join("/proc", strconv.Itoa(pid), "root", machine.RunDir, "etcd.sock")
-	return p.etcdTool(bounded, etcd, "save", "--endpoint", "unix://"+socket, "--file", file)
-}
-
-// remove is os.Remove of what may be gone.
-func remove(path string) error {
-	if err := os.Remove(path); !errors.Is(err, fs.ErrNotExist) {
-		return err
+// saveStopped has what is not as the last stop left it out: a majority of the
+// others has what is in it.
+func (p Paths) saveStopped(ctx context.Context, rec *record, file string, etcd *snapshot.Etcd) error {
+	name := rec.Cluster.Name
+	args := []string{"save", "--file", file}
+	var damaged []trouble
+	for _, m := range rec.controlPlanes() {
+		changed, err := p.changed(name, m.Name)
+		if err != nil {
+			return err
+		}
+		if changed != "" {
+			damaged = append(damaged, trouble{machine: m.Name, file: changed, damaged: true, cause: "it is not as the last stop left it"})
+			continue
+		}
+		args = append(args, "--data-dir", p.etcdDir(name, m.Name))
 	}
-	return nil
+	if len(damaged) > (len(rec.controlPlanes())-1)/2 {
+		return p.refuse(name, damaged)
+	}
+	return p.etcdTool(ctx, etcd, args...)
 }
 
 // copyPlain copies the files of a directory that has no others.

@@ -72,13 +72,13 @@ func TestARestoredEtcdHoldsWhatWasSavedAndGoesOnFarAbove(t *testing.T) {
 		put(t, client, fmt.Sprintf("key%02d", i), "old")
 	}
 	want := content(t, client)
-	running, err := Save(t.Context(), endpoint, filepath.Join(dir, "running.db"))
+	running, err := Save(t.Context(), []string{endpoint}, filepath.Join(dir, "running.db"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	last := put(t, client, "key00", "new")
 	stop()
-	stopped, err := SaveStopped(t.Context(), live, filepath.Join(dir, "stopped.db"))
+	stopped, err := SaveStopped(t.Context(), []string{live}, filepath.Join(dir, "stopped.db"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -105,7 +105,7 @@ func TestARestoredEtcdHoldsWhatWasSavedAndGoesOnFarAbove(t *testing.T) {
 	if watch.CompactRevision == 0 {
 		t.Errorf("a watch from the past: %+v", watch)
 	}
-	again, err := Save(t.Context(), endpoint, filepath.Join(dir, "again.db"))
+	again, err := Save(t.Context(), []string{endpoint}, filepath.Join(dir, "again.db"))
 	stop()
 	if err != nil {
 		t.Fatal(err)
@@ -130,7 +130,7 @@ func TestADamagedFileIsRefused(t *testing.T) {
 	client, endpoint, stop := run(t, filepath.Join(dir, "live"))
 	put(t, client, "key", "value")
 	path := filepath.Join(dir, "file.db")
-	_, err := Save(t.Context(), endpoint, path)
+	_, err := Save(t.Context(), []string{endpoint}, path)
 	stop()
 	if err != nil {
 		t.Fatal(err)
@@ -159,7 +159,7 @@ func TestWhatOnlyTheLogHasIsSaved(t *testing.T) {
 	if err := os.CopyFS(killed, os.DirFS(filepath.Dir(live)+"/live")); err != nil {
 		t.Fatal(err)
 	}
-	st, err := SaveStopped(t.Context(), killed, filepath.Join(dir, "killed.db"))
+	st, err := SaveStopped(t.Context(), []string{killed}, filepath.Join(dir, "killed.db"))
 	if err != nil || st.Keys != 1 {
 		t.Errorf("%+v, %v", st, err)
 	}

@@ -3,8 +3,9 @@
 //
 // The file is etcd's own snapshot, as `etcdctl snapshot save` writes it and
 // `etcdutl snapshot restore` reads it: the database at one revision and its
-// checksum. Save asks a member that runs, SaveStopped reads the directory of
-// one that does not, whatever way it ended, without changing it.
+// checksum. Save asks members that run, SaveStopped reads the directories of
+// those that do not, whatever way they ended, without changing them. What was
+// acknowledged before is in the file, or there is none.
 //
 // Restore makes a directory of a new etcd: no member of the old one knows it,
 // and its revisions go on far above the old ones, so that clients that saw
