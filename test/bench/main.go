@@ -43,15 +43,24 @@ func main() {
 	names := flag.String("subjects", "skiff,tuned,shipped", "what to measure")
 	idle := flag.Duration("idle", 30*time.Second, "how long a cluster idles before memory and processor are read")
 	burst := flag.Int("burst", 100, "Pods in the burst")
-	kills := flag.Int("kills", 10, "how often the leader of a replicated control plane is killed in a run; 0 leaves out all of these figures")
+	kills := flag.Int("kills", 20, "how often etcd's leader and the scheduler of a replicated control plane are killed in a run")
+	replicated := flag.String("replicas", strings.Join(replicaParts, ","), "figures of replicated control planes to take; empty leaves them out")
 	only := flag.Bool("only-replicas", false, "take the figures of replicated control planes only")
 	var grow sizes
 	flag.Var(&grow, "sizes", "nodes of the clusters that show what a further node takes; empty leaves it out (default 1,3,10)")
 	_ = grow.Set("1,3,10")
 	flag.Parse()
+	parts, err := readParts(*replicated)
+	if err == nil && (*n < 1 || *kills < 1) {
+		err = errors.New("-n, -kills: want at least 1")
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "Error:", err)
+		os.Exit(1)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	if err := run(ctx, *n, *out, strings.Split(*names, ","), options{idle: *idle, burst: *burst, kills: *kills, only: *only, sizes: grow}); err != nil {
+	if err := run(ctx, *n, *out, strings.Split(*names, ","), options{idle: *idle, burst: *burst, kills: *kills, parts: parts, only: *only, sizes: grow}); err != nil {
 		fmt.Fprintln(os.Stderr, "Error:", err)
 		os.Exit(1)
 	}
@@ -61,6 +70,7 @@ type options struct {
 	idle  time.Duration
 	burst int
 	kills int
+	parts []string
 	only  bool
 	sizes sizes
 }

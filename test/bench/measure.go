@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 
@@ -284,4 +285,10 @@ func retry(ctx context.Context, ask func() error) error {
 func median(v []float64) float64 {
 	slices.Sort(v)
 	return v[len(v)/2]
+}
+
+// quantile is the smallest value that the share q of all does not exceed.
+func quantile(v []float64, q float64) float64 {
+	slices.Sort(v)
+	return v[int(math.Ceil(q*float64(len(v))))-1]
 }

@@ -57,6 +57,7 @@ func (s *skiffCluster) create(ctx context.Context, config []byte) (*rest.Config,
 	cmd := exec.CommandContext(ctx, "bin/skiff", "create", "cluster", "--name", skiffName, "--config", "-", "--kubeconfig", s.kubeconfig, "--wait", "0s")
 	var msg bytes.Buffer
 	cmd.Stdin, cmd.Stderr = bytes.NewReader(config), &msg
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) } // it undoes what it made
 	if err := cmd.Run(); err != nil {
 		return nil, fmt.Errorf("skiff create: %w: %s", err, msg.String())
 	}
