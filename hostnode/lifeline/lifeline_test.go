@@ -1,9 +1,14 @@
 package lifeline
 
 import (
+	"bufio"
 	"context"
+	"fmt"
 	"net"
 	"net/netip"
+	"os"
+	"os/exec"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -95,6 +100,52 @@ func TestAProcessThatStandsStillIsSilentAndNotGone(t *testing.T) {
 	if len(got) != 1 || got[0].State != Silent {
 		t.Errorf("told %v", got)
 	}
+}
+
+// beWatcher makes the test program watch that address and tell what it is
+// told: a process is what can be stopped.
+const beWatcher = "SKIFF_TEST_WATCH"
+
+func TestMain(m *testing.M) {
+	if at := os.Getenv(beWatcher); at != "" {
+		Watch(context.Background(), netip.MustParseAddrPort(at), func(e Event) { fmt.Println(e.State) })
+	}
+	os.Exit(m.Run())
+}
+
+func TestAWatcherThatStoodStillTakesNobodyForSilent(t *testing.T) {
+	s := New("cp1_a", local)
+	s.SetServing(true)
+	at, end := serve(t, s, netip.AddrPort{})
+	watcher := exec.Command(os.Args[0])
+	watcher.Env = append(os.Environ(), beWatcher+"="+at.String())
+	out, err := watcher.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := watcher.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer watcher.Wait() //nolint:errcheck // killed
+	defer watcher.Process.Kill()
+	told := bufio.NewScanner(out)
+	expect := func(want State) {
+		t.Helper()
+		if !told.Scan() || told.Text() != want.String() {
+			t.Errorf("told %q, want %v", told.Text(), want)
+		}
+	}
+	expect(Serving)
+	if err := watcher.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(silence + 2*late)
+	if err := watcher.Process.Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(beat)
+	end()
+	expect(Gone)
 }
 
 func TestStrangersAreNotAnswered(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"strings"
 	"syscall"
 	"time"
@@ -43,6 +44,9 @@ const (
 	// connectBound is how long the answer of a machine on the same host may
 	// take.
 	connectBound = time.Second
+	// late is how late this process may notice that its time is up. Later, it
+	// stood still itself (`skiff pause`), and has not listened.
+	late = 500 * time.Millisecond
 )
 
 // Watch tells every change at address to tell, the first time at the latest
@@ -121,9 +125,12 @@ func open(ctx context.Context, address netip.AddrPort, within time.Duration) (*l
 
 // next is the next sign of life.
 func (l *line) next(within time.Duration) (State, error) {
-	_ = l.SetReadDeadline(time.Now().Add(within))
+	end := time.Now().Add(within)
+	_ = l.SetReadDeadline(end)
 	b, err := l.r.ReadByte()
 	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded) && time.Since(end) > late:
+		return l.next(within)
 	case err != nil:
 		return Silent, err
 	case b == serving:

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -24,6 +25,10 @@ import (
 // because its queue takes them.
 const fenceEvery = time.Second
 
+// fencePatience is how long a control plane stays silent beside one that
+// serves before it is fenced: after a pause, one of them is first.
+const fencePatience = 500 * time.Millisecond
+
 // fence ends the connections of control planes that do not answer while others
 // do, so that their clients turn to those at once. One that is cut off from
 // the others sees to it itself.
@@ -32,6 +37,8 @@ type fence struct {
 
 	mu     sync.Mutex // guards the field below
 	states map[string]lifeline.State
+	// since is from when on there is a reason to fence one.
+	since map[string]time.Time
 }
 
 // watchControlPlanes fences until ctx ends, if there are several.
@@ -41,7 +48,7 @@ func (r *room) watchControlPlanes(ctx context.Context) error {
 		<-ctx.Done()
 		return ctx.Err()
 	}
-	f := &fence{room: r, states: map[string]lifeline.State{}}
+	f := &fence{room: r, states: map[string]lifeline.State{}, since: map[string]time.Time{}}
 	g, ctx := errgroup.WithContext(ctx)
 	changed := make(chan struct{}, 1)
 	for _, p := range peers {
@@ -62,8 +69,8 @@ func (r *room) watchControlPlanes(ctx context.Context) error {
 	g.Go(func() error {
 		for {
 			var again <-chan time.Time
-			if f.endAll() {
-				again = time.After(fenceEvery)
+			if next := f.endAll(); next > 0 {
+				again = time.After(next)
 			}
 			select {
 			case <-ctx.Done():
@@ -98,12 +105,14 @@ func fenced(states map[string]lifeline.State) []string {
 	return silent
 }
 
-// endAll says whether there was somebody to fence.
-func (f *fence) endAll() bool {
+// endAll fences who is due, and returns when to look again; 0: when something
+// changes.
+func (f *fence) endAll() time.Duration {
 	f.mu.Lock()
 	names := fenced(f.states)
 	f.mu.Unlock()
-	for _, name := range names {
+	due, again := patient(f.since, names, time.Now())
+	for _, name := range due {
 		ended, err := f.end(name)
 		if err != nil {
 			f.room.log.Warn("connections of a silent control plane not ended", "name", name, "error", err)
@@ -112,7 +121,30 @@ func (f *fence) endAll() bool {
 			f.room.log.Info("connections of a silent control plane ended", "name", name, "connections", ended)
 		}
 	}
-	return len(names) > 0
+	return again
+}
+
+// patient notes in since who is new among names, and returns those that have
+// been there for a while.
+func patient(since map[string]time.Time, names []string, now time.Time) (due []string, again time.Duration) {
+	for name := range since {
+		if !slices.Contains(names, name) {
+			delete(since, name)
+		}
+	}
+	for _, name := range names {
+		if since[name].IsZero() {
+			since[name] = now
+		}
+		left := since[name].Add(fencePatience).Sub(now)
+		if left <= 0 {
+			due, left = append(due, name), fenceEvery
+		}
+		if again == 0 || left < again {
+			again = left
+		}
+	}
+	return due, again
 }
 
 // end ends the connections of clients: those to the API server's port in the

@@ -130,6 +130,31 @@ func TestOnlySilentControlPlanesAreFencedAndOnlyWhileAnotherServes(t *testing.T)
 	}
 }
 
+func TestWhoIsSilentBesideOneThatServesIsFencedAfterAWhile(t *testing.T) {
+	now, since := time.Now(), map[string]time.Time{}
+	for i, step := range []struct {
+		after time.Duration
+		names []string
+		due   []string
+		again time.Duration
+	}{
+		{0, nil, nil, 0},
+		{0, []string{"a"}, nil, fencePatience},
+		{fencePatience / 2, []string{"a", "b"}, nil, fencePatience / 2},
+		{fencePatience / 2, []string{"a", "b"}, []string{"a"}, fencePatience / 2},
+		{fencePatience, []string{"b"}, []string{"b"}, fenceEvery},
+		// It was heard meanwhile: the time begins anew.
+		{0, []string{"a"}, nil, fencePatience},
+		{fencePatience, nil, nil, 0},
+	} {
+		now = now.Add(step.after)
+		due, again := patient(since, step.names, now)
+		if !slices.Equal(due, step.due) || again != step.again {
+			t.Errorf("step %d: fenced %v, again after %v; want %v, %v", i, due, again, step.due, step.again)
+		}
+	}
+}
+
 func TestEndConnectionsResetsThoseOfSomeSockets(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
