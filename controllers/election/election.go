@@ -92,7 +92,7 @@ func (e *Elector) candidacy(ctx context.Context) error {
 	defer withdraw()
 	elected := make(chan context.Context, 1)
 	elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
-		Lock: e.lock(), Name: e.cfg.Lease,
+		Lock: &lock{LeaseLock: e.lock(), lost: withdraw}, Name: e.cfg.Lease,
 		LeaseDuration: leaseDuration, RenewDeadline: renewDeadline, RetryPeriod: retryPeriod,
 		ReleaseOnCancel: true,
 		Callbacks: leaderelection.LeaderCallbacks{

@@ -2,11 +2,13 @@ package election
 
 import (
 	"context"
+	"errors"
 	"testing"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/tools/leaderelection/resourcelock"
 
 	"github.com/skiff-k8s/skiff/controllers/apitest"
 )
@@ -142,4 +144,62 @@ func TestWhoLosesTheLeaseEndsAndStandsAgain(t *testing.T) {
 	}
 	within(t, "its part ends", c.ended, 5*time.Second)
 	within(t, "it leads again", c.leads, leaseDuration+2*retryPeriod)
+}
+
+func TestALeaseIsLeftToItsHolderByACandidateThatStoodStill(t *testing.T) {
+	lockOf := func(identity string, lost func()) *lock {
+		e, err := New(Config{Client: apitest.Server(t).Config, Lease: "paused", Identity: identity})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return &lock{LeaseLock: e.lock(), lost: lost}
+	}
+	record := func(holder string) resourcelock.LeaderElectionRecord {
+		return resourcelock.LeaderElectionRecord{HolderIdentity: holder, LeaseDurationSeconds: 8, AcquireTime: metav1.Now(), RenewTime: metav1.Now()}
+	}
+	get := func(l *lock) {
+		t.Helper()
+		if _, _, err := l.Get(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	lost := 0
+	first, second := lockOf("cp_1", func() { lost++ }), lockOf("cp2_1", func() { t.Error("lost what it never had") })
+	if err := first.Create(t.Context(), record("cp_1")); err != nil {
+		t.Fatal(err)
+	}
+	get(second)
+	pause := func(l *lock) { l.looked = l.looked.Add(-2 * standstill) }
+	pause(first)
+	pause(second)
+	get(second)
+	if err := second.Update(t.Context(), record("cp2_1")); !errors.Is(err, errStoodStill) {
+		t.Fatalf("taken after a pause: %v", err)
+	}
+	get(first)
+	if err := first.Update(t.Context(), record("cp_1")); err != nil {
+		t.Errorf("its holder does not renew it after a pause: %v", err)
+	}
+	// Once more, and it has not been renewed: the holder is dead.
+	get(second)
+	if err := second.Update(t.Context(), record("cp2_1")); err != nil {
+		t.Fatal(err)
+	}
+	if lost > 0 {
+		t.Error("lost before anybody told it so")
+	}
+	get(first)
+	get(first)
+	if lost != 1 {
+		t.Errorf("the former holder is told %d times", lost)
+	}
+	// A lease that was given back is everybody's.
+	if err := second.Update(t.Context(), record("")); err != nil {
+		t.Fatal(err)
+	}
+	pause(first)
+	get(first)
+	if err := first.Update(t.Context(), record("cp_1")); err != nil {
+		t.Error(err)
+	}
 }

@@ -1,0 +1,72 @@
+package election
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"k8s.io/client-go/tools/leaderelection/resourcelock"
+)
+
+// standstill is how long a candidate that runs never goes without a look at
+// the lease: longer than retryPeriod with its jitter, shorter than the time
+// after which it takes an unchanged lease for free.
+const standstill = renewDeadline
+
+var errStoodStill = errors.New("this process stood still, and so may have the holder: its lease is left to it for once")
+
+// lock is a lease's, with two cares for processes that stand still, as all do
+// in a cluster that is paused. Upstream's candidate takes a lease that it has
+// not seen renewed, however long it did not look; and upstream's holder works
+// until renewDeadline although it knows that another has the lease.
+type lock struct {
+	*resourcelock.LeaseLock
+	// lost is called when another has the lease that this process had.
+	lost func()
+	// looked is the time of the last look, still says that it came late.
+	looked time.Time
+	still  bool
+	// holder is who had the lease then.
+	holder string
+}
+
+// Get reads the lease.
+func (l *lock) Get(ctx context.Context) (*resourcelock.LeaderElectionRecord, []byte, error) {
+	record, raw, err := l.LeaseLock.Get(ctx)
+	l.still = l.late()
+	if err == nil {
+		if now := record.HolderIdentity; l.holder == l.Identity() && now != l.holder && now != "" {
+			l.lost()
+		}
+		l.holder = record.HolderIdentity
+	}
+	return record, raw, err
+}
+
+// Update takes, renews or gives back the lease.
+func (l *lock) Update(ctx context.Context, record resourcelock.LeaderElectionRecord) error {
+	if l.still && l.holder != "" && l.holder != l.Identity() {
+		return errStoodStill
+	}
+	err := l.LeaseLock.Update(ctx, record)
+	if l.late(); err == nil {
+		l.holder = record.HolderIdentity
+	}
+	return err
+}
+
+// Create takes a lease that nobody ever had.
+func (l *lock) Create(ctx context.Context, record resourcelock.LeaderElectionRecord) error {
+	err := l.LeaseLock.Create(ctx, record)
+	if l.late(); err == nil {
+		l.holder = record.HolderIdentity
+	}
+	return err
+}
+
+// late notes a look, and says whether the one before was too long ago.
+func (l *lock) late() bool {
+	before := l.looked
+	l.looked = time.Now()
+	return !before.IsZero() && l.looked.Sub(before) > standstill
+}
