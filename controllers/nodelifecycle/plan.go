@@ -70,6 +70,18 @@ func (h health) silentAt(startup, monitor time.Duration) time.Time {
 	return h.seen.Add(monitor)
 }
 
+// standstill is how late a look at a node may be whose time is up. A later one
+// says nothing of the node: we stood still, as does all of a cluster that is
+// paused, or no API server took anybody's word.
+const standstill = 5 * time.Second
+
+// overslept tells whether the look at a node is so late that it gets its time
+// anew. One that was given up before stays so.
+func (h health) overslept(node *corev1.Node, startup, monitor time.Duration, now time.Time) bool {
+	ready := condition(node, corev1.NodeReady)
+	return now.Sub(h.silentAt(startup, monitor)) > standstill && (ready == nil || ready.Status != corev1.ConditionUnknown)
+}
+
 func condition(node *corev1.Node, kind corev1.NodeConditionType) *corev1.NodeCondition {
 	_, c := nodeutil.GetNodeCondition(&node.Status, kind)
 	return c

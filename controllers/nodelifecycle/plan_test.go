@@ -58,6 +58,27 @@ func TestLook(t *testing.T) {
 	}
 }
 
+func TestALookThatComesFarTooLateSaysNothingOfTheNode(t *testing.T) {
+	at := func(after time.Duration) time.Time { return start.Add(after) }
+	for name, c := range map[string]struct {
+		ready corev1.ConditionStatus
+		after time.Duration
+		want  bool
+	}{
+		"in time":                        {corev1.ConditionTrue, MonitorGrace, false},
+		"a little late":                  {corev1.ConditionTrue, MonitorGrace + standstill, false},
+		"after a pause":                  {corev1.ConditionTrue, MonitorGrace + standstill + 1, true},
+		"after a pause, not ready":       {corev1.ConditionFalse, time.Hour, true},
+		"after a pause, before a status": {"", time.Hour, true},
+		"given up before the pause":      {corev1.ConditionUnknown, time.Hour, false},
+	} {
+		h := health{seen: start, posted: c.ready != ""}
+		if got := h.overslept(node("n", c.ready, start), StartupGrace, MonitorGrace, at(c.after)); got != c.want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}
+
 func TestUnready(t *testing.T) {
 	h := look(nil, node("n", "False", start), nil, start)
 	h = look(&h, node("n", "False", start.Add(time.Second)), nil, start.Add(time.Second))

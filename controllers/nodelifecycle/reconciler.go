@@ -175,6 +175,9 @@ func (r *Reconciler) look(node *corev1.Node, now time.Time) health {
 			"Node %s event: Registered Node %s in Controller", node.Name, node.Name)
 	}
 	h := look(before, node, lease, now)
+	if before != nil && h.overslept(node, r.cfg.StartupGrace, r.cfg.MonitorGrace, now) {
+		h.seen = now
+	}
 	r.healths[node.Name] = h
 	return h
 }
