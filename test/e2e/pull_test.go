@@ -81,6 +81,21 @@ func push(to string, image v1.Image) {
 	Expect(remote.Write(ref, image)).To(Succeed())
 }
 
+// whyNotKept is what the supervisors say of images that they did not keep.
+func whyNotKept() string {
+	var said []string
+	logs, _ := filepath.Glob("/var/lib/skiff/clusters/pull9*/logs/supervisor.log")
+	for _, file := range logs {
+		log, _ := os.ReadFile(file)
+		for line := range strings.Lines(string(log)) {
+			if strings.Contains(line, "keep") || strings.Contains(line, "kept") {
+				said = append(said, line)
+			}
+		}
+	}
+	return strings.Join(said, "")
+}
+
 var _ = Describe("an image in a registry", func() {
 	It("is downloaded once for all nodes and clusters of the host, and asked for by each", func() {
 		certs := GinkgoT().TempDir()
@@ -124,6 +139,6 @@ var _ = Describe("an image in a registry", func() {
 			Expect(counted.asked).To(HaveKey(node), "who asked for the manifest")
 		}
 		// The layer of the pause image is there: it was loaded.
-		Expect(counted.fetched).To(Equal(map[string]int{config.String(): 1, digest.String(): 1}))
+		Expect(counted.fetched).To(Equal(map[string]int{config.String(): 1, digest.String(): 1}), whyNotKept)
 	})
 })
