@@ -73,7 +73,7 @@ func damage(dir string) error {
 	}
 	data, err := os.ReadFile(filepath.Join(dir, damagedFile))
 	if errors.Is(err, fs.ErrNotExist) {
-		return inspect(dir)
+		return Inspect(dir)
 	}
 	var told machinev1alpha1.Trouble
 	if err == nil {

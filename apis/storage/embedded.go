@@ -49,7 +49,7 @@ func (s *Storage) runEmbedded(ctx context.Context) error {
 	}
 	replica, joined := s.cfg.Replica, false
 	if replica == nil {
-		err = inspect(cfg.Dir)
+		err = Inspect(cfg.Dir)
 	} else {
 		joined, err = s.enter(ctx, cfg)
 	}
@@ -63,9 +63,7 @@ func (s *Storage) runEmbedded(ctx context.Context) error {
 		return fmt.Errorf("start etcd in %s: %w", cfg.Dir, err)
 	}
 	defer etcd.Close()
-	if err := sums.Attach(etcd.Server.Backend()); err != nil {
-		slog.Warn("etcd's database has no checksums: damage is not noticed", "error", err)
-	}
+	attach(sums, etcd)
 	if err := os.Chmod(s.cfg.Socket, 0o600); err != nil {
 		return fmt.Errorf("close etcd's socket to others: %w", err)
 	}
@@ -120,6 +118,7 @@ func (s *Storage) runEmbedded(ctx context.Context) error {
 			return err
 		}
 		client.KV = ledKV{client.KV, s.leadership}
+		attach(sums, etcd) // to the database that the others have sent
 	}
 	s.set(client, nil)
 
@@ -134,10 +133,14 @@ func (s *Storage) runEmbedded(ctx context.Context) error {
 		case err := <-etcd.Err():
 			return fmt.Errorf("etcd in %s: %w", cfg.Dir, err)
 		case <-look.C:
-			if err := sums.Attach(etcd.Server.Backend()); err != nil {
-				slog.Warn("etcd's new database has no checksums: damage is not noticed", "error", err)
-			}
+			attach(sums, etcd)
 		}
+	}
+}
+
+func attach(sums *pagesum.Keeper, etcd *embed.Etcd) {
+	if err := sums.Attach(etcd.Server.Backend()); err != nil {
+		slog.Warn("etcd's database has no checksums: damage is not noticed", "error", err)
 	}
 }
 

@@ -56,15 +56,17 @@ func troubleWith(dir string, err error) *Trouble {
 	return t
 }
 
-// inspect finds what etcd would not: it takes the end of a log that was cut
-// off for the end of the log, and goes on with a database that has more than
-// that, into which new writes do not go. And it dies of a database that was
-// cut off, by a signal. All else it finds itself, when it starts.
+// Inspect looks at the data directory of a member that does not run; what is
+// wrong with it is a Trouble. It finds what etcd would not: etcd takes the end
+// of a log that was cut off for the end of the log, and goes on with a database
+// that has more than that, into which new writes do not go. And it dies of a
+// database that was cut off, by a signal. Some of the rest it finds itself,
+// when it starts.
 //
 // A log's checksums are read for that, and the database with those that this
 // package keeps of it: some milliseconds, while the API server is being
 // composed.
-func inspect(dir string) error {
+func Inspect(dir string) error {
 	db := filepath.Join(dir, "member", "snap", "db")
 	if info, err := os.Stat(db); errors.Is(err, os.ErrNotExist) || err == nil && info.Size() == 0 {
 		return nil // there was never a write; or etcd makes it anew from the log

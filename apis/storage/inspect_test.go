@@ -174,7 +174,7 @@ func TestAFileSystemThatTakesNoMoreIsNoDamage(t *testing.T) {
 func BenchmarkInspect(b *testing.B) {
 	dir := filled(b)
 	for b.Loop() {
-		if err := inspect(dir); err != nil {
+		if err := Inspect(dir); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -82,7 +82,7 @@ func (p Paths) verify(rec *record) error {
 			return fmt.Errorf("compare etcd's files of %s with their checksums: %w", m.Name, err)
 		}
 		if file != "" {
-			damaged = append(damaged, trouble{machine: m.Name, file: file, damaged: true, cause: "it is not as the last stop left it"})
+			damaged = append(damaged, sealBroken(m.Name, file))
 		} else if sealed {
 			// Of an earlier start, and mended since.
 			if err := os.Remove(p.condemned(name, m.Name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -102,6 +102,10 @@ func (p Paths) verify(rec *record) error {
 		}
 	}
 	return nil
+}
+
+func sealBroken(machineName, file string) trouble {
+	return trouble{machine: machineName, file: file, damaged: true, cause: "it is not as the last stop left it"}
 }
 
 // unseal comes before etcd writes. What is damaged stays as it is until the

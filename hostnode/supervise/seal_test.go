@@ -64,6 +64,8 @@ func TestAStoppedClustersEtcdIsSealed(t *testing.T) {
 			t.Errorf("have %+v", info)
 		}
 		stop() // it is fine, and takes no damage for the truth
+		_, err := CreateSnapshot(t.Context(), SnapshotOptions{Cluster: c.Name, Name: "svt-seal"})
+		wants(t, refusalOf(t, err), "etcd's data is damaged: "+db)
 	}
 	if err := os.Remove(db); err != nil {
 		t.Fatal(err)

@@ -181,12 +181,12 @@ func (p Paths) saveStopped(ctx context.Context, rec *record, file string, etcd *
 			return err
 		}
 		if changed != "" {
-			damaged = append(damaged, trouble{machine: m.Name, file: changed, damaged: true, cause: "it is not as the last stop left it"})
+			damaged = append(damaged, sealBroken(m.Name, changed))
 			continue
 		}
 		args = append(args, "--data-dir", p.etcdDir(name, m.Name))
 	}
-	if len(damaged) > (len(rec.controlPlanes())-1)/2 {
+	if !p.majorityWithout(rec, damaged) {
 		return p.refuse(name, damaged)
 	}
 	return p.etcdTool(ctx, etcd, args...)

@@ -257,7 +257,7 @@ var _ = Describe("several control planes", Ordered, ContinueOnFailure, Label("re
 				ContainSubstring("etcd's data is damaged: "+dir+"member/snap/db: page "),
 				ContainSubstring("It was made anew from the other control planes"), ContainSubstring(dir+"damaged")))
 		}
-		Expect(skiff("get", "clusters").must()).To(MatchRegexp(`(?m)^ha +running `))
+		Expect(skiff("get", "clusters", "-o", "wide").must()).To(MatchRegexp(`(?m)^ha +running +4 +3/3 `))
 	})
 
 	It("goes without a trace", func() {

@@ -2,6 +2,7 @@ package backup
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -10,6 +11,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/skiff-k8s/skiff/apis/storage"
+	"github.com/skiff-k8s/skiff/apis/storage/pagesum/pagesumtest"
 )
 
 // run starts a member and returns a client of it, and the end of it.
@@ -162,5 +164,31 @@ func TestWhatOnlyTheLogHasIsSaved(t *testing.T) {
 	st, err := SaveStopped(t.Context(), []string{killed}, filepath.Join(dir, "killed.db"))
 	if err != nil || st.Keys != 1 {
 		t.Errorf("%+v, %v", st, err)
+	}
+}
+
+func TestADamagedDirectoryIsNotSaved(t *testing.T) {
+	dir := t.TempDir()
+	live := filepath.Join(dir, "live")
+	client, _, stop := run(t, live)
+	put(t, client, "key", "the value")
+	stop()
+	db := filepath.Join(live, "member/snap/db")
+	at, err := pagesumtest.Find(db, "the value")
+	if err == nil {
+		err = pagesumtest.Flip(db, at)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	var trouble *storage.Trouble
+	if _, err := SaveStopped(t.Context(), []string{live}, filepath.Join(dir, "saved.db")); !errors.As(err, &trouble) || trouble.File != db {
+		t.Errorf("have %v", err)
+	}
+	if err := pagesumtest.Flip(db, at); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := SaveStopped(t.Context(), []string{live}, filepath.Join(dir, "saved.db")); err != nil {
+		t.Errorf("as it was: %v", err)
 	}
 }

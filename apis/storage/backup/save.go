@@ -95,11 +95,25 @@ func upToDate(ctx context.Context, endpoints []string) (*clientv3.Client, error)
 // SaveStopped writes what an etcd held to path whose members do not run: dirs
 // are the data directories of all, or of a majority. The member that has the
 // last writes runs for a moment on a copy beside path: what its log has and
-// its database has not is part of it.
+// its database has not is part of it. One that is damaged, a storage.Trouble,
+// does not count.
 func SaveStopped(ctx context.Context, dirs []string, path string) (st *Status, err error) {
-	from, err := mostAdvanced(dirs)
+	var whole []string
+	var troubles []error
+	for _, dir := range dirs {
+		// Of a copy there is less to tell.
+		if err := storage.Inspect(dir); err != nil {
+			troubles = append(troubles, err)
+		} else {
+			whole = append(whole, dir)
+		}
+	}
+	if len(whole) == 0 {
+		return nil, errors.Join(troubles...)
+	}
+	from, err := mostAdvanced(whole)
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(append(troubles, err)...)
 	}
 	dir, several := from.dir, len(from.voters) > 1
 	copied := path + ".data"
