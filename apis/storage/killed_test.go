@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/binary"
 	"flag"
 	"fmt"
 	"log/slog"
@@ -145,9 +146,7 @@ func TestABitThatFlipsAfterDeathIsNoticed(t *testing.T) {
 	db := filepath.Join(dir, "member/snap/db")
 	for lines.Scan() && lines.Text() != "RUNS" {
 	}
-	for !bytes.Contains(mustRead(t, db), []byte("key-2-")) && t.Context().Err() == nil {
-		time.Sleep(10 * time.Millisecond)
-	}
+	persisted(t, db, "key-0-1", "key-1-1", "key-2-1", "vvvvvvvvvv")
 	_ = cmd.Process.Kill()
 	_ = cmd.Wait() // it was killed
 
@@ -186,4 +185,35 @@ func flipInUse(t *testing.T, db, text string) int64 {
 		t.Fatal(err)
 	}
 	return at
+}
+
+// persisted returns when the database of a member that is written to holds the
+// texts, and the commit that brought them has become one.
+func persisted(t *testing.T, db string, texts ...string) {
+	t.Helper()
+	await := func(what string, so func(data []byte) bool) (data []byte) {
+		t.Helper()
+		for end := time.Now().Add(patient); ; time.Sleep(10 * time.Millisecond) {
+			if data, err := os.ReadFile(db); err == nil && so(data) {
+				return data
+			}
+			if time.Now().After(end) {
+				t.Fatalf("%s: %s after %v", db, what, patient)
+			}
+		}
+	}
+	// commit is the number of the last one, in bbolt's heads.
+	commit := func(data []byte) uint64 {
+		return max(binary.LittleEndian.Uint64(data[64:]), binary.LittleEndian.Uint64(data[os.Getpagesize()+64:]))
+	}
+	data := await("no such texts", func(data []byte) bool {
+		for _, text := range texts {
+			if !bytes.Contains(data, []byte(text)) {
+				return false
+			}
+		}
+		return true
+	})
+	seen := commit(data)
+	await("no further commit", func(data []byte) bool { return commit(data) >= seen+2 })
 }

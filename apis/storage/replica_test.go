@@ -319,14 +319,7 @@ func TestADamagedMemberIsMadeAnewOnceTheOthersAgree(t *testing.T) {
 	dir, members := foundMembers(t)
 	// The database has it only after a while.
 	for name := range members {
-		members[name].wrote(t, patient)
-		db := filepath.Join(dir, name, "data/member/snap/db")
-		for begin := time.Now(); !bytes.Contains(mustRead(t, db), []byte("cp/")); {
-			members[name].wrote(t, patient)
-			if time.Since(begin) > patient {
-				t.Fatal("nothing is written to the database")
-			}
-		}
+		persisted(t, filepath.Join(dir, name, "data/member/snap/db"), "cp/")
 	}
 	members["cp2"].kill()
 	members["cp3"].kill()
