@@ -4,8 +4,10 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"log/slog"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -169,12 +171,16 @@ func segmentIndex(path string, isLast bool) (index uint64, err error) {
 	decoder := wal.NewDecoder(fileutil.NewFileReader(f))
 	for {
 		var record walpb.Record
+		crc := decoder.LastCRC()
 		err := decoder.Decode(&record)
 		switch {
 		case errors.Is(err, io.EOF), isLast && errors.Is(err, io.ErrUnexpectedEOF):
-			return index, nil
+			return index, endsHere(f, decoder.LastOffset(), crc)
 		case err != nil:
 			return 0, fmt.Errorf("at byte %d: %w", decoder.LastOffset(), err)
+		case decoder.LastOffset()%8 != 0:
+			// Padding is for that; its length is in no checksum either.
+			return 0, wrongLength(decoder.LastOffset())
 		}
 		switch record.GetType() {
 		case wal.CrcType:
@@ -194,4 +200,38 @@ func segmentIndex(path string, isLast bool) (index uint64, err error) {
 			index = max(index, snapshot.GetIndex())
 		}
 	}
+}
+
+// endsHere is an error when the log goes on at an offset, but for one bit: the
+// length of a record is in no checksum, and what it is too long for, or what it
+// is zero for, looks like the end.
+func endsHere(f io.ReaderAt, offset int64, crc uint32) error {
+	rest, err := io.ReadAll(io.NewSectionReader(f, offset, math.MaxInt64-offset))
+	if err != nil {
+		return err
+	}
+	const frame = 8
+	if len(rest) < frame {
+		return nil
+	}
+	length := binary.LittleEndian.Uint64(rest)
+	for bit := range 64 {
+		// The highest byte is how much padding follows.
+		size := (length ^ 1<<bit) &^ (0xff << 56)
+		if size == 0 || size > uint64(len(rest)-frame) {
+			continue
+		}
+		var record walpb.Record
+		if proto.Unmarshal(rest[frame:frame+size], &record) != nil || record.GetType() == wal.CrcType {
+			continue
+		}
+		if crc32.Update(crc, crc32.MakeTable(crc32.Castagnoli), record.Data) == record.GetCrc() {
+			return wrongLength(offset)
+		}
+	}
+	return nil
+}
+
+func wrongLength(offset int64) error {
+	return fmt.Errorf("at byte %d: the length of a record is not what was written", offset)
 }

@@ -16,6 +16,10 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"go.etcd.io/etcd/client/pkg/v3/fileutil"
+	"go.etcd.io/etcd/server/v3/storage/wal"
+	"go.etcd.io/etcd/server/v3/storage/wal/walpb"
 )
 
 const beStorage = "SKIFF_TEST_BE_A_STORAGE"
@@ -151,6 +155,61 @@ func TestDamageIsNamedAndNeverServed(t *testing.T) {
 			}
 			t.Log(said)
 		})
+	}
+}
+
+// TestTheLengthOfALogsRecordCounts: the database may not have what is in the
+// last records yet, and so cannot tell of them.
+func TestTheLengthOfALogsRecordCounts(t *testing.T) {
+	path := filepath.Join(filled(t), "member/wal/0000000000000000-0000000000000000.wal")
+	data := mustRead(t, path)
+	want, err := segmentIndex(path, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	var records []int64
+	decoder := wal.NewDecoder(fileutil.NewFileReader(f))
+	for {
+		records = append(records, decoder.LastOffset())
+		var record walpb.Record
+		if err := decoder.Decode(&record); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		if record.GetType() == wal.CrcType {
+			decoder.UpdateCRC(record.GetCrc())
+		}
+	}
+	last := records[len(records)-4 : len(records)-1]
+	for _, offset := range last {
+		for bit := range 64 {
+			at := offset + int64(bit/8)
+			if _, err := f.WriteAt([]byte{data[at] ^ 1<<(bit%8)}, at); err != nil {
+				t.Fatal(err)
+			}
+			// Some bits of the padding's length mean nothing.
+			if have, err := segmentIndex(path, true); err == nil && have != want {
+				t.Errorf("bit %d of the length at byte %d: the log ends at entry %d, want %d", bit, offset, have, want)
+			}
+			if _, err := f.WriteAt(data[at:at+1], at); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	// A record that was being written is the end.
+	for cut := records[len(records)-2] + 8; cut < records[len(records)-1]; cut += 8 {
+		if err := os.WriteFile(path, append(bytes.Clone(data[:cut]), make([]byte, len(data)-int(cut))...), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := segmentIndex(path, true); err != nil && strings.Contains(err.Error(), "length") {
+			t.Errorf("cut off at %d: %v", cut, err)
+		}
 	}
 }
 
