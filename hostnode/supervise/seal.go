@@ -18,9 +18,9 @@ import (
 )
 
 // A stopped cluster's etcd is sealed: the checksums of its files lie beside
-// them, from the end of the stop to the next start. Etcd's own log has
-// checksums, its database has none for what is in it: a bit that flips on the
-// disk meanwhile would be served as the truth.
+// them, from the end of the stop to the next start. They are for all of its
+// files, whoever wrote them; what etcd's log and package apis/storage/pagesum
+// have is there without a stop, too, but only for what they know.
 
 // sum of a file.
 type sum struct {
