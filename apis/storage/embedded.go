@@ -75,6 +75,7 @@ func (s *Storage) runEmbedded(ctx context.Context) error {
 		}
 		defer closePeers()
 		lead := newLeadership(etcd.Server, tickPacer(etcd.Server), replicaTickMs*time.Millisecond)
+		lead.bearable = (len(replica.Members) - 1) / 2
 		led, unled := context.WithCancel(ctx)
 		defer unled()
 		go lead.run(led)

@@ -21,8 +21,11 @@ const (
 	// before may still come. What the old leader did not pass on is lost, and
 	// etcd would tell only after six seconds.
 	changeGrace = 50 * time.Millisecond
-	// leaveGrace is how long a call is waited for when this process ends.
+	// leaveGrace is how long a call is waited for when this process ends;
+	// leaveLook is how often is looked then whether there is any hope for it:
+	// a leader that finds itself alone is no event.
 	leaveGrace = 500 * time.Millisecond
+	leaveLook  = 20 * time.Millisecond
 	// readTries bounds how often a read is repeated, which costs nobody more
 	// than the time.
 	readTries = 5
@@ -51,14 +54,20 @@ type leadership struct {
 	end   context.CancelCauseFunc
 	// hurry is how often was hurried.
 	hurry int
-	// closing is when nobody waits for a leader any more.
-	closing context.Context
-	close   context.CancelFunc
+	// leaving is when this process begins to end, closing when it waits for a
+	// leader no longer.
+	leaving, closing context.Context
+	left, close      context.CancelFunc
+	// bearable is how many members may be missing, missing are those whose
+	// processes have ended.
+	bearable int
+	missing  map[string]bool
 }
 
 func newLeadership(m member, pace func(time.Duration), tick time.Duration) *leadership {
-	l := &leadership{member: m, pace: pace, tick: tick}
+	l := &leadership{member: m, pace: pace, tick: tick, missing: map[string]bool{}}
 	l.reign, l.end = context.WithCancelCause(context.Background())
+	l.leaving, l.left = context.WithCancel(context.Background())
 	l.closing, l.close = context.WithCancel(context.Background())
 	return l
 }
@@ -66,23 +75,64 @@ func newLeadership(m member, pace func(time.Duration), tick time.Duration) *lead
 // leave lets calls fail that need a leader when there is none: this process
 // ends, and the others perhaps with it. Those that have one are not hurt.
 func (l *leadership) leave() {
-	time.AfterFunc(leaveGrace, func() {
-		l.close()
-		if !l.known() {
-			l.mu.Lock()
-			defer l.mu.Unlock()
-			l.end(rpctypes.ErrNoLeader)
-		}
-	})
+	l.left()
+	time.AfterFunc(leaveGrace, l.close)
 }
 
-// run ends the calls of one reign after the next has begun, until ctx ends.
+// peer takes note of whether another member's process lives.
+func (l *leadership) peer(name string, lives bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if lives {
+		delete(l.missing, name)
+	} else {
+		l.missing[name] = true
+	}
+}
+
+// hopeless says that this process ends, and no call that waits will succeed.
+func (l *leadership) hopeless() bool {
+	if l.closing.Err() != nil && !l.known() {
+		return true
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.leaving.Err() != nil && len(l.missing) > l.bearable
+}
+
+// despair ends what waits without hope.
+func (l *leadership) despair() {
+	if !l.hopeless() {
+		return
+	}
+	l.close()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.end(rpctypes.ErrNoLeader)
+}
+
+// run ends the calls of one reign after the next has begun, and those without
+// hope, until ctx ends.
 func (l *leadership) run(ctx context.Context) {
+	leaving, closing := l.leaving.Done(), l.closing.Done()
+	look := time.NewTicker(time.Hour)
+	defer look.Stop()
 	for {
 		changed := l.member.LeaderChangedNotify()
 		select {
 		case <-ctx.Done():
 			return
+		case <-leaving:
+			leaving = nil
+			look.Reset(leaveLook)
+			continue
+		case <-closing:
+			closing = nil
+			l.despair()
+			continue
+		case <-look.C:
+			l.despair()
+			continue
 		case <-changed:
 		}
 		l.mu.Lock()
@@ -169,6 +219,9 @@ func (l *leadership) await(ctx context.Context) error {
 // the call fails, or is made again if that is harmless.
 func (l *leadership) do(ctx context.Context, harmless bool, call func(context.Context) error) error {
 	for tries := 1; ; tries++ {
+		if l.hopeless() {
+			return rpctypes.ErrNoLeader
+		}
 		if err := l.await(ctx); err != nil {
 			return err
 		}

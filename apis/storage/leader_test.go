@@ -182,3 +182,27 @@ func TestNobodyWaitsForALeaderInAProcessThatEnds(t *testing.T) {
 		}
 	})
 }
+
+func TestWhoEndsWithAMajorityHasNoHopeForItsCalls(t *testing.T) {
+	led(t, func(t *testing.T, _ *fakeMember, l *leadership, _ *[]time.Duration) {
+		l.bearable = 1
+		call := func(ctx context.Context) error {
+			<-ctx.Done()
+			return ctx.Err()
+		}
+		bounded, cancel := context.WithTimeout(t.Context(), 2*leaveGrace)
+		defer cancel()
+		l.peer("b", false)
+		l.peer("c", false)
+		l.peer("c", true)
+		l.leave()
+		if err := l.do(bounded, false, call); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("with one that lives, and a leader: %v", err)
+		}
+		begin := time.Now()
+		time.AfterFunc(time.Second, func() { l.peer("c", false) })
+		if err := l.do(t.Context(), false, call); !errors.Is(err, rpctypes.ErrNoLeader) || time.Since(begin) > time.Second+leaveLook {
+			t.Errorf("a leader that is alone: %v after %v", err, time.Since(begin))
+		}
+	})
+}

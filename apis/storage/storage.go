@@ -108,8 +108,19 @@ func (s *Storage) PeerGone(name string) {
 	if lead == nil {
 		return
 	}
+	lead.peer(name, false)
 	if leader := etcd.Server.Leader(); s.cfg.Replica.nameOf(etcd, leader) == name {
 		lead.gone(leader)
+	}
+}
+
+// PeerLives takes back PeerGone: another process of that member has begun.
+func (s *Storage) PeerLives(name string) {
+	s.mu.Lock()
+	lead := s.leadership
+	s.mu.Unlock()
+	if lead != nil {
+		lead.peer(name, true)
 	}
 }
 

@@ -102,8 +102,11 @@ func (r *replica) run(ctx context.Context, etcd *storage.Storage) error {
 	for _, p := range r.peers {
 		group.Go(func() error {
 			lifeline.Watch(ctx, netip.AddrPortFrom(p.IPs[0], machinev1alpha1.LifelinePort), func(e lifeline.Event) {
-				if e.State == lifeline.Gone {
+				switch e.State {
+				case lifeline.Gone:
 					etcd.PeerGone(p.Name)
+				case lifeline.Away, lifeline.Serving:
+					etcd.PeerLives(p.Name)
 				}
 			})
 			return nil
@@ -188,7 +191,7 @@ func (r *replica) elected(ctx context.Context, api *server.Server, parts map[str
 				}
 				if e.State == lifeline.Gone {
 					for _, elector := range electors {
-						clearing.Go(func() { elector.Gone(ctx, e.Identity) })
+						clearing.Go(func() { elector.Gone(ctx, p.Name, e.Identity) })
 					}
 				}
 				clearing.Go(func() { r.clear(ctx, api, client, p) })

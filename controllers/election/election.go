@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"strings"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -37,7 +38,7 @@ type Config struct {
 	Client *rest.Config
 	// Lease is its name in kube-system.
 	Lease string
-	// Identity is unique to this process.
+	// Identity is unique to this process: its machine's name, "_", anything.
 	Identity string
 	// Run works until its context ends, and returns when it has ended. It may
 	// be called again afterwards. An error ends the Elector.
@@ -52,6 +53,8 @@ type Elector struct {
 	client kubernetes.Interface
 	// freed has a token when the lease may be free.
 	freed chan struct{}
+	// began is before anything of this process's.
+	began time.Time
 }
 
 // New checks cfg. It starts nothing.
@@ -63,12 +66,21 @@ func New(cfg Config) (*Elector, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make client for leader election: %w", err)
 	}
-	return &Elector{cfg: cfg, client: client, freed: make(chan struct{}, 1)}, nil
+	return &Elector{cfg: cfg, client: client, freed: make(chan struct{}, 1), began: time.Now()}, nil
 }
 
 // Run takes part until ctx ends. Its part has ended then, and the lease been
 // given back after it.
 func (e *Elector) Run(ctx context.Context) error {
+	// A machine has one process: an earlier one has ended, perhaps with all of
+	// the cluster, so that nobody could give its lease back.
+	e.free(ctx, func(r *resourcelock.LeaderElectionRecord) bool {
+		return machineOf(r.HolderIdentity) == machineOf(e.cfg.Identity) && r.HolderIdentity != e.cfg.Identity
+	})
+	select {
+	case <-e.freed: // candidacy asks for it anyway
+	default:
+	}
 	for ctx.Err() == nil {
 		if err := e.candidacy(ctx); err != nil {
 			return err
@@ -137,17 +149,31 @@ func (e *Elector) work(ctx, term context.Context) error {
 	return err
 }
 
-// Gone gives back the lease of a process that has ended for certain.
-func (e *Elector) Gone(ctx context.Context, identity string) {
-	if identity == "" {
-		return
-	}
+// Gone gives back the lease of a process of a machine that has ended for
+// certain. Without its identity, it is one that ended before this began.
+func (e *Elector) Gone(ctx context.Context, machine, identity string) {
+	e.free(ctx, func(r *resourcelock.LeaderElectionRecord) bool {
+		if identity != "" {
+			return r.HolderIdentity == identity
+		}
+		return machineOf(r.HolderIdentity) == machine && r.RenewTime.Time.Before(e.began)
+	})
+}
+
+// machineOf is the machine of a process by its identity.
+func machineOf(identity string) string {
+	machine, _, _ := strings.Cut(identity, "_")
+	return machine
+}
+
+// free gives back the lease if it is one's that is gone.
+func (e *Elector) free(ctx context.Context, gone func(*resourcelock.LeaderElectionRecord) bool) {
 	ctx, cancel := context.WithTimeout(ctx, releaseBound)
 	defer cancel()
-	freed, err := e.release(ctx, identity)
+	freed, err := e.release(ctx, gone)
 	if err != nil {
 		// Another candidate was quicker, or the lease will expire.
-		e.cfg.Log.Debug("lease not given back", "lease", e.cfg.Lease, "of", identity, "error", err)
+		e.cfg.Log.Debug("lease not given back", "lease", e.cfg.Lease, "error", err)
 	}
 	if freed || err != nil {
 		select {
@@ -158,13 +184,13 @@ func (e *Elector) Gone(ctx context.Context, identity string) {
 }
 
 // release is leaderelection's own for another holder.
-func (e *Elector) release(ctx context.Context, identity string) (bool, error) {
+func (e *Elector) release(ctx context.Context, gone func(*resourcelock.LeaderElectionRecord) bool) (bool, error) {
 	lock := e.lock()
 	record, _, err := lock.Get(ctx)
 	if err != nil {
 		return false, err
 	}
-	if record.HolderIdentity != identity {
+	if record.HolderIdentity == "" || !gone(record) {
 		return record.HolderIdentity == "", nil
 	}
 	now := metav1.Now()

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	coordinationv1 "k8s.io/api/coordination/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
@@ -111,11 +112,12 @@ func TestTheLeaseOfADeadProcessIsFreedAtOnce(t *testing.T) {
 		t.Fatal("a lease that is held is taken")
 	case <-time.After(500 * time.Millisecond):
 	}
-	next.Gone(t.Context(), "cp3_1")
+	next.Gone(t.Context(), "cp3", "cp3_1")
+	next.Gone(t.Context(), "cp3", "")
 	if got := holder(t, "dead"); got != "cp_1" {
 		t.Errorf("the death of another frees it: %q holds it", got)
 	}
-	next.Gone(t.Context(), "cp_1")
+	next.Gone(t.Context(), "cp", "cp_1")
 	if took := within(t, "the next one leads", next.leads, time.Second); took > time.Second {
 		t.Errorf("took %v", took)
 	}
@@ -201,5 +203,30 @@ func TestALeaseIsLeftToItsHolderByACandidateThatStoodStill(t *testing.T) {
 	get(first)
 	if err := first.Update(t.Context(), record("cp_1")); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestALeaseOfBeforeAStopIsFreedAtOnce(t *testing.T) {
+	leases := apitest.Server(t).Client.CoordinationV1().Leases("kube-system")
+	for lease, gone := range map[string]func(*candidate){
+		"own": func(*candidate) {}, // by whoever runs in the machine now
+		"others": func(c *candidate) {
+			select {
+			case <-c.leads:
+				t.Error("a lease that is held is taken")
+			case <-time.After(500 * time.Millisecond):
+			}
+			c.Gone(t.Context(), "cp2", "") // which has not come back
+		},
+	} {
+		holder, renewed, seconds := map[string]string{"own": "cp_1", "others": "cp2_1"}[lease], metav1.NowMicro(), int32(leaseDuration/time.Second)
+		if _, err := leases.Create(t.Context(), &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: lease}, Spec: coordinationv1.LeaseSpec{
+			HolderIdentity: &holder, RenewTime: &renewed, AcquireTime: &renewed, LeaseDurationSeconds: &seconds}}, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		c := run(t, lease, "cp_2")
+		gone(c)
+		within(t, "it leads", c.leads, leaseDuration-time.Second)
+		c.stop(t)
 	}
 }
