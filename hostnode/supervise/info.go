@@ -199,7 +199,7 @@ func (p Paths) describe(rec *record) *Info {
 		NodeSubnet: c.Networking.NodeSubnet, PodSubnet: c.Networking.PodSubnet,
 		ServiceSubnet: c.Networking.ServiceSubnet, LoadBalancerSubnet: c.Networking.LoadBalancerSubnet,
 	}
-	up, frozen := 0, 0
+	up, running, frozen := 0, 0, 0
 	layout, _ := namespaces.Layout() // without one, nothing is frozen
 	if proc, _, err := findProcess(p.supervisorState(c.Name)); err == nil {
 		info.SupervisorPID = proc.PID
@@ -212,6 +212,7 @@ func (p Paths) describe(rec *record) *Info {
 			mi.PID, mi.Running, mi.Started = proc.PID, true, state.Started
 			proc.Close()
 			up++
+			running++
 			if mi.Paused = layout.Frozen(machineCgroup(c.Name, m.Name)); mi.Paused {
 				frozen++
 			}
@@ -221,7 +222,7 @@ func (p Paths) describe(rec *record) *Info {
 	switch {
 	case up == 0:
 		info.State = Stopped
-	case frozen > 0 && (frozen == len(rec.Machines) || len(rec.peers()) == 0):
+	case frozen > 0 && (frozen == running || len(rec.peers()) == 0):
 		info.State = Paused
 	case up == len(rec.Machines)+1 && frozen == 0:
 		info.State = Running
