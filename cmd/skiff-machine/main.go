@@ -10,7 +10,10 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 	_ "time/tzdata" // time zones of CronJobs, as upstream's programs; the host need not have any
+
+	"k8s.io/client-go/transport"
 )
 
 const usage = `skiff-machine is started by skiff, not by hand.
@@ -36,7 +39,13 @@ type mender interface {
 	Mend() string
 }
 
+// certificateLook is how often clients look for a renewed certificate, in place
+// of upstream's five minutes: after a host's long sleep the old one has ended,
+// and a kubelet that goes on with it is nobody's.
+const certificateLook = 10 * time.Second
+
 func main() {
+	transport.CertCallbackRefreshDuration = certificateLook
 	if len(os.Args) < 2 || commands[os.Args[1]] == nil {
 		fmt.Fprint(os.Stderr, usage)
 		os.Exit(2)

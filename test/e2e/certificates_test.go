@@ -2,16 +2,24 @@ package e2e
 
 import (
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"encoding/pem"
+	"fmt"
+	"maps"
+	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
+	"github.com/onsi/gomega/types"
+	auditv1 "k8s.io/apiserver/pkg/apis/audit/v1"
 )
 
 // readCertificate reads a PEM file.
@@ -49,7 +57,7 @@ func (c cluster) age(from, until time.Time) {
 	dir := filepath.Join("/var/lib/skiff/clusters", c.name, "pki")
 	for _, file := range leaves(c) {
 		cert := readCertificate(file)
-		for _, name := range []string{"ca", "front-proxy-ca"} {
+		for _, name := range []string{"ca", "front-proxy-ca", "etcd-peer-ca"} {
 			ca := readCertificate(filepath.Join(dir, name+".crt"))
 			if cert.CheckSignatureFrom(ca) != nil {
 				continue
@@ -93,6 +101,59 @@ func served(address string) func() (time.Time, error) {
 	}
 }
 
+// nodeClients has the audit log tell who the clients in nodes are.
+const nodeClients = `
+apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules:
+- {level: Metadata, userGroups: ["system:nodes"]}
+- {level: Metadata, users: ["system:kube-proxy"]}
+- {level: None}
+`
+
+// credential is a client certificate as the API server saw it.
+type credential struct{ user, id string }
+
+// credentials are those of all requests since a time that were answered.
+func (c cluster) credentials(since time.Time) map[credential]int {
+	GinkgoHelper()
+	seen := map[credential]int{}
+	logs, err := filepath.Glob(filepath.Join("/var/lib/skiff/clusters", c.name, "logs/*/audit.log"))
+	Expect(err).NotTo(HaveOccurred())
+	for _, log := range logs {
+		raw, err := os.ReadFile(log)
+		Expect(err).NotTo(HaveOccurred())
+		for line := range strings.Lines(string(raw)) {
+			var event auditv1.Event
+			if json.Unmarshal([]byte(line), &event) != nil {
+				continue // it is being written
+			}
+			ids := event.User.Extra["authentication.kubernetes.io/credential-id"]
+			if event.RequestReceivedTimestamp.After(since) && len(ids) == 1 && event.ResponseStatus != nil && event.ResponseStatus.Code < 400 {
+				seen[credential{event.User.Username, ids[0]}]++
+			}
+		}
+	}
+	return seen
+}
+
+// credentialsOf are those that a cluster's nodes should use now.
+func (c cluster) credentialsOf() []credential {
+	GinkgoHelper()
+	var all []credential
+	for _, name := range []string{"kubelet-client", "dataplane-client"} {
+		files, err := filepath.Glob(filepath.Join("/var/lib/skiff/clusters", c.name, "machines/*/etc/pki", name+".crt"))
+		Expect(err).NotTo(HaveOccurred())
+		Expect(files).NotTo(BeEmpty(), name)
+		for _, file := range files {
+			cert := readCertificate(file)
+			all = append(all, credential{cert.Subject.CommonName, fmt.Sprintf("X509SHA256=%x", sha256.Sum256(cert.Raw))})
+		}
+	}
+	return all
+}
+
 var _ = Describe("certificates", Ordered, func() {
 	var c cluster
 	month := time.Now().Add(30 * 24 * time.Hour)
@@ -110,8 +171,11 @@ var _ = Describe("certificates", Ordered, func() {
 		c.kubectl("exec", "works", "--", "true").must()
 	}
 	BeforeAll(func() {
+		policy := filepath.Join(GinkgoT().TempDir(), "audit.yaml")
+		Expect(os.WriteFile(policy, []byte(nodeClients), 0o644)).To(Succeed())
 		var r result
-		c, r = create("aged", "")
+		c, r = create("aged", "kind: Cluster\napiVersion: skiff.cluster/v1alpha1\nauditPolicy: "+policy+
+			"\nnodes: [{role: control-plane}, {role: control-plane}, {role: control-plane}]\n")
 		DeferCleanup(c.delete)
 		r.must()
 	})
@@ -136,7 +200,13 @@ var _ = Describe("certificates", Ordered, func() {
 		Expect(pids).NotTo(BeEmpty())
 		c.age(time.Now().Add(-24*time.Hour), time.Now().Add(5*time.Minute))
 		Eventually(c.ends(month)).Should(BeEmpty())
-		for _, address := range []string{endpoint(), c.get("nodes", `{.items[0].status.addresses[0].address}`) + ":10250"} {
+		addresses := []string{endpoint()}
+		for _, node := range c.controlPlanes() {
+			for _, port := range []string{"6443", "10250", "2379", "2380"} { // etcd's for clients and for peers
+				addresses = append(addresses, net.JoinHostPort(node.IP, port))
+			}
+		}
+		for _, address := range addresses {
 			Eventually(served(address)).Should(BeTemporally(">", month), address)
 		}
 		raw, err := os.ReadFile(filepath.Join("/var/lib/skiff/clusters", c.name, "kubeconfig"))
@@ -144,9 +214,33 @@ var _ = Describe("certificates", Ordered, func() {
 		Eventually(func() ([]byte, error) { return os.ReadFile(c.kubeconfig) }).Should(
 			WithTransform(func(b []byte) string { return credentialOf(b) }, Equal(credentialOf(raw))), "the user's kubeconfig follows")
 		works()
+		// The clients in the nodes turn to the new ones, on all connections.
+		want := c.credentialsOf()
+		since := time.Now()
+		Eventually(func() map[credential]int { return c.credentials(since) }).Should(SatisfyAll(haveAll(want)...))
+		since = time.Now()
+		works()
+		Expect(keysOf(c.credentials(since))).To(HaveEach(BeElementOf(want)))
 		Expect(c.find("skiff-machine", "")).To(ConsistOf(pids), "no process was restarted")
 	})
+
+	It("of etcd's members are in use between them after the old ones", func() {
+		dead := c.holder("kube-scheduler")
+		skiff("kill", "node", dead, "--name", c.name).must()
+		c.writes("after-kill")
+		c.served()
+	})
 })
+
+// haveAll wants every credential among those that were seen.
+func haveAll(want []credential) (all []types.GomegaMatcher) {
+	for _, w := range want {
+		all = append(all, HaveKey(w))
+	}
+	return all
+}
+
+func keysOf(seen map[credential]int) []credential { return slices.Collect(maps.Keys(seen)) }
 
 // credentialOf is the line with the client certificate.
 func credentialOf(kubeconfig []byte) string {
