@@ -17,12 +17,14 @@ type kindOfCluster struct {
 	families []string
 	// loopback is where the host's ports are.
 	loopback string
+	// controlPlanes is how many there are.
+	controlPlanes int
 }
 
 var kindsOfClusters = []kindOfCluster{
-	{"dual", "{ipFamily: dual}", []string{"IPv4", "IPv6"}, "127.0.0.1"},
-	{"dual6", `{ipFamily: dual, serviceSubnet: "fd00:10:fe::/112,10.111.0.0/16"}`, []string{"IPv6", "IPv4"}, "127.0.0.1"},
-	{"ipv6", "{ipFamily: ipv6}", []string{"IPv6"}, "::1"},
+	{"dual", "{ipFamily: dual}", []string{"IPv4", "IPv6"}, "127.0.0.1", 1},
+	{"dual6", `{ipFamily: dual, serviceSubnet: "fd00:10:fe::/112,10.111.0.0/16"}`, []string{"IPv6", "IPv4"}, "127.0.0.1", 3},
+	{"ipv6", "{ipFamily: ipv6}", []string{"IPv6"}, "::1", 1},
 }
 
 // family is the word of the API for an address.
@@ -76,8 +78,8 @@ var _ = Describe("a cluster with IPv6", func() {
 		Describe(kind.name, Ordered, func() {
 			var c cluster
 			var a, b []string // the pods' addresses
-			curl := func(from, url string) result {
-				return c.kubectl("exec", from, "--", "curl", "-gsS", "-m", "5", url)
+			curl := func(from string, more ...string) result {
+				return c.kubectl(append([]string{"exec", from, "--", "curl", "-gsS", "-m", "5"}, more...)...)
 			}
 
 			BeforeAll(func() {
@@ -90,7 +92,7 @@ nodes:
 - role: control-plane
   extraPortMappings: [{containerPort: 8080, hostPort: 0}]
 - role: worker
-`, kind.networking))
+%s`, kind.networking, strings.Repeat("- role: control-plane\n", kind.controlPlanes-1)))
 				r.must()
 				for _, p := range c.ranges() {
 					Expect(uplinks.covers(p)).To(BeTrue(), "the firewall counter does not watch "+p.String())
@@ -182,6 +184,19 @@ spec:
 				for _, ip := range strings.Fields(c.get("nodes", `{.items[*].status.addresses[?(@.type=="InternalIP")].address}`)) {
 					Eventually(func() (string, error) { return fetch(url(ip, port, "/hostname")) }).ShouldNot(BeEmpty(), ip)
 				}
+			})
+
+			if kind.controlPlanes == 1 {
+				return
+			}
+			It("goes on without one of its control planes", func() {
+				dead := c.holder("kube-scheduler")
+				skiff("kill", "node", dead, "--name", c.name).must()
+				c.writes("after-kill")
+				c.schedules("after-kill")
+				Expect(c.holder("kube-scheduler")).NotTo(Equal(dead))
+				c.served()
+				Expect(curl("b", "-k", "https://kubernetes/readyz").must()).To(Equal("ok"))
 			})
 		})
 	}

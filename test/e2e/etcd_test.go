@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 
@@ -25,7 +26,8 @@ var etcdAddress = net.IPv4(192, 0, 2, 77)
 
 // existingEtcd is three members on the host, outside of every cluster, and
 // the config that names them.
-func existingEtcd() (etcdtest.Members, string) {
+// Its machines are control planes.
+func existingEtcd(controlPlanes int) (etcdtest.Members, string) {
 	GinkgoHelper()
 	lo, err := netlink.LinkByName("lo")
 	Expect(err).NotTo(HaveOccurred())
@@ -41,6 +43,7 @@ func existingEtcd() (etcdtest.Members, string) {
 	Expect(err).NotTo(HaveOccurred())
 	config, err := json.Marshal(map[string]any{
 		"kind": "Cluster", "apiVersion": "skiff.cluster/v1alpha1", "etcdServers": members.URLs(),
+		"nodes":   slices.Repeat([]any{map[string]string{"role": "control-plane"}}, controlPlanes),
 		"etcdTLS": map[string]string{"caFile": authority.CA(), "certFile": cert, "keyFile": key},
 	})
 	Expect(err).NotTo(HaveOccurred())
@@ -65,7 +68,7 @@ func keys(members etcdtest.Members) int64 {
 
 var _ = Describe("an existing etcd", func() {
 	It("holds a cluster's state through the death of a member, of the control plane and of the cluster", func() {
-		members, config := existingEtcd()
+		members, config := existingEtcd(1)
 		c, r := create("e2etcd", config)
 		DeferCleanup(func() { c.delete() })
 		r.must()
@@ -101,6 +104,36 @@ spec:
 		deleted := c.delete()
 		deleted.must()
 		Expect(deleted.errOut).To(ContainSubstring("Its data stays in etcd at " + members.URLs()[0]))
+		Expect(keys(members)).To(BeNumerically(">", 100))
+	})
+
+	It("holds the state of several control planes, of which one may die, and a member, too", func() {
+		members, config := existingEtcd(3)
+		c, r := create("e2etcd3", config)
+		DeferCleanup(func() { c.delete() })
+		r.must()
+		Expect(c.serving()).To(Equal(3))
+		c.kubectl("create", "secret", "generic", "before", "--from-literal=k=v").must()
+		c.schedules("before")
+
+		dead := c.holder("kube-scheduler")
+		skiff("kill", "node", dead, "--name", c.name).must()
+		c.writes("after-kill")
+		c.schedules("after-kill")
+		Expect(c.holder("kube-scheduler")).NotTo(Equal(dead))
+		c.served()
+		// Whoever answers can read what another has encrypted.
+		for range 6 {
+			Expect(c.get("secret/before", "{.data.k}")).To(Equal("dg=="))
+		}
+		members.StopLeader()
+		c.writes("two-members")
+		c.schedules("two-members")
+		skiff("restart", "cluster", "--name", c.name, "--now").must()
+		c.served()
+		Expect(c.get("configmap/two-members", "{.metadata.name}")).To(Equal("two-members"))
+
+		c.delete().must()
 		Expect(keys(members)).To(BeNumerically(">", 100))
 	})
 })

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -152,6 +153,7 @@ var _ = Describe("several control planes", Ordered, ContinueOnFailure, Label("re
 		var r result
 		c, r = create("ha", replicatedConfig)
 		DeferCleanup(c.delete)
+		DeferCleanup(func() { skiff("snapshot", "delete", "e2e-ha-cut"); skiff("snapshot", "delete", "e2e-ha-killed") })
 		r.must()
 		AddReportEntry("create", r.took.String())
 	})
@@ -204,6 +206,8 @@ var _ = Describe("several control planes", Ordered, ContinueOnFailure, Label("re
 		}
 		c.schedules("cut")
 		Eventually(func() string { return c.get("pod/cut", "{.status.phase}") }).Should(Equal("Running"))
+		// Whoever is asked: the one that is cut off has not all of it.
+		skiff("snapshot", "create", "e2e-ha-cut", "--name", c.name).must()
 		heal()
 		c.served()
 	})
@@ -218,6 +222,38 @@ var _ = Describe("several control planes", Ordered, ContinueOnFailure, Label("re
 		c.freeze(all[0].Name, false)
 		AddReportEntry("write", c.writes("majority").String())
 		c.freeze(all[1].Name, false)
+		c.served()
+	})
+
+	It("goes on after a pause as before", func() {
+		c.whole()
+		leases := func() string { return c.holder("kube-scheduler") + " " + c.holder("kube-controller-manager") }
+		before := leases()
+		seen, err := os.Create(filepath.Join(GinkgoT().TempDir(), "seen"))
+		Expect(err).NotTo(HaveOccurred())
+		defer seen.Close()
+		watch := exec.Command(filepath.Join(root, "_output/bin/kubectl"), "--kubeconfig", c.kubeconfig, "get", "configmaps", "--watch", "-o", "name")
+		watch.Stdout = seen
+		Expect(watch.Start()).To(Succeed())
+		defer func() { _ = watch.Process.Kill(); _ = watch.Wait() }()
+		sees := func() string { raw, _ := os.ReadFile(seen.Name()); return string(raw) }
+		Eventually(sees).Should(ContainSubstring("configmap/majority"))
+
+		skiff("pause", "cluster", "--name", c.name).must()
+		time.Sleep(9 * time.Second) // longer than leases
+		skiff("unpause", "cluster", "--name", c.name).must()
+		AddReportEntry("write", c.writes("after-pause").String())
+		c.schedules("after-pause")
+		Eventually(sees).Should(ContainSubstring("configmap/after-pause"))
+		Expect(leases()).To(Equal(before))
+		Expect(strings.Fields(c.get("endpointslice/kubernetes", "{.endpoints[*].addresses[0]}"))).To(HaveLen(3), "nobody takes another for dead")
+
+		// One that dies meanwhile is back when the others are.
+		skiff("pause", "cluster", "--name", c.name).must()
+		skiff("kill", "node", strings.Fields(before)[0], "--name", c.name).must()
+		Expect(skiff("start", "cluster", "--name", c.name).errOut).To(ContainSubstring("is paused"))
+		skiff("unpause", "cluster", "--name", c.name).must()
+		c.writes("after-kill-in-pause")
 		c.served()
 	})
 
@@ -241,7 +277,9 @@ var _ = Describe("several control planes", Ordered, ContinueOnFailure, Label("re
 	})
 
 	It("survives a reboot of the host, and a bit that flips in a member's database then", func() {
+		c.writes("last")
 		c.rebootHost()
+		skiff("snapshot", "create", "e2e-ha-killed", "--name", c.name).must()
 		dir := "/var/lib/skiff/clusters/ha/machines/ha-control-plane3/var/lib/etcd/"
 		at, err := pagesumtest.Find(dir+"member/snap/db", "after-kill")
 		Expect(err).NotTo(HaveOccurred())
@@ -260,8 +298,35 @@ var _ = Describe("several control planes", Ordered, ContinueOnFailure, Label("re
 		Expect(skiff("get", "clusters", "-o", "wide").must()).To(MatchRegexp(`(?m)^ha +running +4 +3/3 `))
 	})
 
+	It("is restored of snapshots, in its place and beside it", func() {
+		r := skiff("snapshot", "restore", "e2e-ha-cut", "--now", "--kubeconfig", c.kubeconfig)
+		r.must()
+		AddReportEntry("restore", r.took.String())
+		Expect(c.get("configmap/cut-2", "{.metadata.name}")).To(Equal("cut-2"), "what was acknowledged while one was cut off")
+		Expect(c.get("configmap/majority", "{.metadata.name}")).To(BeEmpty())
+		c.served()
+
+		file := filepath.Join(GinkgoT().TempDir(), "killed.tar.gz")
+		skiff("snapshot", "export", "e2e-ha-killed", file).must()
+		skiff("snapshot", "delete", "e2e-ha-killed").must()
+		skiff("snapshot", "import", file).must()
+		second := cluster{name: "ha2", kubeconfig: filepath.Join(os.TempDir(), "skiff-e2e-ha2.kubeconfig")}
+		DeferCleanup(second.delete)
+		r = skiff("snapshot", "restore", "e2e-ha-killed", "--name", second.name, "--kubeconfig", second.kubeconfig)
+		r.must()
+		AddReportEntry("restore beside", r.took.String())
+		Expect(second.get("configmap/last", "{.metadata.name}")).To(Equal("last"), "what was acknowledged before all were killed")
+		Expect(second.get("nodes", "{.items[*].metadata.name}")).To(Equal("ha2-control-plane ha2-control-plane2 ha2-control-plane3 ha2-worker"))
+		second.served()
+		Expect(unix.Kill(second.controlPlane(second.holder("kube-scheduler")).PID, unix.SIGKILL)).To(Succeed())
+		second.writes("after-kill")
+		second.delete().must()
+	})
+
 	It("goes without a trace", func() {
 		c.delete().must()
+		skiff("snapshot", "delete", "e2e-ha-cut").must()
+		skiff("snapshot", "delete", "e2e-ha-killed").must()
 		expectNothingLeft(bare)
 	})
 })
