@@ -179,7 +179,7 @@ func fillMachine(dir string, rec *record, i int, h host) error {
 	if rec.Machines[i].Role != cluster.ControlPlaneRole {
 		return nil
 	}
-	return copyGiven(&rec.Cluster, own)
+	return copyGiven(dir, rec, own)
 }
 
 // writeConfigurations writes what the machine's programs read. A start does
@@ -201,7 +201,8 @@ func writeConfigurations(dir string, rec *record, i int, h host) error {
 }
 
 // copyGiven copies files of the user's that the control plane reads.
-func copyGiven(c *cluster.Cluster, own string) error {
+func copyGiven(dir string, rec *record, own string) error {
+	c := &rec.Cluster
 	files := map[string]string{auditPolicyFile: c.AuditPolicy}
 	if c.EtcdTLS != nil {
 		files[etcdCAFile], files[etcdCertFile], files[etcdKeyFile] = c.EtcdTLS.CAFile, c.EtcdTLS.CertFile, c.EtcdTLS.KeyFile
@@ -210,11 +211,11 @@ func copyGiven(c *cluster.Cluster, own string) error {
 		if onHost == "" {
 			continue
 		}
-		data, err := os.ReadFile(onHost)
+		rel, err := filepath.Rel(machine.EtcDir, inMachine)
 		if err != nil {
 			return err
 		}
-		rel, err := filepath.Rel(machine.EtcDir, inMachine)
+		data, err := readGiven(dir, rec, rel, onHost)
 		if err != nil {
 			return err
 		}
@@ -223,6 +224,19 @@ func copyGiven(c *cluster.Cluster, own string) error {
 		}
 	}
 	return nil
+}
+
+// readGiven reads the copy that another control plane has, else the user's
+// file: a machine that is made anew is as the others, whatever has become of
+// that since.
+func readGiven(dir string, rec *record, rel, onHost string) ([]byte, error) {
+	for _, m := range rec.controlPlanes() {
+		data, err := os.ReadFile(filepath.Join(dir, "machines", m.Name, "etc", rel))
+		if !errors.Is(err, os.ErrNotExist) {
+			return data, err
+		}
+	}
+	return os.ReadFile(onHost)
 }
 
 // pkiConfig names everybody who needs a certificate.

@@ -78,6 +78,41 @@ func TestEveryNodeKnowsAllAPIServersAndPrefersOne(t *testing.T) {
 	}
 }
 
+func TestAControlPlaneThatIsMadeAnewHasTheFilesOfTheOthers(t *testing.T) {
+	rec, dir, policy := replicatedRecord(t), t.TempDir(), filepath.Join(t.TempDir(), "audit.yaml")
+	rec.Cluster.AuditPolicy = policy
+	own := func(i int) string { return filepath.Join(dir, "machines", rec.Machines[i].Name) }
+	if err := copyGiven(dir, rec, own(0)); err == nil {
+		t.Error("a file that nobody has is copied")
+	}
+	for i, content := range []string{"as given", "changed"} {
+		if err := os.MkdirAll(filepath.Join(own(i), "etc"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(policy, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := copyGiven(dir, rec, own(i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Remove(policy); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(filepath.Join(own(2), "etc"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := copyGiven(dir, rec, own(2)); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 3 {
+		data, err := os.ReadFile(filepath.Join(own(i), "etc", filepath.Base(auditPolicyFile)))
+		if string(data) != "as given" || err != nil {
+			t.Errorf("%s has %q, %v", rec.Machines[i].Name, data, err)
+		}
+	}
+}
+
 func TestAMemberWithoutDataJoinsOnlyWhatHasFormed(t *testing.T) {
 	rec := replicatedRecord(t)
 	for name, test := range map[string]struct {
