@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"sync"
 
+	"github.com/containerd/containerd/v2/core/leases"
 	core "github.com/containerd/containerd/v2/core/sandbox"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/core/snapshots/storage"
@@ -169,6 +170,13 @@ func newServer(ic *plugin.InitContext) (any, error) {
 	}
 	sandboxes, err := ic.GetSingle(plugins.SandboxStorePlugin)
 	if err != nil {
+		return nil, err
+	}
+	leasing, err := ic.GetSingle(plugins.LeasePlugin)
+	if err != nil {
+		return nil, err
+	}
+	if err := dropLeases(ic.Context, leasing.(leases.Manager), sandboxes.(core.Store)); err != nil {
 		return nil, err
 	}
 	r.service = &service{cri: upstream, runtime: r, images: images, pulls: newPulls(images, r.cfg.PulledDir), sandboxes: sandboxes.(core.Store)}

@@ -218,14 +218,17 @@ func (c *Controller) Shutdown(ctx context.Context, id string) error {
 			return err
 		}
 	}
+	// The files come last: they say where the cgroup is, should we die now.
+	if sb != nil {
+		if err := removeUnifiedCgroup(sb.config.GetLinux().GetCgroupParent()); err != nil {
+			return fmt.Errorf("remove sandbox %s: %w", id, err)
+		}
+	}
 	if err := c.removeFiles(id); err != nil {
 		return fmt.Errorf("remove sandbox %s: %w", id, err)
 	}
 	if sb == nil {
 		return nil
-	}
-	if err := removeUnifiedCgroup(sb.config.GetLinux().GetCgroupParent()); err != nil {
-		return fmt.Errorf("remove sandbox %s: %w", id, err)
 	}
 	c.mu.Lock()
 	delete(c.sandboxes, id)

@@ -56,6 +56,7 @@ func (c *Controller) adopt() error {
 	if err != nil {
 		return fmt.Errorf("adopt sandboxes: %w", err)
 	}
+	unknown := false
 	for _, entry := range entries {
 		id := entry.Name()
 		sb, err := c.load(id)
@@ -66,6 +67,7 @@ func (c *Controller) adopt() error {
 		}
 		if err != nil {
 			c.cfg.Log.Warn("sandbox not adopted", "sandbox", id, "error", err)
+			unknown = true // and so is its network namespace
 			continue
 		}
 		c.sandboxes[id] = sb
@@ -73,7 +75,10 @@ func (c *Controller) adopt() error {
 			c.watch(sb)
 		}
 	}
-	return nil
+	if unknown {
+		return nil
+	}
+	return c.sweep()
 }
 
 func (c *Controller) load(id string) (*sandbox, error) {
