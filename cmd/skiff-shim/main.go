@@ -2,7 +2,8 @@
 // every container of the node joins it, so that a pod costs neither a shim
 // process nor the runs of one. It is upstream's task service and upstream's
 // shim frame; what differs is that it does not end with its last container,
-// and that it remembers how a container ended while nobody was connected.
+// that it remembers how a container ended while nobody was connected, and that
+// it runs runc only to create containers and to exec in them (see inProcess).
 //
 // It runs in three ways. `skiff-shim -namespace NS -id node` serves on the
 // socket that it got as descriptor 3. `-info` and `delete` are containerd's

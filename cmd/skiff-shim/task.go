@@ -10,6 +10,7 @@ import (
 	"github.com/containerd/containerd/v2/pkg/shim"
 	"github.com/containerd/containerd/v2/pkg/shutdown"
 	"github.com/containerd/containerd/v2/plugins"
+	runcC "github.com/containerd/go-runc"
 	"github.com/containerd/plugin"
 	"github.com/containerd/ttrpc"
 )
@@ -27,6 +28,8 @@ func newTaskService(ic *plugin.InitContext) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	// The service has just set its own.
+	runcC.Monitor = inProcess{runcC.Monitor}
 	return &taskService{TTRPCTaskService: inner}, nil
 }
 

@@ -148,7 +148,7 @@ func catalogue(set string) ([]recipe, error) {
 
 func recipes() []recipe {
 	shellOnly := busybox(e2eRegistry+"busybox:1.37.0-2", e2eRegistry+"busybox:1.36.1-1", "docker.io/library/busybox:latest")
-	shellOnly.sets = []string{"vm"}
+	shellOnly.sets = []string{"vm", "robustness"}
 	nonroot := busybox(e2eRegistry + "nonroot:1.5")
 	nonroot.config.User = "1234"
 	nonewprivs := busybox(e2eRegistry + "nonewprivs:1.4")
@@ -259,6 +259,7 @@ func recipes() []recipe {
 func pause(names ...string) recipe {
 	return recipe{
 		names:    names,
+		sets:     []string{"robustness"},
 		programs: map[string]string{"pause": "github.com/skiff-k8s/skiff/test/images/pause"},
 		config:   v1.Config{Entrypoint: []string{"/pause"}, User: "65535:65535"},
 	}

@@ -19,6 +19,7 @@ var settings struct {
 	topology   Topology
 	durability string
 	report     string
+	kills      int
 }
 
 func TestMain(m *testing.M) {
@@ -28,6 +29,7 @@ func TestMain(m *testing.M) {
 	flag.IntVar(&settings.topology.Workers, "workers", 2, "of the cluster")
 	flag.StringVar(&settings.durability, "durability", "durable", "of the cluster: durable or ephemeral")
 	flag.StringVar(&settings.report, "report", "", "file to write the report to")
+	flag.IntVar(&settings.kills, "kills", 100, "of a node's process, at random")
 	flag.Parse()
 	os.Exit(m.Run())
 }

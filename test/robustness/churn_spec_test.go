@@ -1,0 +1,219 @@
+//go:build robustness
+
+package robustness
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+)
+
+const (
+	// podsARound are created and deleted in each round, one every podPause.
+	podsARound = 100
+	podPause   = 450 * time.Millisecond
+	round      = time.Minute
+	// warmUp rounds fill caches and grow pools, and do not count.
+	warmUp = 3
+	// collection is how often the kubelet removes what has ended.
+	collection = 2 * time.Minute
+)
+
+var _ = Describe("hundred Pods a minute", Label("churn"), func() {
+	It("leave the processes and the machines as they were", func(ctx context.Context) {
+		c := create("churn", Topology{ControlPlanes: 1, Workers: 2}, "ephemeral")
+		_, err := skiff("", "load", "image-archive", "../../_output/images-robustness.tar", "--name", c.name)
+		Expect(err).NotTo(HaveOccurred())
+		client, _, err := c.client()
+		Expect(err).NotTo(HaveOccurred())
+		Expect(podWorld(ctx, client)).To(Succeed())
+		w, err := newWitness(ctx, client, podNamespace)
+		Expect(err).NotTo(HaveOccurred())
+
+		f := &flatness{c: c, client: client}
+		began := time.Now()
+		for i := 0; time.Since(began) < settings.duration || len(f.samples) < 3; i++ {
+			next := time.Now().Add(round)
+			Expect(w.round(ctx, client, i)).To(Succeed())
+			// Events live an hour, as upstream: a run of an hour would never be
+			// as full at its beginning as at its end.
+			Expect(client.CoreV1().Events(podNamespace).DeleteCollection(ctx, metav1.DeleteOptions{}, metav1.ListOptions{})).To(Succeed())
+			sleep(ctx, time.Until(next))
+			Expect(ctx.Err()).NotTo(HaveOccurred())
+			if i < warmUp {
+				continue
+			}
+			sample, err := f.sample(ctx)
+			Expect(err).NotTo(HaveOccurred())
+			f.samples = append(f.samples, sample)
+		}
+		Expect(w.violations()).To(BeEmpty())
+		trends := Trends(f.samples)
+		text := fmt.Sprintf("%v, %d Pods, of which %d rounds count. %s\n\n%s", time.Since(began).Round(time.Second), podsARound*(len(f.samples)+warmUp), len(f.samples), machine(), Table(trends))
+		GinkgoWriter.Println(text)
+		if settings.report != "" {
+			Expect(os.WriteFile(settings.report, []byte(churnHead+text), 0o644)).To(Succeed())
+		}
+		for _, t := range trends {
+			Expect(t.Grew).To(BeFalse(), "%s of %s: %.4g in the first third, %.4g in the last", t.Name, t.Subject, t.First, t.Last)
+		}
+		// What the kubelet collects by and by is gone to the last entry.
+		Eventually(func() (map[string]int, error) { return f.pods() }).WithTimeout(collection).WithPolling(time.Second).Should(HaveEach(BeZero()))
+	})
+})
+
+const churnHead = `# Churn
+
+Written by ` + "`make churn`" + `: hundred Pods of seven kinds are created and deleted a
+minute on a cluster of three nodes; after each minute, when the last one is
+gone, everything is counted. Medians of the samples in the first and in the
+last third of the run. A count has grown if it is nowhere in the last third as
+low as it was at its highest in the first, memory if its median is more than 5 % and
+2 MB higher.
+
+`
+
+// round is a minute's Pods; it ends when the last one is gone.
+func (w *witness) round(ctx context.Context, client kubernetes.Interface, number int) error {
+	draw := rand.New(rand.NewPCG(settings.seed, uint64(number)))
+	var all sync.WaitGroup
+	errs := make(chan error, podsARound)
+	for i := range podsARound {
+		pod, alive := podOf(draw.IntN(len(kinds)), fmt.Sprintf("churn-%d-%d", number, i), ""), time.Duration(draw.IntN(3000))*time.Millisecond
+		all.Go(func() { errs <- w.live(ctx, client, pod, alive) })
+		sleep(ctx, podPause)
+	}
+	all.Wait()
+	close(errs)
+	for err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// flatness of a cluster: what it holds at quiet moments.
+type flatness struct {
+	c       *cluster
+	client  *kubernetes.Clientset
+	samples []map[Figure]float64
+}
+
+// programs by the word that finds them.
+var programs = map[string]string{
+	supervisorWord: "supervisor", watcherWord: "watcher", controlPlaneWord: "control plane", nodeWord: "node", shimWord: "shim", initWord: "init",
+}
+
+func (f *flatness) sample(ctx context.Context) (map[Figure]float64, error) {
+	values := map[Figure]float64{}
+	for _, p := range f.c.processes() {
+		for word, program := range programs {
+			if !strings.Contains(p.command, word) || word == initWord && p.machine == "" {
+				continue // outside of a machine it is the watcher
+			}
+			subject := strings.TrimSpace(p.machine + " " + program)
+			if err := weigh(values, subject, p.pid); err != nil {
+				return nil, fmt.Errorf("%s: %w", subject, err)
+			}
+		}
+	}
+	for _, m := range f.c.machines() {
+		n := f.c.node(m)
+		for name, list := range map[string]func() ([]string, error){"mounts": n.mounts, "cgroups": n.cgroups, "devices": n.devices, "records of containerd": n.records} {
+			all, err := list()
+			if err != nil {
+				return nil, err
+			}
+			values[Figure{m, name}] = float64(len(all))
+		}
+		data, err := f.client.CoreV1().RESTClient().Get().AbsPath("/api/v1/nodes", m, "proxy/metrics").DoRaw(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if values[Figure{m + " node", "goroutines"}], err = goroutines(data); err != nil {
+			return nil, err
+		}
+	}
+	data, err := f.client.RESTClient().Get().AbsPath("/metrics").DoRaw(ctx)
+	if err != nil {
+		return nil, err
+	}
+	values[Figure{f.c.controlPlanes()[0] + " control plane", "goroutines"}], err = goroutines(data)
+	return values, err
+}
+
+// weigh a process.
+func weigh(values map[Figure]float64, subject string, pid int) error {
+	fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+	if err != nil {
+		return err
+	}
+	threads, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
+	if err != nil {
+		return err
+	}
+	values[Figure{subject, "descriptors"}], values[Figure{subject, FigureThreads}] = float64(len(fds)), float64(len(threads))
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
+	if err != nil {
+		return err
+	}
+	for line := range strings.Lines(string(data)) {
+		f := strings.Fields(line)
+		if len(f) < 2 {
+			continue
+		}
+		kb, _ := strconv.ParseFloat(f[1], 64)
+		switch f[0] {
+		case "Pss:":
+			values[Figure{subject, FigurePSS}] = kb / 1024
+		case "Anonymous:":
+			values[Figure{subject, FigureAnonymous}] = kb / 1024
+		}
+	}
+	return nil
+}
+
+// goroutines of a program, from its metrics.
+func goroutines(metrics []byte) (float64, error) {
+	for line := range strings.Lines(string(metrics)) {
+		if rest, ok := strings.CutPrefix(line, "go_goroutines "); ok {
+			return strconv.ParseFloat(strings.TrimSpace(rest), 64)
+		}
+	}
+	return 0, fmt.Errorf("go_goroutines is not among %d bytes of metrics", len(metrics))
+}
+
+// pods counts what is left of Pods on each machine.
+func (f *flatness) pods() (map[string]int, error) {
+	left := map[string]int{}
+	for _, m := range f.c.machines() {
+		n := f.c.node(m)
+		for _, pattern := range podDirs {
+			files, err := filepath.Glob(n.at(pattern))
+			if err != nil {
+				return nil, err
+			}
+			left[m+pattern] = len(files)
+		}
+		records, err := n.records()
+		if err != nil {
+			return nil, err
+		}
+		// Snapshots of images stay.
+		left[m+" records"] = len(slices.DeleteFunc(records, func(r string) bool { return strings.HasPrefix(r, "record snapshots") }))
+	}
+	return left, nil
+}
