@@ -157,3 +157,53 @@ func TestPullsOfTheSameImageTakeTurns(t *testing.T) {
 	done()
 	<-entered
 }
+
+// damage flips a byte of every layer and configuration while on is set.
+func damage(handler http.Handler, on *atomic.Bool) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodGet || !on.Load() || !strings.Contains(r.URL.Path, "/blobs/") {
+			handler.ServeHTTP(w, r)
+			return
+		}
+		answer := httptest.NewRecorder()
+		handler.ServeHTTP(answer, r)
+		for name, values := range answer.Header() {
+			w.Header()[name] = values
+		}
+		w.WriteHeader(answer.Code)
+		body := answer.Body.Bytes()
+		if len(body) > 0 {
+			body[len(body)/2] ^= 1
+		}
+		_, _ = w.Write(body) // the client may have seen enough
+	})
+}
+
+func TestADamagedLayerIsRefusedAndNothingOfItStays(t *testing.T) {
+	n := newNode(t)
+	n.sharePulls()
+	n.start()
+	var damaged atomic.Bool
+	server := httptest.NewServer(damage(registry.New(registry.Logger(log.New(io.Discard, "", 0))), &damaged))
+	defer server.Close()
+	ref, err := name.ParseReference(strings.TrimPrefix(server.URL, "http://") + "/team/app:1")
+	must(t, err)
+	must(t, remote.Write(ref, busyboxImage(t)))
+	app := &runtimeapi.ImageSpec{Image: ref.Name()}
+
+	damaged.Store(true)
+	if _, err := n.images.PullImage(t.Context(), app, nil, nil); err == nil || !strings.Contains(err.Error(), "sha256:") {
+		t.Errorf("pull of a damaged image: %v, want an error that names the digest", err)
+	}
+	if i := n.imageStatus(app.Image); i != nil {
+		t.Errorf("the node has it: %v", i)
+	}
+	damaged.Store(false)
+	id, err := n.images.PullImage(t.Context(), app, nil, nil)
+	must(t, err)
+	p := n.runPod(nil)
+	c := p.runContainer("a", "sleep 1d", func(config *runtimeapi.ContainerConfig) { config.Image.Image = id })
+	if got := n.exec(c, "echo works"); got != "works" {
+		t.Errorf("container: %q", got)
+	}
+}

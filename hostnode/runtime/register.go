@@ -73,9 +73,13 @@ var register = sync.OnceValue(func() error {
 func newContent(ic *plugin.InitContext) (any, error) {
 	root := ic.Properties[plugins.PropertyRootDir]
 	ic.Meta.Exports["root"] = root
-	private, err := local.NewStore(root)
-	if err != nil || runtimeOf(ic).shared == nil {
-		return private, err
+	store, err := local.NewStore(root)
+	if err != nil {
+		return nil, err
+	}
+	private := soundContent{store}
+	if runtimeOf(ic).shared == nil {
+		return private, nil
 	}
 	// The garbage collector wants it even when it is empty.
 	if err := os.MkdirAll(filepath.Join(root, "blobs"), 0o755); err != nil {
