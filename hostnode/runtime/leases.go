@@ -13,9 +13,13 @@ import (
 // sandboxIDSize is the number of bytes in CRI's ids, which are in hexadecimal.
 const sandboxIDSize = 32
 
-// dropLeases removes the leases of sandboxes that are not on record. CRI makes
-// a sandbox's lease, which never expires, before the record; of a node process
-// that died in between it would stay for ever.
+// adoptionLabel is on leases of images that are being adopted.
+const adoptionLabel = "skiff.cluster/adopting"
+
+// dropLeases removes, before anything is begun, what a node process that died
+// in the middle left of leases: those of images that it was adopting, and those
+// of sandboxes that are not on record. CRI makes a sandbox's lease, which never
+// expires, before the record.
 func dropLeases(ctx context.Context, manager leases.Manager, sandboxes core.Store) error {
 	ctx = namespaces.WithNamespace(ctx, namespace)
 	known, err := sandboxes.List(ctx)
@@ -31,8 +35,10 @@ func dropLeases(ctx context.Context, manager leases.Manager, sandboxes core.Stor
 		return fmt.Errorf("drop leases: %w", err)
 	}
 	for _, lease := range all {
+		_, adopting := lease.Labels[adoptionLabel]
 		// Other leases have other names, and end by themselves.
-		if id, err := hex.DecodeString(lease.ID); err != nil || len(id) != sandboxIDSize || used[lease.ID] {
+		id, err := hex.DecodeString(lease.ID)
+		if sandbox := err == nil && len(id) == sandboxIDSize; !adopting && (!sandbox || used[lease.ID]) {
 			continue
 		}
 		if err := manager.Delete(ctx, lease); err != nil {

@@ -45,7 +45,7 @@ func TestNamespacesOfStartsThatWereCutShortAreRemoved(t *testing.T) {
 	}
 }
 
-func TestLeasesOfSandboxesThatAreNotOnRecordAreDropped(t *testing.T) {
+func TestLeasesOfWhatWasBegunAreDropped(t *testing.T) {
 	db, err := bolt.Open(filepath.Join(t.TempDir(), "meta.db"), 0o600, nil)
 	must(t, err)
 	defer db.Close()
@@ -60,6 +60,8 @@ func TestLeasesOfSandboxesThatAreNotOnRecordAreDropped(t *testing.T) {
 		_, err := manager.Create(ctx, leases.WithID(id), leases.WithExpiration(time.Hour))
 		must(t, err)
 	}
+	_, err = manager.Create(ctx, leases.WithID("adoption"), leases.WithExpiration(time.Hour), leases.WithLabel(adoptionLabel, "now"))
+	must(t, err)
 
 	must(t, dropLeases(t.Context(), manager, sandboxes))
 	var left []string
