@@ -74,3 +74,33 @@ func TestLeasesOfWhatWasBegunAreDropped(t *testing.T) {
 		t.Errorf("have %v", left)
 	}
 }
+
+func TestContainersWhoseMakingWasCutShortAreRemoved(t *testing.T) {
+	n := newNode(t).start()
+	p := n.runPod(nil)
+	make := func(name string) string {
+		id, err := n.cri.CreateContainer(t.Context(), p.id, containerConfig(p.config, name, "sleep 1d"), p.config)
+		must(t, err)
+		return id
+	}
+	half, whole, running := make("half"), make("whole"), p.runContainer("running", "sleep 1d", nil)
+	n.stop()
+	must(t, os.Remove(filepath.Join(n.cfg.Root, "io.containerd.grpc.v1.cri/containers", half, "status")))
+	n.run()
+	var left []string
+	all, err := n.cri.ListContainers(t.Context(), nil)
+	must(t, err)
+	for _, c := range all {
+		left = append(left, c.Id)
+	}
+	want := []string{whole, running}
+	slices.Sort(want)
+	if slices.Sort(left); !slices.Equal(left, want) {
+		t.Errorf("have %v, want %v", left, want)
+	}
+	must(t, n.cri.StartContainer(t.Context(), whole))
+	// The name is free again.
+	if got := n.exec(p.runContainer("half", "sleep 1d", nil), "echo works"); got != "works" {
+		t.Errorf("the next container of the name: %q", got)
+	}
+}

@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"github.com/containerd/containerd/v2/core/leases"
+	"github.com/containerd/containerd/v2/core/metadata"
 	core "github.com/containerd/containerd/v2/core/sandbox"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/core/snapshots/storage"
@@ -49,9 +50,10 @@ var register = sync.OnceValue(func() error {
 			InitFn: newSnapshotter,
 		},
 		{
-			Type:   plugins.SandboxControllerPlugin,
-			ID:     sandboxerName,
-			InitFn: newSandboxer,
+			Type:     plugins.SandboxControllerPlugin,
+			ID:       sandboxerName,
+			Requires: []plugin.Type{plugins.MetadataPlugin},
+			InitFn:   newSandboxer,
 		},
 		{
 			// A server plugin is the last to load: the CRI is there.
@@ -132,8 +134,18 @@ func newOverlay(ic *plugin.InitContext, root string) (snapshots.Snapshotter, err
 	return union.NewSnapshotter(private, root, runtimeOf(ic).shared)
 }
 
+// newSandboxer takes back, too, what was left half-made: CRI, which needs the
+// sandboxes, has not read its records yet.
 func newSandboxer(ic *plugin.InitContext) (any, error) {
 	r := runtimeOf(ic)
+	db, err := ic.GetSingle(plugins.MetadataPlugin)
+	if err != nil {
+		return nil, err
+	}
+	statuses := filepath.Join(r.cfg.Root, "io.containerd.grpc.v1.cri", "containers")
+	if err := dropHalfMade(ic.Context, metadata.NewContainerStore(db.(*metadata.DB)), statuses, r.cfg.Log); err != nil {
+		return nil, err
+	}
 	return sandbox.New(sandbox.Config{
 		PauseBinary: r.libexec("skiff-pause"),
 		Root:        ic.Properties[plugins.PropertyRootDir],
