@@ -109,6 +109,14 @@ soak: build kubectl $(IMAGES) ## Roll fifty Deployments under load
 robustness: build ## Faults on a cluster under load: [DURATION=1h] [SEED=n] [CONTROL_PLANES=n] [WORKERS=n]
 	REPORT=$(or $(REPORT),test/robustness/REPORT.md) hack/test-robustness.sh
 
+.PHONY: kills
+kills: build ## Kill a node's process while Pods come and go: [KILLS=100] [SEED=n]
+	hack/test-robustness.sh kills
+
+.PHONY: churn
+churn: build ## A hundred Pods a minute leave nothing behind: [DURATION=1h] [SEED=n]
+	REPORT=$(or $(REPORT),test/robustness/CHURN.md) hack/test-robustness.sh churn
+
 .PHONY: conformance
 conformance: build kubectl $(IMAGES) ## Upstream's e2e suite: [FOCUS=regexp] [SKIP=regexp] [PROCS=n] [WORKERS=n] [ZONES=n]
 	test/conformance/run.sh

@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 labels='!soak'
 [ "${1:-}" != soak ] || labels=soak
 go test ./test/e2e -timeout 40m -v -ginkgo.label-filter "$labels" -ginkgo.v -ginkgo.no-color ${FOCUS:+-ginkgo.focus "$FOCUS"}
-# Faults at random, as make robustness, but short.
+# Faults at random, as make robustness and make kills, but short.
 if [ "$labels" != soak ] && [ -z "${FOCUS:-}" ]; then
-	DURATION=60s hack/test-robustness.sh
+	DURATION=60s KILLS=4 hack/test-robustness.sh '!churn && !steps'
 fi

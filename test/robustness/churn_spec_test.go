@@ -201,7 +201,7 @@ func (f *flatness) pods() (map[string]int, error) {
 	left := map[string]int{}
 	for _, m := range f.c.machines() {
 		n := f.c.node(m)
-		for _, pattern := range podDirs {
+		for _, pattern := range append(slices.Clone(podDirs), logDirs...) {
 			files, err := filepath.Glob(n.at(pattern))
 			if err != nil {
 				return nil, err
@@ -212,8 +212,7 @@ func (f *flatness) pods() (map[string]int, error) {
 		if err != nil {
 			return nil, err
 		}
-		// Snapshots of images stay.
-		left[m+" records"] = len(slices.DeleteFunc(records, func(r string) bool { return strings.HasPrefix(r, "record snapshots") }))
+		left[m+" records"] = len(records)
 	}
 	return left, nil
 }

@@ -34,7 +34,7 @@ type step struct {
 	kind    string
 }
 
-var _ = Describe("the process of a node", Ordered, Label("kills"), func() {
+var _ = Describe("the process of a node", Ordered, ContinueOnFailure, Label("kills"), func() {
 	var (
 		n        *node
 		client   *kubernetes.Clientset
@@ -61,6 +61,10 @@ var _ = Describe("the process of a node", Ordered, Label("kills"), func() {
 		baseline = n.quiet(ctx)
 	})
 	AfterEach(func(ctx context.Context) {
+		if CurrentSpecReport().Failed() {
+			// What it left is not the next one's.
+			Expect(client.CoreV1().Pods(podNamespace).DeleteCollection(ctx, metav1.DeleteOptions{GracePeriodSeconds: new(int64(0))}, metav1.ListOptions{})).To(Succeed())
+		}
 		Expect(w.violations()).To(BeEmpty(), "containers that ran and were lost")
 		Expect(n.leaks(ctx, baseline)).To(BeEmpty())
 	})

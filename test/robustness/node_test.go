@@ -160,12 +160,11 @@ var podDirs = []string{
 	machinev1alpha1.ContainerdRoot + "/io.containerd.grpc.v1.cri/*/*",
 	machinev1alpha1.ContainerdRoot + "/io.containerd.runtime.v2.task/k8s.io/*",
 	machinev1alpha1.ContainerdRoot + "/io.containerd.sandbox.controller.v1.skiff/*",
-	"/var/log/pods/*",
-	"/var/log/containers/*",
 }
 
-// snapshotDirs has layers of images, and one for each container.
-const snapshotDirs = machinev1alpha1.ContainerdRoot + "/io.containerd.snapshotter.v1.skiff/snapshots/*"
+// logDirs too, but the kubelet removes those of Pods that are gone only once a
+// minute.
+var logDirs = []string{"/var/log/pods/*", "/var/log/containers/*"}
 
 // remains are all traces of Pods on the node.
 func (n *node) remains() ([]string, error) {
@@ -182,7 +181,7 @@ func (n *node) remains() ([]string, error) {
 		}
 		all = append(all, some...)
 	}
-	for _, pattern := range append(slices.Clone(podDirs), snapshotDirs) {
+	for _, pattern := range podDirs {
 		files, err := filepath.Glob(n.at(pattern))
 		if err != nil {
 			return nil, err

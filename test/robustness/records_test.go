@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 
 	bolt "go.etcd.io/bbolt"
 
@@ -17,8 +18,8 @@ import (
 // recordKinds are containerd's records of which Pods make some.
 var recordKinds = []string{"containers", "leases", "sandboxes", "snapshots"}
 
-// records are those in containerd's database, which it shows to nobody: a copy
-// of the file is read, as containerd holds its lock.
+// records are those in containerd's database of what Pods have there. A copy of
+// the file is read, as containerd holds its lock.
 func (n *node) records() (all []string, err error) {
 	source, err := os.Open(n.at(filepath.Join(machinev1alpha1.ContainerdRoot, "io.containerd.metadata.v1.bolt/meta.db")))
 	if err != nil {
@@ -64,14 +65,17 @@ func (n *node) records() (all []string, err error) {
 	return all, err
 }
 
-// keys of a bucket, or of the buckets in it.
+// keys of a bucket, or of the buckets in it, without the layers of images: those
+// of the host's store appear on a node whenever somebody loads one.
 func keys(b *bolt.Bucket, prefix string, deep bool) (all []string) {
 	_ = b.ForEach(func(k, v []byte) error {
 		if inner := b.Bucket(k); deep && inner != nil {
 			all = append(all, keys(inner, prefix+"/"+string(k), false)...)
 			return nil
 		}
-		all = append(all, prefix+"/"+string(k))
+		if !strings.HasPrefix(string(k), "sha256:") {
+			all = append(all, prefix+"/"+string(k))
+		}
 		return nil
 	})
 	return all
