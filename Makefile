@@ -68,6 +68,11 @@ IMAGES := $(OUT)/images.tar
 $(IMAGES): go.mod $(wildcard test/images/*.go test/images/*/*.go test/load/*.go)
 	go run ./test/images -o $@
 
+# The sidecars of upstream's CSI specs.
+IMAGES_CSI := $(OUT)/images-csi.tar
+$(IMAGES_CSI): test/images/csi/go.mod $(wildcard test/images/*.go)
+	go run ./test/images -set csi -cache $(OUT)/images-csi -o $@
+
 .PHONY: dist
 dist: build ## Make one skiff that unpacks itself: _output/dist/skiff
 	hack/dist.sh $(OUT)/dist/skiff $(VERSION)
@@ -118,7 +123,7 @@ churn: build ## A hundred Pods a minute leave nothing behind: [DURATION=1h] [SEE
 	REPORT=$(or $(REPORT),test/robustness/CHURN.md) hack/test-robustness.sh churn
 
 .PHONY: conformance
-conformance: build kubectl $(IMAGES) ## Upstream's e2e suite: [FOCUS=regexp] [SKIP=regexp] [PROCS=n] [WORKERS=n] [ZONES=n]
+conformance: build kubectl $(IMAGES) $(if $(CSI),$(IMAGES_CSI)) ## Upstream's e2e suite: [FOCUS=regexp] [SKIP=regexp] [PROCS=n] [WORKERS=n] [ZONES=n] [CSI=1]
 	test/conformance/run.sh
 
 .PHONY: conformance-slice

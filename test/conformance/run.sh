@@ -6,6 +6,8 @@
 #   WORKERS=n ZONES=n                  default: two workers, without zones; specs
 #                                      that need more nodes or zones skip themselves
 #   IP_FAMILY=dual|ipv6                default: ipv4
+#   CSI=1                              load the CSI sidecars as well, for "CSI Mock"
+#   GATES="A: true, B: true"           feature gates of the cluster
 #   NAME=name SUBNET=a.b.c             default: conformance 172.30.77; so that two
 #                                      runs go side by side
 #
@@ -62,6 +64,7 @@ node() { # node ROLE [LABEL]
 	cat <<-YAML
 		kind: Cluster
 		apiVersion: skiff.cluster/v1alpha1
+		featureGates: {${GATES:-}}
 		networking:
 		  ipFamily: ${IP_FAMILY:-ipv4}
 		  nodeSubnet: $subnet.0/24$([ "${IP_FAMILY:-ipv4}" != dual ] || echo ",fd00:30:77::/64")
@@ -82,6 +85,7 @@ trap finish EXIT
 
 bin/skiff create cluster --name "$name" --config "$out/cluster.yaml" --kubeconfig "$kubeconfig"
 bin/skiff load image-archive "$archive" --name "$name"
+[ -z "${CSI:-}" ] || bin/skiff load image-archive _output/images-csi.tar --name "$name"
 _output/bin/mirror -listen "$mirror" "$archive" >"$out/mirror.log" 2>&1 &
 mirror_pid=$!
 

@@ -44,7 +44,7 @@ func (b *builder) build(ctx context.Context, r recipe) (v1.Image, error) {
 		make func(context.Context, *tar.Writer) error
 	}{
 		{"debs " + strings.Join(r.debs, " "), func(ctx context.Context, w *tar.Writer) error { return b.debs(ctx, w, r.debs) }},
-		{"programs " + fmt.Sprint(r.programs), func(ctx context.Context, w *tar.Writer) error { return b.programs(ctx, w, r.programs) }},
+		{"programs " + fmt.Sprint(r.programs), func(ctx context.Context, w *tar.Writer) error { return b.programs(ctx, w, r) }},
 		{"files " + fmt.Sprint(r.files, r.from, r.links, r.registry), func(ctx context.Context, w *tar.Writer) error { return b.plain(ctx, w, r) }},
 	}
 	for i, s := range steps {
@@ -90,9 +90,13 @@ func (b *builder) layer(ctx context.Context, key string, fill func(context.Conte
 }
 
 // programs builds Go packages statically and adds them.
-func (b *builder) programs(ctx context.Context, w *tar.Writer, programs map[string]string) error {
-	for _, path := range sortedKeys(programs) {
-		binary, err := b.program(ctx, programs[path])
+func (b *builder) programs(ctx context.Context, w *tar.Writer, r recipe) error {
+	module := "."
+	if r.csi {
+		module = "test/images/csi"
+	}
+	for _, path := range sortedKeys(r.programs) {
+		binary, err := b.program(ctx, module, r.programs[path])
 		if err != nil {
 			return err
 		}
@@ -111,13 +115,13 @@ func (b *builder) programs(ctx context.Context, w *tar.Writer, programs map[stri
 	return nil
 }
 
-func (b *builder) program(ctx context.Context, pkg string) (string, error) {
+func (b *builder) program(ctx context.Context, module, pkg string) (string, error) {
 	out, err := filepath.Abs(filepath.Join(b.cache, "program-"+strings.ReplaceAll(pkg, "/", "_")))
 	if err != nil {
 		return "", err
 	}
 	start := time.Now()
-	cmd := exec.CommandContext(ctx, "go", "build", "-ldflags=-s -w", "-o", out, pkg)
+	cmd := exec.CommandContext(ctx, "go", "build", "-C", module, "-ldflags=-s -w", "-o", out, pkg)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if msg, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("go build %s: %w\n%s", pkg, err, msg)

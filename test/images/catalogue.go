@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 )
@@ -13,9 +14,13 @@ type recipe struct {
 	names []string
 	// sets are those that the image belongs to besides "test".
 	sets []string
+	// csi makes the image one of the set "csi" alone: sidecars are large, and
+	// only upstream's CSI specs run them.
+	csi bool
 	// debs are Debian packages, with their dependencies.
 	debs []string
-	// programs maps a path in the image to a Go package of the module graph.
+	// programs maps a path in the image to a Go package of the module graph,
+	// for the set "csi" to one of test/images/csi.
 	programs map[string]string
 	// files maps a path in the image to its content.
 	files map[string]file
@@ -38,6 +43,8 @@ type moduleFile struct{ module, path string }
 
 const (
 	e2eRegistry = "registry.k8s.io/e2e-test-images/"
+	sigStorage  = "registry.k8s.io/sig-storage/"
+	csiModules  = "github.com/kubernetes-csi/"
 	kubernetes  = "k8s.io/kubernetes"
 	shellPath   = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 )
@@ -132,14 +139,15 @@ func nginx(tag string) recipe {
 }
 
 // catalogue lists the recipes of a set: "demo" is what config/samples needs,
-// "vm" what test/vm and "robustness" what test/robustness needs, "test" is everything.
+// "vm" what test/vm and "robustness" what test/robustness needs, "csi" the
+// sidecars of upstream's CSI specs, "test" is everything else.
 func catalogue(set string) ([]recipe, error) {
-	if !slices.Contains([]string{"demo", "vm", "robustness", "test"}, set) {
-		return nil, fmt.Errorf("-set %q: want demo, vm, robustness or test", set)
+	if !slices.Contains([]string{"demo", "vm", "robustness", "csi", "test"}, set) {
+		return nil, fmt.Errorf("-set %q: want demo, vm, robustness, csi or test", set)
 	}
 	var chosen []recipe
 	for _, r := range recipes() {
-		if set == "test" || slices.Contains(r.sets, set) {
+		if r.csi == (set == "csi") && (set == "test" || set == "csi" || slices.Contains(r.sets, set)) {
 			chosen = append(chosen, r)
 		}
 	}
@@ -161,6 +169,10 @@ func recipes() []recipe {
 	// The DRA specs deploy a manifest with a newer tag.
 	device.names = append(device.names, e2eRegistry+"sample-device-plugin:1.8.0")
 	device.config.Entrypoint = append(device.config.Entrypoint, "-alsologtostderr")
+	sidecar := func(tag, module string) recipe {
+		path, _, _ := strings.Cut(tag, ":")
+		return recipe{csi: true, names: []string{sigStorage + tag}, programs: map[string]string{path: csiModules + module + "/cmd/" + path}, files: users, config: v1.Config{Entrypoint: []string{"/" + path}}}
+	}
 	consumer := program("resource-consumer:1.14", "consumer", "/test/images/resource-consumer")
 	consumer.programs["consume-cpu"] = kubernetes + "/test/images/resource-consumer/consume-cpu"
 	consumer.debs = shellAnd("stress")
@@ -241,6 +253,26 @@ func recipes() []recipe {
 		program("regression-issue-74839:1.5", "regression-issue-74839", "/test/images/regression-issue-74839"),
 		consumer,
 		device,
+		{
+			// DRA specs run a shell in it, and the proxy; the driver itself is in
+			// a module that the Go proxy does not have.
+			names:    []string{sigStorage + "hostpathplugin:v1.17.1"},
+			debs:     shellAnd(),
+			programs: map[string]string{"hostpathplugin": "github.com/skiff-k8s/skiff/test/images/socketpair"},
+			files:    users,
+			links:    shell,
+			config:   v1.Config{Entrypoint: []string{"/hostpathplugin"}, Env: []string{shellPath}},
+		},
+		{
+			names:    []string{sigStorage + "csi-node-driver-registrar:v2.17.0"},
+			programs: map[string]string{"registrar": "github.com/skiff-k8s/skiff/test/images/registrar"},
+			files:    users,
+			config:   v1.Config{Entrypoint: []string{"/registrar"}},
+		},
+		sidecar("csi-attacher:v4.12.0", "external-attacher/v4"),
+		sidecar("csi-provisioner:v6.3.0", "external-provisioner/v6"),
+		sidecar("csi-resizer:v2.2.0", "external-resizer/v2"),
+		sidecar("csi-snapshotter:v8.6.0", "external-snapshotter/v8"),
 		{
 			names:    []string{e2eRegistry + "sample-apiserver:1.29.2"},
 			programs: map[string]string{"sample-apiserver": "k8s.io/sample-apiserver"},

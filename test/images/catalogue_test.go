@@ -7,10 +7,7 @@ import (
 	imageutils "k8s.io/kubernetes/test/utils/image"
 )
 
-const (
-	sigStorage = "registry.k8s.io/sig-storage/"
-	aModule    = "its module is not part of this one's graph"
-)
+const noModule = "the Go proxy does not have its module"
 
 // unmade are images that upstream's suite may ask for and nothing here stands
 // in for, with the reason.
@@ -24,17 +21,11 @@ var unmade = map[string]string{
 	e2eRegistry + "volume/nfs:1.6.0":                  "serves from the kernel's NFS server",
 	sigStorage + "nfs-provisioner:v4.0.8":             "its volumes want the kernel's NFS client",
 
-	sigStorage + "csi-attacher:v4.12.0":                           aModule,
-	sigStorage + "csi-external-health-monitor-controller:v0.18.0": aModule,
-	sigStorage + "csi-node-driver-registrar:v2.17.0":              aModule,
-	sigStorage + "csi-provisioner:v6.3.0":                         aModule,
-	sigStorage + "csi-resizer:v2.2.0":                             aModule,
-	sigStorage + "csi-snapshot-metadata:v1.0.0":                   aModule,
-	sigStorage + "csi-snapshotter:v8.6.0":                         aModule,
-	sigStorage + "hello-populator:v1.0.1":                         aModule,
-	sigStorage + "hostpathplugin:v1.17.1":                         aModule,
-	sigStorage + "livenessprobe:v2.19.0":                          aModule,
-	sigStorage + "volume-data-source-validator:v1.0.0":            aModule,
+	sigStorage + "csi-external-health-monitor-controller:v0.18.0": noModule,
+	sigStorage + "csi-snapshot-metadata:v1.0.0":                   noModule,
+	sigStorage + "hello-populator:v1.0.1":                         noModule,
+	sigStorage + "livenessprobe:v2.19.0":                          noModule,
+	sigStorage + "volume-data-source-validator:v1.0.0":            noModule,
 
 	"registry.k8s.io/cloud-provider-gcp/gcp-compute-persistent-disk-csi-driver:v1.4.0": "for nodes in that cloud",
 }

@@ -4,5 +4,5 @@
 // archive for `skiff load image-archive`, with every image under the name
 // that upstream's suite asks for.
 //
-//	images -o FILE [-set demo|vm|test]
+//	images -o FILE [-set demo|vm|robustness|csi|test]
 package main

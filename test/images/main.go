@@ -17,7 +17,7 @@ import (
 
 func main() {
 	out := flag.String("o", "_output/images.tar", "archive to write")
-	set := flag.String("set", "test", "which images: demo, vm, robustness or test")
+	set := flag.String("set", "test", "which images: demo, vm, robustness, csi or test")
 	cache := flag.String("cache", "_output/images", "directory for downloaded packages and built programs")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
