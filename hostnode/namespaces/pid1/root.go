@@ -106,7 +106,7 @@ var systemDirs = []struct {
 	{"/dev/pts", 0o755}, {"/dev/shm", 0o1777}, {"/dev/mqueue", 0o1777}, {"/dev/net", 0o755},
 	{"/etc", 0o755}, {"/home", 0o755}, {"/media", 0o755}, {"/mnt", 0o755}, {"/opt", 0o755},
 	{"/proc", 0o555}, {"/root", 0o700}, {"/run/lock", 0o1777}, {"/run/skiff", 0o755},
-	{"/skiff", 0o755}, {"/srv", 0o755}, {"/sys", 0o555}, {"/tmp", 0o1777}, {"/var", 0o755},
+	{"/skiff", 0o755}, {"/skiff/proc", 0o555}, {"/srv", 0o755}, {"/sys", 0o555}, {"/tmp", 0o1777}, {"/var", 0o755},
 }
 
 // systemLinks: directories of the host are bound read-only by the
@@ -186,6 +186,9 @@ func (r *root) mountSystem(*machine.MachineConfiguration) error {
 		flags                uintptr
 	}{
 		{"proc", "/proc", "", noexec},
+		// A Pod in a user namespace may mount a proc only where the machine has
+		// one that nothing covers: shadowSysctls covers parts of the other.
+		{"proc", "/skiff/proc", "", noexec},
 		{"sysfs", "/sys", "", noexec},
 		{"bpf", machine.BPFDir, "mode=0700", noexec},
 		{"devpts", "/dev/pts", "newinstance,ptmxmode=0666,mode=0620,gid=5", unix.MS_NOSUID | unix.MS_NOEXEC},
