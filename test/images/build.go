@@ -156,7 +156,7 @@ func (b *builder) plain(_ context.Context, w *tar.Writer, r recipe) error {
 			return err
 		}
 	}
-	for _, dir := range []string{"tmp/", "uploads/"} {
+	for _, dir := range []string{"tmp/", "uploads/", "var/tmp/"} {
 		if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: dir, Mode: 0o1777, ModTime: epoch}); err != nil {
 			return err
 		}
