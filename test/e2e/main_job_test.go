@@ -149,6 +149,24 @@ spec:
 		Eventually(func() string { return shared.get("pv/"+volume, "{.metadata.name}") }).Should(BeEmpty())
 	})
 
+	It("gives a Pod a user namespace of its own", func() {
+		shared.apply(`
+apiVersion: v1
+kind: Pod
+metadata: {name: mapped, namespace: demo}
+spec:
+  hostUsers: false
+  restartPolicy: Never
+  containers:
+  - name: c
+    image: registry.k8s.io/e2e-test-images/busybox:1.37.0-2
+    command: [cat, /proc/self/uid_map]
+`).must()
+		Eventually(func() string { return shared.get("pod/mapped", "{.status.phase}", "-n", "demo") }).Should(Equal("Succeeded"))
+		// The kubelet gives each Pod 65536 ids, above those of the host.
+		Expect(shared.kubectl("logs", "-n", "demo", "mapped").must()).To(MatchRegexp(`^\s*0\s+[1-9]\d+\s+65536\s*$`))
+	})
+
 	It("deletes a namespace with a running Pod without waiting for anything but the Pod", func() {
 		shared.kubectl("create", "namespace", "short").must()
 		shared.apply(`
