@@ -29,7 +29,7 @@ func RunWith(t testing.TB, cfg controllers.Config) {
 	if cfg.VolumesDir == "" {
 		cfg.VolumesDir = t.TempDir()
 	}
-	cfg.Log = slog.New(slog.NewTextHandler(t.Output(), nil))
+	cfg.Log = slog.New(logTo(t))
 	manager, err := controllers.New(cfg)
 	if err != nil {
 		t.Fatal(err)

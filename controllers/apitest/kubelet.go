@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
+	daemonutil "k8s.io/kubernetes/pkg/controller/daemon/util"
 	"k8s.io/utils/ptr"
 )
 
@@ -88,7 +89,8 @@ const kubeletNode = "kubelet"
 
 // Kubelet plays the scheduler's and the kubelet's part in a namespace until
 // the test ends: Pods run and become ready, unless their image is BadImage,
-// and end when they are deleted. Those of an ExitImage end at once.
+// and end when they are deleted. Those of an ExitImage end at once. A
+// DaemonSet's Pod is bound to the node that it is for.
 func (a *API) Kubelet(t testing.TB, ns string) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -120,7 +122,11 @@ func (a *API) Kubelet(t testing.TB, ns string) {
 					})
 				})
 			case pod.Status.Phase == corev1.PodPending && pod.Spec.NodeName == "":
-				_ = pods.Bind(ctx, &corev1.Binding{ObjectMeta: metav1.ObjectMeta{Name: pod.Name}, Target: corev1.ObjectReference{Kind: "Node", Name: kubeletNode}}, metav1.CreateOptions{})
+				node, err := daemonutil.GetTargetNodeName(pod)
+				if err != nil {
+					node = kubeletNode // any will do
+				}
+				_ = pods.Bind(ctx, &corev1.Binding{ObjectMeta: metav1.ObjectMeta{Name: pod.Name}, Target: corev1.ObjectReference{Kind: "Node", Name: node}}, metav1.CreateOptions{})
 			case pod.Status.Phase == corev1.PodPending:
 				running := pod.DeepCopy()
 				running.Status = Running("10.0.0.1", pod.Spec.Containers[0].Image != BadImage)

@@ -9,15 +9,12 @@ import (
 	"testing"
 	"time"
 
-	"github.com/go-logr/logr"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/informers"
-	"k8s.io/client-go/kubernetes/scheme"
-	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/tools/record"
 	upstream "k8s.io/kubernetes/pkg/controller/nodelifecycle"
 	"k8s.io/utils/clock"
@@ -25,7 +22,6 @@ import (
 
 	"github.com/skiff-k8s/skiff/controllers/apitest"
 	"github.com/skiff-k8s/skiff/controllers/nodelifecycle"
-	"github.com/skiff-k8s/skiff/controllers/shared"
 )
 
 func TestMain(m *testing.M) {
@@ -37,32 +33,10 @@ const grace = 2 * time.Second
 
 // runOurs runs our controller alone, impatiently.
 func runOurs(t *testing.T, api *apitest.API) {
-	ctx, cancel := context.WithCancel(context.Background())
-	factory := shared.NewInformers(api.Client)
-	events := record.NewBroadcaster()
-	events.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: api.Client.CoreV1().Events("")})
-	t.Cleanup(events.Shutdown)
-	r, err := nodelifecycle.New(nodelifecycle.Config{
-		Client: api.Client, Informers: factory, Clock: clock.RealClock{}, StartupGrace: grace, MonitorGrace: grace,
-		Recorder: events.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "node-controller"}),
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	mgr, err := shared.NewManager(api.Config, logr.Discard(), factory)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := r.SetupWithManager(mgr); err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan error, 1)
-	go func() { done <- mgr.Start(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
+	api.Alone(t, "node-controller", func(factory informers.SharedInformerFactory, recorder record.EventRecorder) (apitest.Reconciler, error) {
+		return nodelifecycle.New(nodelifecycle.Config{
+			Client: api.Client, Informers: factory, Clock: clock.RealClock{}, StartupGrace: grace, MonitorGrace: grace, Recorder: recorder,
+		})
 	})
 }
 
@@ -315,18 +289,10 @@ func TestAsUpstream(t *testing.T) {
 // hand, and earlier events are deleted.
 func bare(t *testing.T, api *apitest.API) world {
 	t.Helper()
-	ctx := t.Context()
-	ns, err := api.Client.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "node-"}}, metav1.CreateOptions{})
-	if err != nil {
+	if err := api.Client.CoreV1().Events("default").DeleteCollection(t.Context(), metav1.DeleteOptions{}, metav1.ListOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := api.Client.CoreV1().ServiceAccounts(ns.Name).Create(ctx, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "default"}}, metav1.CreateOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	if err := api.Client.CoreV1().Events("default").DeleteCollection(ctx, metav1.DeleteOptions{}, metav1.ListOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	return world{t, api, ns.Name}
+	return world{t, api, api.BareNamespace(t)}
 }
 
 // TestAllLost: when no node is ready, none is evicted; when one is again, the

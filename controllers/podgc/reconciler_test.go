@@ -8,18 +8,17 @@ import (
 	"testing"
 	"time"
 
-	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/informers"
+	"k8s.io/client-go/tools/record"
 	upstream "k8s.io/kubernetes/pkg/controller/podgc"
 	"k8s.io/utils/clock"
 
 	"github.com/skiff-k8s/skiff/controllers/apitest"
 	"github.com/skiff-k8s/skiff/controllers/podgc"
-	"github.com/skiff-k8s/skiff/controllers/shared"
 )
 
 func TestMain(m *testing.M) {
@@ -32,28 +31,10 @@ const (
 )
 
 func runOurs(t *testing.T, api *apitest.API) {
-	ctx, cancel := context.WithCancel(context.Background())
-	factory := shared.NewInformers(api.Client)
-	r, err := podgc.New(podgc.Config{
-		Client: api.Client, Informers: factory, Clock: clock.RealClock{}, Threshold: threshold, Quarantine: quarantine,
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	mgr, err := shared.NewManager(api.Config, logr.Discard(), factory)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := r.SetupWithManager(mgr); err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan error, 1)
-	go func() { done <- mgr.Start(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
+	api.Alone(t, "", func(factory informers.SharedInformerFactory, _ record.EventRecorder) (apitest.Reconciler, error) {
+		return podgc.New(podgc.Config{
+			Client: api.Client, Informers: factory, Clock: clock.RealClock{}, Threshold: threshold, Quarantine: quarantine,
+		})
 	})
 }
 
@@ -211,15 +192,7 @@ func stage(run func(*testing.T, *apitest.API)) apitest.Stage[world] {
 		api := apitest.Server(t)
 		run(t, api)
 		return func(t *testing.T) world {
-			ns, err := api.Client.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "test-"}}, metav1.CreateOptions{})
-			if err != nil {
-				t.Fatal(err)
-			}
-			_, err = api.Client.CoreV1().ServiceAccounts(ns.Name).Create(t.Context(), &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "default"}}, metav1.CreateOptions{})
-			if err != nil {
-				t.Fatal(err)
-			}
-			return world{t, api, ns.Name}
+			return world{t, api, api.BareNamespace(t)}
 		}
 	}
 }
