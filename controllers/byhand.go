@@ -11,12 +11,10 @@ import (
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/scale"
 	"k8s.io/client-go/tools/cache"
-	"k8s.io/client-go/util/flowcontrol"
 	"k8s.io/client-go/util/keyutil"
 	"k8s.io/klog/v2"
 	"k8s.io/kubernetes/cmd/kube-controller-manager/app"
 	"k8s.io/kubernetes/cmd/kube-controller-manager/names"
-	"k8s.io/kubernetes/pkg/controller/daemon"
 	"k8s.io/kubernetes/pkg/controller/disruption"
 	serviceaccountcontroller "k8s.io/kubernetes/pkg/controller/serviceaccount"
 	"k8s.io/kubernetes/pkg/controller/volume/attachdetach"
@@ -82,24 +80,6 @@ func (u *upstream) attachDetach(ctx context.Context) (app.Controller, error) {
 		return nil, err
 	}
 	return loop{names.PersistentVolumeAttachDetachController, controller.Run}, nil
-}
-
-// daemonSets is upstream's controller with the cluster's clock: it reads all
-// time from the clock of the back-off that it is given.
-func (u *upstream) daemonSets(ctx context.Context) (app.Controller, error) {
-	client, err := u.context.NewClient("daemon-set-controller")
-	if err != nil {
-		return nil, err
-	}
-	backoff := flowcontrol.NewBackOff(time.Second, 15*time.Minute)
-	backoff.Clock = u.clock
-	apps, core := u.context.InformerFactory.Apps().V1(), u.context.InformerFactory.Core().V1()
-	controller, err := daemon.NewDaemonSetsController(ctx, apps.DaemonSets(), apps.ControllerRevisions(), core.Pods(), core.Nodes(), client, backoff)
-	if err != nil {
-		return nil, err
-	}
-	workers := int(u.context.ComponentConfig.DaemonSetController.ConcurrentDaemonSetSyncs)
-	return loop{names.DaemonSetController, func(ctx context.Context) { controller.Run(ctx, workers) }}, nil
 }
 
 // policyStatus is upstream's controller, built when the first

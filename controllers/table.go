@@ -22,6 +22,7 @@ import (
 
 	"github.com/skiff-k8s/skiff/controllers/cloudvolumes"
 	"github.com/skiff-k8s/skiff/controllers/cronjob"
+	"github.com/skiff-k8s/skiff/controllers/daemonset"
 	"github.com/skiff-k8s/skiff/controllers/deployment"
 	"github.com/skiff-k8s/skiff/controllers/endpointslice"
 	"github.com/skiff-k8s/skiff/controllers/hostpath"
@@ -35,6 +36,7 @@ import (
 	"github.com/skiff-k8s/skiff/controllers/rootca"
 	"github.com/skiff-k8s/skiff/controllers/serviceaccount"
 	"github.com/skiff-k8s/skiff/controllers/statefulset"
+	"github.com/skiff-k8s/skiff/controllers/tainteviction"
 	"github.com/skiff-k8s/skiff/controllers/ttlafterfinished"
 )
 
@@ -115,6 +117,24 @@ var ours = map[string]func(context.Context, *parts) error{
 	names.StatefulSetController: func(_ context.Context, s *parts) error {
 		r, err := statefulset.New(statefulset.Config{
 			Client: s.client, Informers: s.informers, Recorder: s.recorder("statefulset-controller"), Clock: s.cfg.Clock,
+		})
+		if err != nil {
+			return err
+		}
+		return r.SetupWithManager(s.mgr)
+	},
+	names.DaemonSetController: func(_ context.Context, s *parts) error {
+		r, err := daemonset.New(daemonset.Config{
+			Client: s.client, Informers: s.informers, Recorder: s.recorder("daemonset-controller"), Clock: s.cfg.Clock,
+		})
+		if err != nil {
+			return err
+		}
+		return r.SetupWithManager(s.mgr)
+	},
+	names.TaintEvictionController: func(_ context.Context, s *parts) error {
+		r, err := tainteviction.New(tainteviction.Config{
+			Client: s.client, Informers: s.informers, Recorder: s.recorder("taint-eviction-controller"), Clock: s.cfg.Clock,
 		})
 		if err != nil {
 			return err

@@ -206,8 +206,6 @@ func (u *upstream) buildOne(ctx context.Context, descriptor *app.ControllerDescr
 		return u.tokens(ctx)
 	case names.PersistentVolumeAttachDetachController:
 		return u.attachDetach(ctx)
-	case names.DaemonSetController:
-		return u.daemonSets(ctx)
 	case names.ValidatingAdmissionPolicyStatusController:
 		return u.policyStatus(descriptor), nil
 	case names.DisruptionController:
