@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 
+	snapshots "github.com/kubernetes-csi/external-snapshotter/client/v8/clientset/versioned"
 	corev1 "k8s.io/api/core/v1"
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
 	"k8s.io/client-go/informers"
@@ -38,6 +39,7 @@ import (
 	"github.com/skiff-k8s/skiff/controllers/statefulset"
 	"github.com/skiff-k8s/skiff/controllers/tainteviction"
 	"github.com/skiff-k8s/skiff/controllers/ttlafterfinished"
+	"github.com/skiff-k8s/skiff/controllers/volumesnapshots"
 )
 
 // parts are what our own controllers are made from.
@@ -178,8 +180,17 @@ var ours = map[string]func(context.Context, *parts) error{
 		}).SetupWithManager(s.mgr)
 	},
 	cloudvolumes.Name: func(_ context.Context, s *parts) error {
+		client, err := snapshots.NewForConfig(s.cfg.RESTConfig)
+		if err != nil {
+			return err
+		}
 		return cloudvolumes.New(cloudvolumes.Config{
-			Drivers: s.cfg.CloudDrivers, Client: s.client, Recorder: s.recorder("cloud-volumes"), Clock: s.cfg.Clock,
+			Drivers: s.cfg.CloudDrivers, Client: s.client, Snapshots: client, Recorder: s.recorder("cloud-volumes"), Clock: s.cfg.Clock,
+		}).SetupWithManager(s.mgr)
+	},
+	volumesnapshots.Name: func(_ context.Context, s *parts) error {
+		return volumesnapshots.New(volumesnapshots.Config{
+			Drivers: s.cfg.CloudDrivers, RESTConfig: s.cfg.RESTConfig, Client: s.client, Informers: s.informers,
 		}).SetupWithManager(s.mgr)
 	},
 	hostpath.Name: func(_ context.Context, s *parts) error {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+	snapshots "github.com/kubernetes-csi/external-snapshotter/client/v8/clientset/versioned"
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/client-go/kubernetes"
@@ -25,10 +26,12 @@ const Name = "cloud-volumes"
 type Config struct {
 	// Drivers are the controller services of the drivers that are emulated,
 	// by name.
-	Drivers  map[string]csi.ControllerServer
-	Client   kubernetes.Interface
-	Recorder record.EventRecorder
-	Clock    clock.Clock
+	Drivers map[string]csi.ControllerServer
+	Client  kubernetes.Interface
+	// Snapshots reads snapshots that claims name.
+	Snapshots snapshots.Interface
+	Recorder  record.EventRecorder
+	Clock     clock.Clock
 }
 
 // Controller runs them.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+	snapshotv1 "github.com/kubernetes-csi/external-snapshotter/client/v8/apis/volumesnapshot/v1"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	corev1 "k8s.io/api/core/v1"
@@ -182,8 +183,10 @@ func (c *Controller) contentSource(ctx context.Context, claim *corev1.Persistent
 	switch {
 	case from == nil && claim.Spec.DataSourceRef == nil:
 		return nil, nil
+	case from != nil && ptr.Deref(from.APIGroup, "") == snapshotv1.GroupName && from.Kind == snapshotKind:
+		return c.snapshotSource(ctx, claim, driver)
 	case from == nil || ptr.Deref(from.APIGroup, "") != "" || from.Kind != claimKind:
-		return nil, status.Error(codes.InvalidArgument, "dataSource: only a PersistentVolumeClaim of the same namespace is supported")
+		return nil, status.Error(codes.InvalidArgument, "dataSource: only a PersistentVolumeClaim or a VolumeSnapshot of the same namespace is supported")
 	}
 	var source corev1.PersistentVolumeClaim
 	if err := c.client.Get(ctx, client.ObjectKey{Namespace: claim.Namespace, Name: from.Name}, &source); err != nil {
