@@ -8,7 +8,6 @@ import (
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/skiff-k8s/skiff/dataplane/lb/table"
 )
@@ -23,17 +22,17 @@ type wanted struct {
 
 // apply plans what changed and writes it. It returns the Services that could
 // not be written.
-func (l *Loader) apply(c change) map[types.NamespacedName]error {
+func (l *Loader) apply(c change) map[*known]error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	failed := map[types.NamespacedName]error{}
+	failed := map[*known]error{}
 	for i, t := range l.targets {
-		names := c.services
+		services := c.services
 		if c.all {
 			if err := t.table.SetNodes(l.nodeAddresses(t)); err != nil {
 				l.log.Error("node addresses not programmed", "maps", t.name, "err", err)
 			}
-			names = l.feed.allServices(t.claims)
+			services = l.feed.allServices()
 		}
 		if !t.filled {
 			t.filled = true
@@ -41,23 +40,24 @@ func (l *Loader) apply(c change) map[types.NamespacedName]error {
 			if i == 0 {
 				beside = slices.Collect(maps.Values(l.hostPorts.frontends))
 			}
-			l.fill(t, names, beside, failed)
+			l.fill(t, services, beside, failed)
 		} else {
-			l.follow(t, names, failed)
+			l.follow(t, services, failed)
 		}
 		l.departures.add(t, t.table.Departed())
 	}
+	l.feed.settled(c)
 	return failed
 }
 
 // plans plans Services for a target, one by one. On the way it keeps the
 // health check node ports of the node.
-func (l *Loader) plans(t *target, names []types.NamespacedName) iter.Seq2[types.NamespacedName, wanted] {
-	return func(yield func(types.NamespacedName, wanted) bool) {
+func (l *Loader) plans(t *target, services []*known) iter.Seq2[*known, wanted] {
+	return func(yield func(*known, wanted) bool) {
 		changed := false
-		for name, w := range l.feed.plan(names, t.node) {
-			changed = t.node != "" && l.health.note(name, w.checks) || changed
-			if !yield(name, w) {
+		for k, w := range l.feed.plan(services, t.node) {
+			changed = t.node != "" && l.health.note(k.name, w.checks) || changed
+			if !yield(k, w) {
 				break
 			}
 		}
@@ -71,25 +71,25 @@ func (l *Loader) plans(t *target, names []types.NamespacedName) iter.Seq2[types.
 }
 
 // follow brings the entries of some Services in a target to their plans.
-func (l *Loader) follow(t *target, names []types.NamespacedName, failed map[types.NamespacedName]error) {
-	for name, w := range l.plans(t, names) {
-		if err := l.write(t, name, w); err != nil {
-			failed[name] = errors.Join(failed[name], err)
+func (l *Loader) follow(t *target, services []*known, failed map[*known]error) {
+	for k, w := range l.plans(t, services) {
+		if err := l.write(t, k, w); err != nil {
+			failed[k] = errors.Join(failed[k], err)
 		}
 	}
 }
 
 // fill makes the plans, and what is beside them, all that a target holds.
-func (l *Loader) fill(t *target, names []types.NamespacedName, beside []table.Frontend, failed map[types.NamespacedName]error) {
-	all := slices.Grow(beside, len(names))
-	for name, w := range l.plans(t, names) {
-		got, taken, _, _ := t.claims.settle(name, w.frontends)
+func (l *Loader) fill(t *target, services []*known, beside []table.Frontend, failed map[*known]error) {
+	all := slices.Grow(beside, len(services))
+	for k, w := range l.plans(t, services) {
+		got, taken, _, _ := t.claims.settle(k, w.frontends)
 		all = append(all, got...)
-		l.report.problems(w.service, taken)
+		l.report.problems(k.name, w.service, taken)
 	}
 	for key, err := range t.table.Replace(all) {
-		if name, ok := t.claims.ownerOf(key); ok {
-			failed[name] = errors.Join(failed[name], err)
+		if k := t.claims.ownerOf(key); k != nil && k.name.Namespace != "" {
+			failed[k] = errors.Join(failed[k], err)
 		} else {
 			l.log.Error("service map entry not removed", "maps", t.name, "key", key, "err", err)
 		}
@@ -97,9 +97,9 @@ func (l *Loader) fill(t *target, names []types.NamespacedName, beside []table.Fr
 }
 
 // write brings one Service's entries of a target to the plan.
-func (l *Loader) write(t *target, name types.NamespacedName, w wanted) error {
-	got, taken, gone, freed := t.claims.settle(name, w.frontends)
-	l.report.problems(w.service, taken)
+func (l *Loader) write(t *target, k *known, w wanted) error {
+	got, taken, gone, freed := t.claims.settle(k, w.frontends)
+	l.report.problems(k.name, w.service, taken)
 	var errs []error
 	for _, f := range got {
 		if _, err := t.table.Set(f); err != nil {
@@ -136,47 +136,37 @@ func (l *Loader) nodeAddresses(t *target) map[netip.Addr]bool {
 	return out
 }
 
-// service is a Service as last seen, or nil.
-func (f *feed) service(name types.NamespacedName) *service {
+// serviceOf is a Service as last seen, or nil.
+func (f *feed) serviceOf(k *known) *service {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if k := f.services[name]; k != nil {
-		return k.service
-	}
-	return nil
+	return k.service
 }
 
-// allServices are the names of the Services that exist or still have claims,
-// oldest first: who came first keeps an address that two ask for.
-func (f *feed) allServices(c *claims) []types.NamespacedName {
+// allServices are the Services that exist or may be in the maps, oldest first:
+// who came first keeps an address that two ask for.
+func (f *feed) allServices() []*known {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	names := byAge(f, f.services)
-	for name := range c.keys {
-		if _, ok := f.services[name]; !ok && name.Namespace != "" {
-			names = append(names, name)
-		}
-	}
-	return names
+	return byAge(maps.Values(f.services), len(f.services))
 }
 
 // plan plans Services as node sees them (empty: as the outside does), one
 // after the other: whoever takes them may change the feed meanwhile.
-func (f *feed) plan(names []types.NamespacedName, node string) iter.Seq2[types.NamespacedName, wanted] {
-	return func(yield func(types.NamespacedName, wanted) bool) {
-		for _, name := range names {
-			if !yield(name, f.planOne(name, node)) {
+func (f *feed) plan(services []*known, node string) iter.Seq2[*known, wanted] {
+	return func(yield func(*known, wanted) bool) {
+		for _, k := range services {
+			if !yield(k, f.planOne(k, node)) {
 				return
 			}
 		}
 	}
 }
 
-func (f *feed) planOne(name types.NamespacedName, node string) wanted {
+func (f *feed) planOne(k *known, node string) wanted {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	k := f.services[name]
-	if k == nil || k.service == nil {
+	if k.service == nil {
 		return wanted{}
 	}
 	w := wanted{service: k.service, frontends: plan(k.service, k.slices, view{node: node, nodes: f.nodes})}

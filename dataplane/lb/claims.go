@@ -1,106 +1,119 @@
 package lb
 
 import (
+	"net/netip"
+
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/skiff-k8s/skiff/dataplane/inet"
 	"github.com/skiff-k8s/skiff/dataplane/lb/table"
 )
 
 // claims says whose every key is. Two Services may name the same external
 // address and port: the first one has it, the other one waits.
 type claims struct {
-	owner map[table.Key]owned
-	keys  map[types.NamespacedName]*claim
+	owner map[packed]*claim
+	of    map[*known]*claim
 	// waiting are the Services that wanted a key which another one had.
-	waiting map[table.Key]map[types.NamespacedName]struct{}
-	// round numbers the calls of settle.
-	round uint64
+	waiting map[packed]map[*known]struct{}
 }
 
-// claim is what one Service has.
+// claim is what one Service has, since settle was called last for it.
 type claim struct {
-	name types.NamespacedName
-	keys []table.Key
+	by   *known
+	keys []packed
 }
 
-// owned is whose a key is since, or once more in, a round.
-type owned struct {
-	by    *claim
-	round uint64
+// packed is a table.Key in little room: there may be ten thousands.
+type packed struct {
+	addr  [16]byte
+	port  uint16
+	proto inet.Protocol
+	scope table.Scope
+}
+
+func pack(k table.Key) packed { return packed{k.Addr.As16(), k.Port, k.Proto, k.Scope} }
+
+func (p packed) key() table.Key {
+	return table.Key{Addr: netip.AddrFrom16(p.addr).Unmap(), Port: p.port, Proto: p.proto, Scope: p.scope}
 }
 
 func newClaims() *claims {
 	return &claims{
-		owner:   map[table.Key]owned{},
-		keys:    map[types.NamespacedName]*claim{},
-		waiting: map[table.Key]map[types.NamespacedName]struct{}{},
+		owner:   map[packed]*claim{},
+		of:      map[*known]*claim{},
+		waiting: map[packed]map[*known]struct{}{},
 	}
 }
 
-// ownerOf is the Service that has a key.
-func (c *claims) ownerOf(k table.Key) (types.NamespacedName, bool) {
-	o, ok := c.owner[k]
-	if !ok {
-		return types.NamespacedName{}, false
+// ownerOf is the Service that has a key; nil: none.
+func (c *claims) ownerOf(k table.Key) *known {
+	if o := c.owner[pack(k)]; o != nil {
+		return o.by
 	}
-	return o.by.name, true
+	return nil
 }
 
 // settle gives a Service the keys it wants. It returns those that it got,
 // those that another one has (by owner), those it had and wants no more, and
 // the Services that waited for these. It uses want up.
-func (c *claims) settle(name types.NamespacedName, want []table.Frontend) (got []table.Frontend, taken map[table.Key]types.NamespacedName, gone []table.Key, freed []types.NamespacedName) {
+func (c *claims) settle(by *known, want []table.Frontend) (got []table.Frontend, taken map[table.Key]types.NamespacedName, gone []table.Key, freed []*known) {
 	for _, waiters := range c.waiting {
-		delete(waiters, name)
+		delete(waiters, by)
 	}
-	c.round++
-	mine, has := c.keys[name]
-	if !has {
-		mine = &claim{name: name}
+	had, mine := c.of[by], &claim{by: by}
+	if len(want) > 0 {
+		mine.keys = make([]packed, 0, len(want))
 	}
-	had := mine.keys
-	mine.keys = make([]table.Key, 0, len(want))
 	got = want[:0]
 	for _, f := range want {
-		o, has := c.owner[f.Key]
+		key := pack(f.Key)
+		o := c.owner[key]
 		switch {
-		case has && o.by == mine && o.round == c.round: // named twice
+		case o == mine: // named twice
 			continue
-		case has && o.by != mine:
+		case o != nil && o != had:
 			if taken == nil {
 				taken = map[table.Key]types.NamespacedName{}
 			}
 			taken[f.Key] = o.by.name
-			c.wait(f.Key, name)
+			c.wait(key, by)
 			continue
 		}
-		c.owner[f.Key] = owned{mine, c.round}
-		mine.keys = append(mine.keys, f.Key)
+		c.owner[key] = mine
+		mine.keys = append(mine.keys, key)
 		got = append(got, f)
 	}
-	for _, k := range had {
-		if c.owner[k].round == c.round {
-			continue
-		}
-		gone = append(gone, k)
-		delete(c.owner, k)
-		for waiter := range c.waiting[k] {
-			freed = append(freed, waiter)
-		}
-		delete(c.waiting, k)
+	if had != nil {
+		gone, freed = c.free(had)
 	}
-	switch {
-	case len(mine.keys) == 0:
-		delete(c.keys, name)
-	case !has:
-		c.keys[name] = mine
+	if len(mine.keys) == 0 {
+		delete(c.of, by)
+	} else {
+		c.of[by] = mine
 	}
 	return got, taken, gone, freed
 }
 
-func (c *claims) wait(k table.Key, name types.NamespacedName) {
-	if c.waiting[k] == nil {
-		c.waiting[k] = map[types.NamespacedName]struct{}{}
+// free takes away the keys that still are of an old claim.
+func (c *claims) free(had *claim) (gone []table.Key, freed []*known) {
+	for _, key := range had.keys {
+		if c.owner[key] != had {
+			continue
+		}
+		gone = append(gone, key.key())
+		delete(c.owner, key)
+		for waiter := range c.waiting[key] {
+			freed = append(freed, waiter)
+		}
+		delete(c.waiting, key)
 	}
-	c.waiting[k][name] = struct{}{}
+	return gone, freed
+}
+
+func (c *claims) wait(key packed, by *known) {
+	if c.waiting[key] == nil {
+		c.waiting[key] = map[*known]struct{}{}
+	}
+	c.waiting[key][by] = struct{}{}
 }

@@ -24,7 +24,7 @@ func (e *portEndpoint) addrPort() netip.AddrPort { return netip.AddrPortFrom(e.a
 func (e *portEndpoint) String() string           { return e.addrPort().String() }
 func (e *portEndpoint) IP() string               { return e.addr.String() }
 func (e *portEndpoint) Port() int                { return int(e.port) }
-func (e *portEndpoint) IsLocal() bool            { return e.at != "" && e.node == e.at }
+func (e *portEndpoint) IsLocal() bool            { return e.at != "" && e.node.Value() == e.at }
 func (e *portEndpoint) IsReady() bool            { return e.ready }
 func (e *portEndpoint) IsServing() bool          { return e.serving }
 func (e *portEndpoint) IsTerminating() bool      { return e.terminating }

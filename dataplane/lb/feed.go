@@ -2,6 +2,7 @@ package lb
 
 import (
 	"cmp"
+	"iter"
 	"maps"
 	"slices"
 	"sync"
@@ -20,6 +21,8 @@ type feed struct {
 	client kubernetes.Interface
 	// nodeName is the node whose Node is kept for self.
 	nodeName string
+	// reports says that Events may be written, which need UIDs.
+	reports bool
 	// wake gets a token when there is something to plan.
 	wake chan struct{}
 
@@ -32,7 +35,7 @@ type feed struct {
 	// self is what Node answers.
 	self *corev1.Node
 	// dirty are the services that changed since the last take.
-	dirty map[types.NamespacedName]struct{}
+	dirty map[*known]struct{}
 	// allDirty: the nodes changed, which every service may depend on.
 	allDirty bool
 	// since is when the oldest change of those came.
@@ -42,6 +45,8 @@ type feed struct {
 }
 
 // known is what was told of one Service; it and its slices come in any order.
+// It is there, and the same, for as long as anything is known of the Service
+// or the maps may have anything of it.
 type known struct {
 	name types.NamespacedName
 	// service is nil while there is none.
@@ -57,7 +62,7 @@ func newFeed(client kubernetes.Interface, nodeName string) *feed {
 		services: map[types.NamespacedName]*known{},
 		sliceOf:  map[types.NamespacedName]*known{},
 		nodes:    map[string]node{},
-		dirty:    map[types.NamespacedName]struct{}{},
+		dirty:    map[*known]struct{}{},
 		missing:  3,
 	}
 }
@@ -68,7 +73,7 @@ type change struct {
 	since time.Time
 	// all says that everything is to be compared, not just services.
 	all      bool
-	services []types.NamespacedName
+	services []*known
 }
 
 // take empties what is dirty; ok is false when nothing is, or while some kind
@@ -86,36 +91,32 @@ func (f *feed) take() (c change, ok bool) {
 	c.all, c.since = f.allDirty, f.since
 	f.since = time.Time{}
 	if !c.all {
-		c.services = byAge(f, f.dirty)
+		c.services = byAge(maps.Keys(f.dirty), len(f.dirty))
 	}
 	f.allDirty = false
 	clear(f.dirty)
 	return c, true
 }
 
-// byAge are names of services, the oldest first: who came first keeps an
-// address that two ask for. mu is held.
-func byAge[V any](f *feed, names map[types.NamespacedName]V) []types.NamespacedName {
-	type aged struct {
-		name    types.NamespacedName
-		created int64
-	}
-	all := make([]aged, 0, len(names))
-	for n := range names {
-		a := aged{name: n, created: time.Time{}.Unix()}
-		if k := f.services[n]; k != nil && k.service != nil {
-			a.created = k.service.created
+// byAge are services, the oldest first: who came first keeps an address that
+// two ask for. mu is held.
+func byAge(services iter.Seq[*known], n int) []*known {
+	all := slices.AppendSeq(make([]*known, 0, n), services)
+	slices.SortFunc(all, func(a, b *known) int {
+		if c := cmp.Compare(a.created(), b.created()); c != 0 {
+			return c
 		}
-		all = append(all, a)
-	}
-	slices.SortFunc(all, func(a, b aged) int {
-		return cmp.Or(cmp.Compare(a.created, b.created), cmp.Compare(a.name.Namespace, b.name.Namespace), cmp.Compare(a.name.Name, b.name.Name))
+		return cmp.Or(cmp.Compare(a.name.Namespace, b.name.Namespace), cmp.Compare(a.name.Name, b.name.Name))
 	})
-	out := make([]types.NamespacedName, len(all))
-	for i, a := range all {
-		out[i] = a.name
+	return all
+}
+
+// created is when the service was made; what is gone comes first.
+func (k *known) created() int64 {
+	if k.service == nil {
+		return time.Time{}.Unix()
 	}
-	return out
+	return k.service.created
 }
 
 // manyServices is from when on the garbage of a start is worth collecting at
@@ -129,11 +130,11 @@ func (f *feed) large() bool {
 }
 
 // touch marks services for planning once more.
-func (f *feed) touch(names ...types.NamespacedName) {
+func (f *feed) touch(services ...*known) {
 	f.mu.Lock()
 	f.news()
-	for _, n := range names {
-		f.mark(n)
+	for _, k := range services {
+		f.mark(k)
 	}
 	f.mu.Unlock()
 	f.notify()
@@ -150,9 +151,9 @@ func (f *feed) touchAll() {
 
 // mark notes that a service is to be planned once more; mu is held. Until all
 // kinds were listed that goes without saying.
-func (f *feed) mark(name types.NamespacedName) {
+func (f *feed) mark(k *known) {
 	if f.missing == 0 {
-		f.dirty[name] = struct{}{}
+		f.dirty[k] = struct{}{}
 	}
 }
 
@@ -180,10 +181,25 @@ func (f *feed) at(name types.NamespacedName) *known {
 	return k
 }
 
-// forget drops what says nothing (any more); mu is held.
+// forget drops what says nothing (any more); mu is held. What is dirty may be
+// in the maps.
 func (f *feed) forget(k *known) {
-	if k.service == nil && len(k.slices) == 0 {
+	if _, dirty := f.dirty[k]; !dirty && k.service == nil && len(k.slices) == 0 && f.services[k.name] == k {
 		delete(f.services, k.name)
+	}
+}
+
+// settled is called when the maps are as change wanted them.
+func (f *feed) settled(c change) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, k := range c.services {
+		f.forget(k)
+	}
+	if c.all {
+		for _, k := range f.services {
+			f.forget(k)
+		}
 	}
 }
 
@@ -198,16 +214,15 @@ func (f *feed) putService(obj any) {
 		return
 	}
 	k := f.at(read.name)
-	s.name = k.name // one copy of it
 	k.service = s
-	f.mark(k.name)
+	f.mark(k)
 }
 
 func (f *feed) dropService(name types.NamespacedName) {
 	if k := f.services[name]; k != nil && k.service != nil {
 		k.service = nil
+		f.mark(k)
 		f.forget(k)
-		f.mark(name)
 	}
 }
 
@@ -241,7 +256,7 @@ func (f *feed) putSlice(obj any) {
 		k.slices = slices.Insert(k.slices, i, s)
 	}
 	f.sliceOf[name] = k
-	f.mark(svc)
+	f.mark(k)
 }
 
 func (f *feed) dropSlice(name types.NamespacedName) {
@@ -253,8 +268,8 @@ func (f *feed) dropSlice(name types.NamespacedName) {
 	if i, has := k.find(name.Name); has {
 		k.slices = slices.Delete(k.slices, i, i+1)
 	}
+	f.mark(k)
 	f.forget(k)
-	f.mark(k.name)
 }
 
 // find is the place of a slice.

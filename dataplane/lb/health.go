@@ -102,7 +102,7 @@ func localReady(all []*slice, family corev1.IPFamily, node string) int {
 			continue
 		}
 		for _, e := range s.endpoints {
-			if e.ready && e.node == node {
+			if e.ready && e.node.Value() == node {
 				addrs[e.addr] = struct{}{}
 			}
 		}

@@ -35,6 +35,8 @@ type HostPort struct {
 // node's uplink, where a program is only while there are any.
 type hostPorts struct {
 	frontends map[table.Key]table.Frontend
+	// claimants have the keys, each one its own.
+	claimants map[table.Key]*known
 	// uplink is nil while there is no program at the uplink.
 	uplink *target
 }
@@ -129,16 +131,28 @@ func deviceOf(addr netip.Addr) (string, error) {
 	return "", nil
 }
 
-// claimant is the name under which a host port has its key: no Service has an
-// empty namespace.
-func claimant(key table.Key) types.NamespacedName {
-	return types.NamespacedName{Name: "host port " + key.String()}
+// claimant is who has the key of a host port; no Service has its name, whose
+// namespace is empty.
+func (h *hostPorts) claimant(key table.Key) *known {
+	if h.claimants == nil {
+		h.claimants = map[table.Key]*known{}
+	}
+	k := h.claimants[key]
+	if k == nil {
+		k = &known{name: types.NamespacedName{Name: "host port " + key.String()}}
+		h.claimants[key] = k
+	}
+	return k
 }
 
 func (l *Loader) putHostPort(f table.Frontend) error {
 	node := l.targets[0]
-	_, taken, _, _ := node.claims.settle(claimant(f.Key), []table.Frontend{f})
+	claimant := l.hostPorts.claimant(f.Key)
+	_, taken, _, _ := node.claims.settle(claimant, []table.Frontend{f})
 	if owner, ok := taken[f.Key]; ok {
+		// It does not wait: whoever asked asks again.
+		node.claims.settle(claimant, nil)
+		delete(l.hostPorts.claimants, f.Key)
 		return fmt.Errorf("host port %s: served by Service %s already", f.Key, owner)
 	}
 	l.hostPorts.frontends[f.Key] = f
@@ -149,8 +163,9 @@ func (l *Loader) putHostPort(f table.Frontend) error {
 
 func (l *Loader) dropHostPort(key table.Key) error {
 	node := l.targets[0]
-	_, _, _, freed := node.claims.settle(claimant(key), nil)
+	_, _, _, freed := node.claims.settle(l.hostPorts.claimant(key), nil)
 	l.feed.touch(freed...)
+	delete(l.hostPorts.claimants, key)
 	delete(l.hostPorts.frontends, key)
 	err := node.table.Delete(key)
 	l.departures.add(node, node.table.Departed())

@@ -122,9 +122,9 @@ func TestHostPorts(t *testing.T) {
 	if n := len(l.targets[0].claims.owner); n == 0 {
 		t.Error("no service left")
 	}
-	for name := range l.targets[0].claims.keys {
-		if name.Namespace == "" {
-			t.Errorf("%s still claims a key", name)
+	for k := range l.targets[0].claims.of {
+		if k.name.Namespace == "" {
+			t.Errorf("%s still claims a key", k.name)
 		}
 	}
 }

@@ -46,7 +46,11 @@ func (r *readService) DeepCopyObject() runtime.Object { return r }
 func (r *readSlice) DeepCopyObject() runtime.Object { return r }
 
 func (f *feed) readService(svc *corev1.Service) *readService {
-	return &readService{item{types.NamespacedName{Namespace: shared(svc.Namespace), Name: svc.Name}}, newService(svc)}
+	s := newService(svc)
+	if s != nil && !f.reports {
+		s.uid = ""
+	}
+	return &readService{item{types.NamespacedName{Namespace: shared(svc.Namespace), Name: svc.Name}}, s}
 }
 
 func (f *feed) readSlice(es *discoveryv1.EndpointSlice) *readSlice {

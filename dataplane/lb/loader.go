@@ -5,13 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"os"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/component-base/metrics"
 	"k8s.io/kubernetes/pkg/proxy/healthcheck"
@@ -146,6 +147,7 @@ func New(cfg Config) (_ *Loader, err error) {
 		}
 	}
 	l := &Loader{cfg: cfg, log: cfg.Log, feed: newFeed(cfg.Client, cfg.NodeName), synced: make(chan struct{})}
+	l.feed.reports = cfg.SwitchPinDir != ""
 	l.hostPorts.frontends = map[table.Key]table.Frontend{}
 	l.proxyHealth = healthcheck.NewProxyHealthServer("", healthTimeout, l.feed)
 	l.meters = newMeters(l)
@@ -260,16 +262,14 @@ func (l *Loader) Run(ctx context.Context) (err error) {
 	}()
 
 	var retry <-chan time.Time
-	failed := map[types.NamespacedName]struct{}{}
+	failed := map[*known]struct{}{}
 	for first := true; ; {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-retry:
 			retry = nil
-			for name := range failed {
-				l.feed.touch(name)
-			}
+			l.feed.touch(slices.Collect(maps.Keys(failed))...)
 			clear(failed)
 			continue
 		case err := <-turn:
@@ -302,10 +302,10 @@ func (l *Loader) Run(ctx context.Context) (err error) {
 				l.proxyHealth.Updated(familyOf(a))
 			}
 		}
-		for name, err := range unwritten {
-			l.log.Error("service not programmed", "service", name, "err", err)
-			l.report.failed(l.feed.service(name), err)
-			failed[name] = struct{}{}
+		for k, err := range unwritten {
+			l.log.Error("service not programmed", "service", k.name, "err", err)
+			l.report.failed(k.name, l.feed.serviceOf(k), err)
+			failed[k] = struct{}{}
 		}
 		if len(failed) > 0 && retry == nil {
 			retry = time.After(retryAfter)

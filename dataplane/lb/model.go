@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/sets"
 	proxyutil "k8s.io/kubernetes/pkg/proxy/util"
+	"k8s.io/utils/ptr"
 
 	"github.com/skiff-k8s/skiff/dataplane/inet"
 )
@@ -70,8 +71,8 @@ type node struct {
 // service is what planning needs of a Service. There may be ten thousands, so
 // it is small: no maps, no objects of upstream's, names shared.
 type service struct {
-	name types.NamespacedName
-	uid  types.UID
+	// uid is empty where nobody writes Events.
+	uid types.UID
 	// created is in seconds, which is all that the API keeps.
 	created int64
 	ports   []servicePort
@@ -91,7 +92,7 @@ type slice struct {
 }
 
 type slicePort struct {
-	name  string
+	name  interned
 	proto inet.Protocol
 	port  uint16
 }
@@ -99,8 +100,8 @@ type slicePort struct {
 // endpoint is one address of a slice.
 type endpoint struct {
 	addr        netip.Addr
-	node        string
-	hints       *hints // nil: none
+	node        interned // empty: none is named
+	hints       *hints   // nil: none
 	ready       bool
 	serving     bool
 	terminating bool
@@ -109,8 +110,10 @@ type endpoint struct {
 // hints are whose traffic an endpoint is for.
 type hints struct{ zones, nodes sets.Set[string] }
 
-// shared is s in one copy for all that have it: what the decoder gives us is
-// everybody's own.
+// interned is a string in one copy for all that have it: what the decoder
+// gives us is everybody's own.
+type interned = unique.Handle[string]
+
 func shared(s string) string { return unique.Make(s).Value() }
 
 // newService reads a Service; nil for what has no address of its own
@@ -120,7 +123,6 @@ func newService(svc *corev1.Service) *service {
 		return nil
 	}
 	s := &service{
-		name:    types.NamespacedName{Namespace: shared(svc.Namespace), Name: svc.Name},
 		uid:     svc.UID,
 		created: svc.CreationTimestamp.Unix(),
 	}
@@ -164,7 +166,7 @@ func newSlice(es *discoveryv1.EndpointSlice) *slice {
 		if p.Name == nil || p.Port == nil || p.Protocol == nil || *p.Port == 0 {
 			continue
 		}
-		s.ports = append(s.ports, slicePort{shared(*p.Name), inet.ProtocolOf(*p.Protocol), uint16(*p.Port)})
+		s.ports = append(s.ports, slicePort{unique.Make(*p.Name), inet.ProtocolOf(*p.Protocol), uint16(*p.Port)})
 	}
 	s.endpoints = make([]endpoint, 0, len(es.Endpoints))
 	for i := range es.Endpoints {
@@ -176,17 +178,14 @@ func newSlice(es *discoveryv1.EndpointSlice) *slice {
 		if err != nil || familyOf(addr) != s.family {
 			continue
 		}
-		ep := endpoint{
+		s.endpoints = append(s.endpoints, endpoint{
 			addr:        addr,
+			node:        unique.Make(ptr.Deref(e.NodeName, "")),
 			hints:       newHints(e.Hints),
 			ready:       e.Conditions.Ready == nil || *e.Conditions.Ready,
 			serving:     e.Conditions.Serving == nil || *e.Conditions.Serving,
 			terminating: e.Conditions.Terminating != nil && *e.Conditions.Terminating,
-		}
-		if e.NodeName != nil {
-			ep.node = shared(*e.NodeName)
-		}
-		s.endpoints = append(s.endpoints, ep)
+		})
 	}
 	return s
 }

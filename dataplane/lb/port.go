@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"time"
+	"unique"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/kubernetes/pkg/proxy"
@@ -16,7 +17,7 @@ import (
 // servicePort is what planning needs of one port of one family of a Service,
 // as upstream reads it.
 type servicePort struct {
-	name      string
+	name      interned
 	clusterIP netip.Addr
 	// outer is nil for a port that has neither load balancers' addresses nor
 	// external ones.
@@ -56,7 +57,7 @@ func readPorts(family corev1.IPFamily, svc *corev1.Service) iter.Seq[servicePort
 
 func newServicePort(family corev1.IPFamily, svc *corev1.Service, name string, read *proxy.BaseServicePortInfo) servicePort {
 	p := servicePort{
-		name:          shared(name),
+		name:          unique.Make(name),
 		clusterIP:     toAddr(read.ClusterIP()),
 		group:         groupOf(family, svc, name, read.Protocol()),
 		number:        uint16(read.Port()),
@@ -83,10 +84,10 @@ func (p *servicePort) affinity() time.Duration { return time.Duration(p.affinity
 
 // label is the port's name for people.
 func (p *servicePort) label() string {
-	if p.name == "" {
+	if p.name.Value() == "" {
 		return p.proto.String()
 	}
-	return p.name + "/" + p.proto.String()
+	return p.name.Value() + "/" + p.proto.String()
 }
 
 // categorized is a servicePort as upstream's categorization of endpoints asks

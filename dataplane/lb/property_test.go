@@ -3,7 +3,6 @@ package lb
 import (
 	"fmt"
 	"log/slog"
-	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -167,7 +166,7 @@ func (o *objects) planned(node string) []string {
 		f.putService(s)
 	}
 	var out []string
-	for _, w := range f.plan(slices.Collect(maps.Keys(f.services)), node) {
+	for _, w := range f.plan(f.allServices(), node) {
 		for _, fe := range w.frontends {
 			out = append(out, canonical(fe))
 		}

@@ -33,7 +33,7 @@ func (r *reporter) close() {
 
 // problems reports what a Service asks for and does not get, and the keys
 // that another Service has.
-func (r *reporter) problems(s *service, taken map[table.Key]types.NamespacedName) {
+func (r *reporter) problems(name types.NamespacedName, s *service, taken map[table.Key]types.NamespacedName) {
 	if r == nil || s == nil {
 		return
 	}
@@ -46,7 +46,7 @@ func (r *reporter) problems(s *service, taken map[table.Key]types.NamespacedName
 	}
 	for p := range now {
 		if _, said := r.told[s.uid][p]; !said {
-			r.say(s, p)
+			r.say(name, s, p)
 		}
 	}
 	if len(now) == 0 {
@@ -57,14 +57,14 @@ func (r *reporter) problems(s *service, taken map[table.Key]types.NamespacedName
 }
 
 // failed reports a Service that could not be written.
-func (r *reporter) failed(s *service, err error) {
+func (r *reporter) failed(name types.NamespacedName, s *service, err error) {
 	if r == nil || s == nil {
 		return
 	}
-	r.say(s, problem{"NotProgrammed", err.Error()})
+	r.say(name, s, problem{"NotProgrammed", err.Error()})
 }
 
-func (r *reporter) say(s *service, p problem) {
-	ref := &corev1.ObjectReference{Kind: "Service", APIVersion: "v1", Namespace: s.name.Namespace, Name: s.name.Name, UID: s.uid}
+func (r *reporter) say(name types.NamespacedName, s *service, p problem) {
+	ref := &corev1.ObjectReference{Kind: "Service", APIVersion: "v1", Namespace: name.Namespace, Name: name.Name, UID: s.uid}
 	r.events.Say(ref, "ProgramService", p.reason, p.message)
 }

@@ -146,10 +146,10 @@ func TraceCall(c Call, o Objects, maps table.Snapshot) Trace {
 	groups := map[uint32]types.NamespacedName{}
 	var planned []table.Frontend
 	claims := newClaims()
-	for name, w := range f.plan(f.allServices(claims), c.Node) {
-		got, _, _, _ := claims.settle(name, w.frontends)
+	for k, w := range f.plan(f.allServices(), c.Node) {
+		got, _, _, _ := claims.settle(k, w.frontends)
 		for _, fe := range got {
-			owners[fe.Key], groups[fe.Group] = name, name
+			owners[fe.Key], groups[fe.Group] = k.name, k.name
 		}
 		planned = append(planned, got...)
 	}
@@ -181,7 +181,7 @@ func (f *feed) portOf(service types.NamespacedName, fe *table.Frontend) (string,
 	}
 	for i := range k.service.ports {
 		if port := &k.service.ports[i]; port.group == fe.Group {
-			return port.name, endpointsIn(port, k.slices)
+			return port.name.Value(), endpointsIn(port, k.slices)
 		}
 	}
 	return "", nil
@@ -190,7 +190,7 @@ func (f *feed) portOf(service types.NamespacedName, fe *table.Frontend) (string,
 func endpointsIn(port *servicePort, all []*slice) []Endpoint {
 	var out []Endpoint
 	for _, e := range endpointsOf(port, all) {
-		out = append(out, Endpoint{Addr: e.addrPort(), Node: e.node, Ready: e.ready, Serving: e.serving, Terminating: e.terminating})
+		out = append(out, Endpoint{Addr: e.addrPort(), Node: e.node.Value(), Ready: e.ready, Serving: e.serving, Terminating: e.terminating})
 	}
 	return out
 }

@@ -49,7 +49,7 @@ func TestTraceCall(t *testing.T) {
 	f.putSlice(four)
 	f.putSlice(six)
 	f.putService(o.Services[0])
-	for _, w := range f.plan(f.allServices(newClaims()), "n1") {
+	for _, w := range f.plan(f.allServices(), "n1") {
 		for _, fe := range w.frontends {
 			if fe.Addr == netip.MustParseAddr("fd00:96::7") {
 				fe.Backends = []netip.AddrPort{at("[fd00:244::9]:8080")}
