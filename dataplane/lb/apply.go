@@ -148,7 +148,7 @@ func (f *feed) serviceOf(k *known) *service {
 func (f *feed) allServices() []*known {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return byAge(maps.Values(f.services), len(f.services))
+	return byAge(f.services.all(), f.services.len())
 }
 
 // plan plans Services as node sees them (empty: as the outside does), one

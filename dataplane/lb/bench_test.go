@@ -294,29 +294,19 @@ func BenchmarkStart(b *testing.B) {
 func (l *Loader) load(b *testing.B, services, endpoints []byte) {
 	f := l.feed
 	l.feed.missing = 2
-	replace := func(s *kindStore, raw []byte, each func([]byte) (any, error)) {
-		var items []any
-		if err := readList(bytes.NewReader(raw), &metav1.ListMeta{}, func(raw []byte) error {
-			item, err := each(raw)
-			items = append(items, item)
-			return err
-		}); err != nil {
+	replace := func(s *kindStore, raw []byte, items *[]any, each func([]byte) error) {
+		if err := readList(bytes.NewReader(raw), &metav1.ListMeta{}, each); err != nil {
 			b.Fatal(err)
 		}
-		if err := s.Replace(items, ""); err != nil {
+		if err := s.Replace(*items, ""); err != nil {
 			b.Fatal(err)
 		}
 	}
-	replace(&kindStore{feed: f, put: f.putService}, services, func(raw []byte) (any, error) {
-		s := &corev1.Service{}
-		err := s.Unmarshal(raw)
-		return f.readService(s), err
-	})
-	replace(&kindStore{feed: f, put: f.putSlice}, endpoints, func(raw []byte) (any, error) {
-		s := &discoveryv1.EndpointSlice{}
-		err := s.Unmarshal(raw)
-		return f.readSlice(s), err
-	})
+	var slabs serviceSlabs
+	var sliceSlabs sliceSlabs
+	var read, readSlices []any
+	replace(&kindStore{feed: f, put: f.putService}, services, &read, each(func(s *corev1.Service) { read = append(read, slabs.take(f.readService(s))) }))
+	replace(&kindStore{feed: f, put: f.putSlice}, endpoints, &readSlices, each(func(s *discoveryv1.EndpointSlice) { readSlices = append(readSlices, sliceSlabs.take(f.readSlice(s))) }))
 }
 
 func liveHeap() float64 {

@@ -64,7 +64,7 @@ func (e *endpoint) rank() int {
 func endpointsOf(port *servicePort, all []*slice) []portEndpoint {
 	var out []portEndpoint
 	for _, s := range all {
-		if s.family != port.family() {
+		if s.family() != port.family() {
 			continue
 		}
 		for _, p := range s.ports {
@@ -93,9 +93,9 @@ func (p portPlan) categorize(node, zone string) (cluster, local []netip.AddrPort
 		p.endpoints[i].at = node
 		seen[i] = &p.endpoints[i]
 	}
-	labels := map[string]string{}
+	var labels map[string]string
 	if zone != "" {
-		labels[corev1.LabelTopologyZone] = zone
+		labels = map[string]string{corev1.LabelTopologyZone: zone}
 	}
 	c, l, _, _ := proxy.CategorizeEndpoints(seen, categorized{port: p.servicePort}, node, labels)
 	return addrPorts(c), addrPorts(l)

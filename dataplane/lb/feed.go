@@ -28,10 +28,11 @@ type feed struct {
 
 	// mu guards the fields below.
 	mu       sync.Mutex
-	services map[types.NamespacedName]*known
-	// sliceOf is where each slice was when last seen.
-	sliceOf map[types.NamespacedName]*known
-	nodes   map[string]node
+	services *index[*known]
+	room     slab[known]
+	// slices are those of services.
+	slices *index[*slice]
+	nodes  map[string]node
 	// self is what Node answers.
 	self *corev1.Node
 	// dirty are the services that changed since the last take.
@@ -54,13 +55,15 @@ type known struct {
 	slices  []*slice // by name
 }
 
+func (k *known) fullName() types.NamespacedName { return k.name }
+
 func newFeed(client kubernetes.Interface, nodeName string) *feed {
 	return &feed{
 		client:   client,
 		nodeName: nodeName,
 		wake:     make(chan struct{}, 1),
-		services: map[types.NamespacedName]*known{},
-		sliceOf:  map[types.NamespacedName]*known{},
+		services: newIndex[*known](),
+		slices:   newIndex[*slice](),
 		nodes:    map[string]node{},
 		dirty:    map[*known]struct{}{},
 		missing:  3,
@@ -126,7 +129,7 @@ const manyServices = 1000
 func (f *feed) large() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return len(f.services) >= manyServices
+	return f.services.len() >= manyServices
 }
 
 // touch marks services for planning once more.
@@ -173,10 +176,10 @@ func (f *feed) notify() {
 
 // at is what is known of a service; mu is held.
 func (f *feed) at(name types.NamespacedName) *known {
-	k := f.services[name]
+	k := f.services.get(name)
 	if k == nil {
-		k = &known{name: name}
-		f.services[name] = k
+		k = &f.room.take(known{name: name})[0]
+		f.services.put(k)
 	}
 	return k
 }
@@ -184,8 +187,8 @@ func (f *feed) at(name types.NamespacedName) *known {
 // forget drops what says nothing (any more); mu is held. What is dirty may be
 // in the maps.
 func (f *feed) forget(k *known) {
-	if _, dirty := f.dirty[k]; !dirty && k.service == nil && len(k.slices) == 0 && f.services[k.name] == k {
-		delete(f.services, k.name)
+	if _, dirty := f.dirty[k]; !dirty && k.service == nil && len(k.slices) == 0 && f.services.get(k.name) == k {
+		f.services.drop(k.name)
 	}
 }
 
@@ -197,7 +200,7 @@ func (f *feed) settled(c change) {
 		f.forget(k)
 	}
 	if c.all {
-		for _, k := range f.services {
+		for k := range f.services.all() {
 			f.forget(k)
 		}
 	}
@@ -219,7 +222,7 @@ func (f *feed) putService(obj any) {
 }
 
 func (f *feed) dropService(name types.NamespacedName) {
-	if k := f.services[name]; k != nil && k.service != nil {
+	if k := f.services.get(name); k != nil && k.service != nil {
 		k.service = nil
 		f.mark(k)
 		f.forget(k)
@@ -228,9 +231,9 @@ func (f *feed) dropService(name types.NamespacedName) {
 
 func (f *feed) knownServices() []types.NamespacedName {
 	var out []types.NamespacedName
-	for name, k := range f.services {
+	for k := range f.services.all() {
 		if k.service != nil {
-			out = append(out, name)
+			out = append(out, k.name)
 		}
 	}
 	return out
@@ -242,7 +245,7 @@ func (f *feed) putSlice(obj any) {
 		read = f.readSlice(obj.(*discoveryv1.EndpointSlice))
 	}
 	name, svc, s := read.name, read.of, read.slice
-	if before := f.sliceOf[name]; before != nil && before.name != svc {
+	if before := f.slices.get(name); before != nil && before.of.name != svc {
 		f.dropSlice(name)
 	}
 	if s == nil {
@@ -250,21 +253,23 @@ func (f *feed) putSlice(obj any) {
 		return
 	}
 	k := f.at(svc)
+	s.of = k
 	if i, has := k.find(s.name); has {
 		k.slices[i] = s
 	} else {
 		k.slices = slices.Insert(k.slices, i, s)
 	}
-	f.sliceOf[name] = k
+	f.slices.put(s)
 	f.mark(k)
 }
 
 func (f *feed) dropSlice(name types.NamespacedName) {
-	k := f.sliceOf[name]
-	if k == nil {
+	s := f.slices.get(name)
+	if s == nil {
 		return
 	}
-	delete(f.sliceOf, name)
+	f.slices.drop(name)
+	k := s.of
 	if i, has := k.find(name.Name); has {
 		k.slices = slices.Delete(k.slices, i, i+1)
 	}
@@ -278,7 +283,11 @@ func (k *known) find(name string) (int, bool) {
 }
 
 func (f *feed) knownSlices() []types.NamespacedName {
-	return slices.Collect(maps.Keys(f.sliceOf))
+	var out []types.NamespacedName
+	for s := range f.slices.all() {
+		out = append(out, s.fullName())
+	}
+	return out
 }
 
 func (f *feed) putNode(obj any) {

@@ -98,7 +98,7 @@ func checksOf(s *service, all []*slice, node string) map[corev1.IPFamily]check {
 func localReady(all []*slice, family corev1.IPFamily, node string) int {
 	addrs := map[netip.Addr]struct{}{}
 	for _, s := range all {
-		if s.family != family {
+		if s.family() != family {
 			continue
 		}
 		for _, e := range s.endpoints {

@@ -79,18 +79,25 @@ func list[T any, M message[T], R runtime.Object](ctx context.Context, client res
 	}
 	defer body.Close()
 	out := &internalversion.List{}
-	err = readList(body, &out.ListMeta, func(raw []byte) error {
-		object := M(new(T))
-		if err := object.Unmarshal(raw); err != nil {
-			return err
-		}
-		out.Items = append(out.Items, read(object))
-		return nil
-	})
+	err = readList(body, &out.ListMeta, each(func(object M) { out.Items = append(out.Items, read(object)) }))
 	if err != nil {
 		return nil, fmt.Errorf("read list of %s: %w", resource, err)
 	}
 	return out, nil
+}
+
+// each decodes items one after the other in the same place: read must not keep
+// what it is given.
+func each[T any, M message[T]](read func(M)) func([]byte) error {
+	object := new(T)
+	return func(raw []byte) error {
+		*object = *new(T)
+		if err := M(object).Unmarshal(raw); err != nil {
+			return err
+		}
+		read(object)
+		return nil
+	}
 }
 
 // protobufMagic begins every answer of the API server in protobuf.

@@ -85,10 +85,23 @@ type problem struct{ reason, message string }
 
 // slice is what planning needs of an EndpointSlice.
 type slice struct {
-	name      string
-	family    corev1.IPFamily
+	name string
+	// of is its Service, once the feed has it.
+	of        *known
 	ports     []slicePort
 	endpoints []endpoint
+	v6        bool
+}
+
+func (s *slice) fullName() types.NamespacedName {
+	return types.NamespacedName{Namespace: s.of.name.Namespace, Name: s.name}
+}
+
+func (s *slice) family() corev1.IPFamily {
+	if s.v6 {
+		return corev1.IPv6Protocol
+	}
+	return corev1.IPv4Protocol
 }
 
 type slicePort struct {
@@ -155,9 +168,8 @@ func newSlice(es *discoveryv1.EndpointSlice) *slice {
 	s := &slice{name: es.Name}
 	switch es.AddressType {
 	case discoveryv1.AddressTypeIPv4:
-		s.family = corev1.IPv4Protocol
 	case discoveryv1.AddressTypeIPv6:
-		s.family = corev1.IPv6Protocol
+		s.v6 = true
 	default:
 		return nil
 	}
@@ -175,7 +187,7 @@ func newSlice(es *discoveryv1.EndpointSlice) *slice {
 			continue
 		}
 		addr, err := netip.ParseAddr(e.Addresses[0])
-		if err != nil || familyOf(addr) != s.family {
+		if err != nil || familyOf(addr) != s.family() {
 			continue
 		}
 		s.endpoints = append(s.endpoints, endpoint{

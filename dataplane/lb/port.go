@@ -5,6 +5,7 @@ import (
 	"iter"
 	"net"
 	"net/netip"
+	"sync"
 	"time"
 	"unique"
 
@@ -43,15 +44,41 @@ type outer struct {
 	sources []netip.Prefix
 }
 
+// portReader reads one Service at a time. Its tracker is the only door to
+// upstream's reading of the object.
+type portReader struct {
+	tracker *proxy.ServiceChangeTracker
+	read    func(p *corev1.ServicePort, read *proxy.BaseServicePortInfo)
+}
+
+// portReaders are made once: there may be ten thousands of Services.
+var portReaders = map[corev1.IPFamily]*sync.Pool{
+	corev1.IPv4Protocol: {New: func() any { return newPortReader(corev1.IPv4Protocol) }},
+	corev1.IPv6Protocol: {New: func() any { return newPortReader(corev1.IPv6Protocol) }},
+}
+
+func newPortReader(family corev1.IPFamily) *portReader {
+	r := &portReader{}
+	r.tracker = proxy.NewServiceChangeTracker(family, func(p *corev1.ServicePort, _ *corev1.Service, read *proxy.BaseServicePortInfo) proxy.ServicePort {
+		r.read(p, read)
+		return read
+	}, nil)
+	return r
+}
+
 // readPorts are a Service's ports of one family.
 func readPorts(family corev1.IPFamily, svc *corev1.Service) iter.Seq[servicePort] {
 	return func(yield func(servicePort) bool) {
+		r := portReaders[family].Get().(*portReader)
+		defer portReaders[family].Put(r)
 		more := true
-		// The tracker is the only door to upstream's reading of the object.
-		proxy.NewServiceChangeTracker(family, func(p *corev1.ServicePort, _ *corev1.Service, read *proxy.BaseServicePortInfo) proxy.ServicePort {
+		r.read = func(p *corev1.ServicePort, read *proxy.BaseServicePortInfo) {
 			more = more && yield(newServicePort(family, svc, p.Name, read))
-			return read
-		}, nil).Update(nil, svc)
+		}
+		r.tracker.Update(nil, svc)
+		// There was nothing and there is nothing: the tracker forgets it.
+		r.tracker.Update(svc, nil)
+		r.read = nil
 	}
 }
 
@@ -91,13 +118,13 @@ func (p *servicePort) label() string {
 }
 
 // categorized is a servicePort as upstream's categorization of endpoints asks
-// about it. It asks nothing else.
+// about it. It asks nothing else, and for String whenever it could log.
 type categorized struct {
 	proxy.ServicePort // nil
 	port              *servicePort
 }
 
-func (c categorized) String() string             { return c.port.clusterIP.String() + " " + c.port.label() }
+func (c categorized) String() string             { return c.port.clusterIP.String() }
 func (c categorized) UsesClusterEndpoints() bool { return c.port.usesCluster }
 func (c categorized) UsesLocalEndpoints() bool   { return c.port.usesLocal }
 

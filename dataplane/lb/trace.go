@@ -175,7 +175,7 @@ func TraceCall(c Call, o Objects, maps table.Snapshot) Trace {
 
 // portOf is the port of a Service that a frontend is of.
 func (f *feed) portOf(service types.NamespacedName, fe *table.Frontend) (string, []Endpoint) {
-	k := f.services[service]
+	k := f.services.get(service)
 	if k == nil || k.service == nil || fe == nil {
 		return "", nil
 	}

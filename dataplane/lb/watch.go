@@ -24,7 +24,8 @@ func (f *feed) run(ctx context.Context) {
 		watch.Reflect(ctx, "dataplane/lb Service", &corev1.Service{}, &cache.ListWatch{
 			ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
 				o.LabelSelector = serviceSelector
-				return list(ctx, core.RESTClient(), "services", o, f.readService)
+				var slabs serviceSlabs
+				return list(ctx, core.RESTClient(), "services", o, func(svc *corev1.Service) *readService { return slabs.take(f.readService(svc)) })
 			},
 			WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (apiwatch.Interface, error) {
 				o.LabelSelector = serviceSelector
@@ -36,7 +37,8 @@ func (f *feed) run(ctx context.Context) {
 		watch.Reflect(ctx, "dataplane/lb EndpointSlice", &discoveryv1.EndpointSlice{}, &cache.ListWatch{
 			ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
 				o.LabelSelector = sliceSelector
-				return list(ctx, discovery.RESTClient(), "endpointslices", o, f.readSlice)
+				var slabs sliceSlabs
+				return list(ctx, discovery.RESTClient(), "endpointslices", o, func(es *discoveryv1.EndpointSlice) *readSlice { return slabs.take(f.readSlice(es)) })
 			},
 			WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (apiwatch.Interface, error) {
 				o.LabelSelector = sliceSelector
