@@ -22,14 +22,19 @@ import (
 // attach has been called.
 type sockets struct {
 	objects sockObjects
-	cgroup  string
-	pins    string
+	// constants are those that the programs were loaded with.
+	constants *ebpf.Map
+	cgroup    string
+	pins      string
 	// families are those of the services that the programs may meet.
 	families []corev1.IPFamily
 	// links keeps every link referenced: one that is not is closed by its
 	// finalizer, which detaches the program.
 	links []link.Link
 }
+
+// constantsMap is the section of variables that never change.
+const constantsMap = ".rodata"
 
 // origins are the maps in which sockets keep what they were translated to.
 var origins = []string{sockMapLbPeers, sockMapLbRings}
@@ -85,12 +90,12 @@ func loadSockets(t *table.Table, netns uint64, cgroup, pins string, families []c
 		return nil, fmt.Errorf("load maps of sockets: %w", err)
 	}
 	if err := s.loadPrograms(spec, t); err != nil {
-		return nil, errors.Join(fmt.Errorf("load socket programs: %w", err), s.objects.Close())
+		return nil, errors.Join(fmt.Errorf("load socket programs: %w", err), s.close())
 	}
 	return s, nil
 }
 
-// loadOrigins makes or finds the maps of sockets.
+// loadOrigins makes or finds the maps of sockets, and makes the constants.
 func (s *sockets) loadOrigins(spec *ebpf.CollectionSpec) error {
 	var opts ebpf.CollectionOptions
 	if s.pins != "" {
@@ -101,8 +106,9 @@ func (s *sockets) loadOrigins(spec *ebpf.CollectionSpec) error {
 		opts.Maps.PinPath = s.pins
 	}
 	var maps struct {
-		Peers *ebpf.Map `ebpf:"lb_peers"`
-		Rings *ebpf.Map `ebpf:"lb_rings"`
+		Peers     *ebpf.Map `ebpf:"lb_peers"`
+		Rings     *ebpf.Map `ebpf:"lb_rings"`
+		Constants *ebpf.Map `ebpf:".rodata"`
 	}
 	err := spec.LoadAndAssign(&maps, &opts)
 	if errors.Is(err, ebpf.ErrMapIncompatible) && s.pins != "" {
@@ -113,7 +119,7 @@ func (s *sockets) loadOrigins(spec *ebpf.CollectionSpec) error {
 		}
 		err = spec.LoadAndAssign(&maps, &opts)
 	}
-	s.objects.LbPeers, s.objects.LbRings = maps.Peers, maps.Rings
+	s.objects.LbPeers, s.objects.LbRings, s.constants = maps.Peers, maps.Rings, maps.Constants
 	return err
 }
 
@@ -121,23 +127,27 @@ func (s *sockets) loadOrigins(spec *ebpf.CollectionSpec) error {
 // kernel's verifier, two milliseconds for each program that looks services up.
 func (s *sockets) loadPrograms(spec *ebpf.CollectionSpec, t *table.Table) error {
 	given := t.Maps()
-	given[sockMapLbPeers], given[sockMapLbRings] = s.objects.LbPeers, s.objects.LbRings
+	given[sockMapLbPeers], given[sockMapLbRings], given[constantsMap] = s.objects.LbPeers, s.objects.LbRings, s.constants
 	var group errgroup.Group
 	for _, h := range s.wanted() {
-		group.Go(func() error { return h.load(spec.Copy(), given) })
+		group.Go(func() error { return h.load(spec.Programs[h.name], given) })
 	}
 	return group.Wait()
 }
 
 // load loads the hook's program over maps that there are.
-func (h hook) load(spec *ebpf.CollectionSpec, given map[string]*ebpf.Map) error {
-	spec.Programs = map[string]*ebpf.ProgramSpec{h.name: spec.Programs[h.name]}
-	loaded, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: given})
-	if err != nil {
-		return err
+func (h hook) load(spec *ebpf.ProgramSpec, given map[string]*ebpf.Map) (err error) {
+	for i := range spec.Instructions {
+		ins := &spec.Instructions[i]
+		if m := given[ins.Reference()]; m != nil && ins.IsLoadFromMap() {
+			if err := ins.AssociateMap(m); err != nil {
+				return fmt.Errorf("%s: map %s: %w", h.name, ins.Reference(), err)
+			}
+		}
 	}
-	defer loaded.Close()
-	*h.prog = loaded.DetachProgram(h.name)
+	if *h.prog, err = ebpf.NewProgram(spec); err != nil {
+		return fmt.Errorf("%s: %w", h.name, err)
+	}
 	return nil
 }
 
@@ -199,7 +209,7 @@ func (s *sockets) close() error {
 	for _, l := range s.links {
 		errs = append(errs, l.Close())
 	}
-	return errors.Join(append(errs, s.objects.Close())...)
+	return errors.Join(append(errs, s.constants.Close(), s.objects.Close())...)
 }
 
 // Unpin removes every pin of a Loader in dir, which detaches its programs.
