@@ -246,9 +246,11 @@ func BenchmarkStart(b *testing.B) {
 		name := fmt.Sprintf("s%d", i)
 		ip := netip.AddrFrom4([4]byte{10, 97, byte(i >> 8), byte(i)}).String()
 		services.Items = append(services.Items, *web(func(s *corev1.Service) {
+			written(&s.ObjectMeta)
 			s.Name, s.UID, s.Spec.ClusterIP, s.Spec.ClusterIPs = name, uuid.NewUUID(), ip, []string{ip}
 		}))
 		es := sliceOf(fmt.Sprintf("10.128.%d.%d@n1", i>>8, i&255))
+		written(&es.ObjectMeta)
 		es.Name, es.Namespace, es.Labels = name+"-x7fq2", "default", map[string]string{discoveryv1.LabelServiceName: name}
 		endpoints.Items = append(endpoints.Items, *es)
 	}

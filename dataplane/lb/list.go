@@ -90,9 +90,10 @@ func list[T any, M message[T], R runtime.Object](ctx context.Context, client res
 // what it is given.
 func each[T any, M message[T]](read func(M)) func([]byte) error {
 	object := new(T)
+	var trim trimmer
 	return func(raw []byte) error {
 		*object = *new(T)
-		if err := M(object).Unmarshal(raw); err != nil {
+		if err := M(object).Unmarshal(trim.trim(raw)); err != nil {
 			return err
 		}
 		read(object)
