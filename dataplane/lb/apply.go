@@ -87,6 +87,7 @@ func (l *Loader) fill(t *target, services []*known, beside []table.Frontend, fai
 		all = append(all, got...)
 		l.report.problems(k.name, w.service, taken)
 	}
+	t.claims.rooms = nil
 	for key, err := range t.table.Replace(all) {
 		if k := t.claims.ownerOf(key); k != nil && k.name.Namespace != "" {
 			failed[k] = errors.Join(failed[k], err)
@@ -169,9 +170,10 @@ func (f *feed) planOne(k *known, node string) wanted {
 	if k.service == nil {
 		return wanted{}
 	}
-	w := wanted{service: k.service, frontends: plan(k.service, k.slices, view{node: node, nodes: f.nodes})}
+	f.planned = k.all(f.planned)
+	w := wanted{service: k.service, frontends: plan(k.service, f.planned, view{node: node, nodes: f.nodes})}
 	if node != "" {
-		w.checks = checksOf(k.service, k.slices, node)
+		w.checks = checksOf(k.service, f.planned, node)
 	}
 	return w
 }

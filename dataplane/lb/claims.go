@@ -14,6 +14,9 @@ import (
 type claims struct {
 	owner map[packed]*claim
 	of    map[*known]*claim
+	// rooms is for the first claim of each Service that there was before us;
+	// nil once the maps are filled.
+	rooms *claimSlabs
 	// waiting are the Services that wanted a key which another one had.
 	waiting map[packed]map[*known]struct{}
 }
@@ -42,6 +45,7 @@ func newClaims() *claims {
 	return &claims{
 		owner:   map[packed]*claim{},
 		of:      map[*known]*claim{},
+		rooms:   &claimSlabs{},
 		waiting: map[packed]map[*known]struct{}{},
 	}
 }
@@ -61,10 +65,7 @@ func (c *claims) settle(by *known, want []table.Frontend) (got []table.Frontend,
 	for _, waiters := range c.waiting {
 		delete(waiters, by)
 	}
-	had, mine := c.of[by], &claim{by: by}
-	if len(want) > 0 {
-		mine.keys = make([]packed, 0, len(want))
-	}
+	had, mine := c.of[by], c.rooms.take(by, len(want))
 	got = want[:0]
 	for _, f := range want {
 		key := pack(f.Key)

@@ -30,11 +30,14 @@ type feed struct {
 	mu       sync.Mutex
 	services *index[*known]
 	room     slab[known]
+	names    texts
 	// slices are those of services.
 	slices *index[*slice]
 	nodes  map[string]node
 	// self is what Node answers.
 	self *corev1.Node
+	// planned is room for the slices of the one that is planned.
+	planned []*slice
 	// dirty are the services that changed since the last take.
 	dirty map[*known]struct{}
 	// allDirty: the nodes changed, which every service may depend on.
@@ -52,7 +55,8 @@ type known struct {
 	name types.NamespacedName
 	// service is nil while there is none.
 	service *service
-	slices  []*slice // by name
+	// slices is the first of them, by name.
+	slices *slice
 }
 
 func (k *known) fullName() types.NamespacedName { return k.name }
@@ -178,6 +182,7 @@ func (f *feed) notify() {
 func (f *feed) at(name types.NamespacedName) *known {
 	k := f.services.get(name)
 	if k == nil {
+		name.Name = f.names.take(name.Name)
 		k = &f.room.take(known{name: name})[0]
 		f.services.put(k)
 	}
@@ -187,7 +192,7 @@ func (f *feed) at(name types.NamespacedName) *known {
 // forget drops what says nothing (any more); mu is held. What is dirty may be
 // in the maps.
 func (f *feed) forget(k *known) {
-	if _, dirty := f.dirty[k]; !dirty && k.service == nil && len(k.slices) == 0 && f.services.get(k.name) == k {
+	if _, dirty := f.dirty[k]; !dirty && k.service == nil && k.slices == nil && f.services.get(k.name) == k {
 		f.services.drop(k.name)
 	}
 }
@@ -254,12 +259,8 @@ func (f *feed) putSlice(obj any) {
 	}
 	k := f.at(svc)
 	s.of = k
-	if i, has := k.find(s.name); has {
-		k.slices[i] = s
-	} else {
-		k.slices = slices.Insert(k.slices, i, s)
-	}
 	f.slices.put(s)
+	k.put(s)
 	f.mark(k)
 }
 
@@ -270,16 +271,45 @@ func (f *feed) dropSlice(name types.NamespacedName) {
 	}
 	f.slices.drop(name)
 	k := s.of
-	if i, has := k.find(name.Name); has {
-		k.slices = slices.Delete(k.slices, i, i+1)
-	}
+	k.cut(k.place(name.Name))
 	f.mark(k)
 	f.forget(k)
 }
 
-// find is the place of a slice.
-func (k *known) find(name string) (int, bool) {
-	return slices.BinarySearchFunc(k.slices, name, func(s *slice, name string) int { return cmp.Compare(s.name, name) })
+// place is what names a slice, or would.
+func (k *known) place(name string) **slice {
+	at := &k.slices
+	for *at != nil && (*at).name < name {
+		at = &(*at).next
+	}
+	return at
+}
+
+// put adds a slice, in place of one of its name.
+func (k *known) put(s *slice) {
+	at := k.place(s.name)
+	if old := *at; old != nil && old.name == s.name {
+		k.cut(at)
+	}
+	s.next = *at
+	*at = s
+}
+
+// cut takes a slice out. It may share room with others: it keeps hold of
+// nothing.
+func (k *known) cut(at **slice) {
+	old := *at
+	*at = old.next
+	old.of, old.next = nil, nil
+}
+
+// all are the slices, in order; it uses room.
+func (k *known) all(room []*slice) []*slice {
+	room = room[:0]
+	for s := k.slices; s != nil; s = s.next {
+		room = append(room, s)
+	}
+	return room
 }
 
 func (f *feed) knownSlices() []types.NamespacedName {

@@ -87,7 +87,9 @@ type problem struct{ reason, message string }
 type slice struct {
 	name string
 	// of is its Service, once the feed has it.
-	of        *known
+	of *known
+	// next is the Service's next one.
+	next      *slice
 	ports     []slicePort
 	endpoints []endpoint
 	v6        bool

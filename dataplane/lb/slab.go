@@ -17,13 +17,20 @@ const slabSize, slabHead = 8192, 8
 
 // take copies values to their room.
 func (s *slab[T]) take(values ...T) []T {
-	if len(values) == 0 {
+	taken := s.room(len(values))
+	copy(taken, values)
+	return taken
+}
+
+// room is for n values; nil for none.
+func (s *slab[T]) room(n int) []T {
+	if n == 0 {
 		return nil
 	}
-	if len(s.free) < len(values) {
-		s.free = make([]T, max((slabSize-slabHead)/int(unsafe.Sizeof(values[0])), len(values)))
+	if len(s.free) < n {
+		var v T
+		s.free = make([]T, max((slabSize-slabHead)/int(unsafe.Sizeof(v)), n))
 	}
-	n := copy(s.free, values)
 	taken := s.free[:n:n]
 	s.free = s.free[n:]
 	return taken
@@ -48,13 +55,12 @@ func (t *texts) take(s string) string {
 type serviceSlabs struct {
 	services slab[service]
 	ports    slab[servicePort]
-	names    texts
+	uids     texts
 }
 
 func (s *serviceSlabs) take(r *readService) *readService {
-	r.name.Name = s.names.take(r.name.Name)
 	if r.service != nil {
-		r.service.uid = types.UID(s.names.take(string(r.service.uid)))
+		r.service.uid = types.UID(s.uids.take(string(r.service.uid)))
 		r.service.ports = s.ports.take(r.service.ports...)
 		r.service = &s.services.take(*r.service)[0]
 	}
@@ -69,12 +75,25 @@ type sliceSlabs struct {
 }
 
 func (s *sliceSlabs) take(r *readSlice) *readSlice {
-	r.name.Name = s.names.take(r.name.Name)
 	if r.slice != nil {
-		r.slice.name = r.name.Name
+		r.slice.name = s.names.take(r.slice.name)
 		r.slice.ports = s.ports.take(r.slice.ports...)
 		r.slice.endpoints = s.endpoints.take(r.slice.endpoints...)
 		r.slice = &s.slices.take(*r.slice)[0]
 	}
 	return r
+}
+
+// claimSlabs have room for what one target's maps are filled with.
+type claimSlabs struct {
+	claims slab[claim]
+	keys   slab[packed]
+}
+
+// take is a claim with room for n keys; of a nil claimSlabs too.
+func (s *claimSlabs) take(by *known, n int) *claim {
+	if s == nil {
+		return &claim{by: by, keys: make([]packed, 0, n)}
+	}
+	return &s.claims.take(claim{by: by, keys: s.keys.room(n)[:0]})[0]
 }

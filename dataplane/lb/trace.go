@@ -181,7 +181,7 @@ func (f *feed) portOf(service types.NamespacedName, fe *table.Frontend) (string,
 	}
 	for i := range k.service.ports {
 		if port := &k.service.ports[i]; port.group == fe.Group {
-			return port.name.Value(), endpointsIn(port, k.slices)
+			return port.name.Value(), endpointsIn(port, k.all(nil))
 		}
 	}
 	return "", nil
