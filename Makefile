@@ -139,7 +139,7 @@ bench: build kubectl $(IMAGES) ## Measure skiff beside upstream's own programs
 	hack/bench.sh
 
 .PHONY: bench-dataplane
-bench-dataplane: ## Measure Services beside kube-proxy: [ARGS=-short]
+bench-dataplane: ## Measure Services beside kube-proxy: [ARGS="-short -services 1,1000"]
 	hack/bench-dataplane.sh $(ARGS)
 
 .PHONY: bench-controllers

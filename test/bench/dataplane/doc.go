@@ -4,7 +4,7 @@
 // arena) and the same API server (package world). It writes dataplane.json
 // and dataplane.md: figures with n and spread, never a verdict.
 //
-//	dataplane [-short] [-out _output/bench] [-programs _output/bench/bin]
+//	dataplane [-short] [-services 1,1000,10000] [-out _output/bench] [-programs _output/bench/bin]
 //
 // A connection is socket, connect, one byte each way and a reset, client and
 // server on one core, so that a figure is the work and not the wake-up of

@@ -9,6 +9,8 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -29,12 +31,17 @@ type options struct {
 func main() {
 	var o options
 	short := flag.Bool("short", false, "a smoke test: small and quick, its figures mean nothing")
+	flag.Func("services", "`numbers` of Services, growing, with commas between (default 1,1000,10000)", o.setSizes)
 	flag.StringVar(&o.out, "out", "_output/bench", "directory for results")
 	flag.StringVar(&o.programs, "programs", "_output/bench/bin", "directory with agent, apiserver, kube-proxy and loadgen")
 	flag.Parse()
-	o.sizes, o.rounds, o.changes, o.slowChanges = []int{1, 1000, 10000}, 30, 200, 5
+	sizes := []int{1, 1000, 10000}
+	o.rounds, o.changes, o.slowChanges = 30, 200, 5
 	if *short {
-		o.sizes, o.rounds, o.changes, o.slowChanges = []int{1, 200}, 3, 5, 1
+		sizes, o.rounds, o.changes, o.slowChanges = []int{1, 200}, 3, 5, 1
+	}
+	if o.sizes == nil {
+		o.sizes = sizes
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
@@ -42,6 +49,17 @@ func main() {
 		fmt.Fprintln(os.Stderr, "Error:", err)
 		os.Exit(1)
 	}
+}
+
+func (o *options) setSizes(list string) error {
+	for word := range strings.SplitSeq(list, ",") {
+		n, err := strconv.Atoi(word)
+		if err != nil || n < 1 || len(o.sizes) > 0 && n <= o.sizes[len(o.sizes)-1] {
+			return fmt.Errorf("%q is no number above those before it", word)
+		}
+		o.sizes = append(o.sizes, n)
+	}
+	return nil
 }
 
 func run(ctx context.Context, o options) (err error) {

@@ -71,3 +71,14 @@ func TestFieldReadsNumbersOfProc(t *testing.T) {
 		}
 	}
 }
+
+func TestNumbersOfServicesGrow(t *testing.T) {
+	for list, want := range map[string][]int{"1": {1}, "1,1000,10000": {1, 1000, 10000}, "": nil, "0": nil, "2,2": nil, "7,x": nil} {
+		var o options
+		if err := o.setSizes(list); (err == nil) != (want != nil) {
+			t.Errorf("%q: %v", list, err)
+		} else if err == nil && !slices.Equal(o.sizes, want) {
+			t.Errorf("%q: got %v, want %v", list, o.sizes, want)
+		}
+	}
+}
