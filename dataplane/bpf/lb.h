@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
  * Service load balancing: the structures and maps that the socket programs
- * (lb_sock.c), the packet programs (lb_nat.c) and the writer in
+ * (lb_sock.c), the packet programs (lb_nat.c, lb_node.c) and the writer in
  * dataplane/lb/table share. lb_pick.h has the one way to look a service up.
  *
  * Names ending in _be are in network byte order. Addresses are 16 bytes; IPv4
@@ -23,6 +23,7 @@
 
 #define LB_TCP 6
 #define LB_UDP 17
+#define LB_SCTP 132
 
 struct lb_addr {
 	__be32 w[4]; /* in network order */
@@ -31,8 +32,8 @@ _Static_assert(sizeof(struct lb_addr) == 16, "lb_addr");
 
 enum lb_scope {
 	LB_SCOPE_ALL = 0,
-	/* Another node's address; asked for by sockets when the entry of
-	 * LB_SCOPE_ANY has LB_NODE_OWN. */
+	/* Another node's address; asked for when the entry of LB_SCOPE_ANY has
+	 * LB_NODE_OWN. */
 	LB_SCOPE_NODE = 1,
 	/* Any address in lb_nodes; addr is the unspecified one of its family. */
 	LB_SCOPE_ANY = 2,

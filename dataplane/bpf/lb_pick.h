@@ -91,6 +91,33 @@ static __always_inline void lb_any_key(struct lb_key *key)
 	key->scope = LB_SCOPE_ANY;
 }
 
+/*
+ * Finds the entry for the address and port in key, as a node and its pods see
+ * it; key becomes the one of the entry. Who finds one with LB_NODE_ONLY asks
+ * whether the client may see it.
+ */
+static __always_inline int lb_find(struct lb_key *key, struct lb_service *svc)
+{
+	struct lb_addr called = key->addr;
+	enum lb_node_kind *kind, node;
+
+	key->scope = LB_SCOPE_ALL;
+	if (lb_lookup(key, svc))
+		return 1;
+	kind = bpf_map_lookup_elem(&lb_nodes, &called);
+	if (!kind)
+		return 0;
+	node = *kind;
+	lb_any_key(key);
+	if (!lb_lookup(key, svc))
+		return 0;
+	if (!(svc->flags & LB_NODE_OWN) || node == LB_NODE_SELF)
+		return 1;
+	key->addr = called;
+	key->scope = LB_SCOPE_NODE;
+	return lb_lookup(key, svc);
+}
+
 /* Copies one backend of a set; 0 when the set is gone or going. */
 __noinline int lb_backend_at(__u32 set, __u32 index, struct lb_backend *out)
 {

@@ -26,6 +26,7 @@ const volatile __u64 lb_node_netns = 0;
  * call fails all the same, with EPERM. */
 const volatile bool lb_sets_retval = true;
 
+/* The kernel does not run these programs for SCTP: see lb_node.c. */
 static __always_inline int proto_of(struct bpf_sock_addr *ctx)
 {
 	return ctx->protocol == LB_TCP || ctx->protocol == LB_UDP;
@@ -35,30 +36,12 @@ static __always_inline int proto_of(struct bpf_sock_addr *ctx)
 static __always_inline int find(struct bpf_sock_addr *ctx, const struct lb_addr *addr, __be16 port_be,
 				struct lb_key *key, struct lb_service *svc)
 {
-	enum lb_node_kind *kind, node;
-
 	key->addr = *addr;
 	key->port_be = port_be;
 	key->proto = ctx->protocol;
-	key->scope = LB_SCOPE_ALL;
-	if (lb_lookup(key, svc)) {
-		if (!(svc->flags & LB_NODE_ONLY))
-			return 1;
-		return bpf_get_netns_cookie(ctx) == lb_node_netns;
-	}
-
-	kind = bpf_map_lookup_elem(&lb_nodes, addr);
-	if (!kind)
+	if (!lb_find(key, svc))
 		return 0;
-	node = *kind;
-	lb_any_key(key);
-	if (!lb_lookup(key, svc))
-		return 0;
-	if (!(svc->flags & LB_NODE_OWN) || node == LB_NODE_SELF)
-		return 1;
-	key->addr = *addr;
-	key->scope = LB_SCOPE_NODE;
-	return lb_lookup(key, svc);
+	return !(svc->flags & LB_NODE_ONLY) || bpf_get_netns_cookie(ctx) == lb_node_netns;
 }
 
 static __always_inline int refuse(int error)

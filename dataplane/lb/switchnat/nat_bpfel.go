@@ -35,14 +35,14 @@ type natNatFlow struct {
 		PortBe uint16
 		Pad    uint16
 	}
-	Group  uint32
-	Set    uint32
-	Isn    uint32
-	FinEnd uint32
-	PortBe uint16
-	State  uint8
-	Pad    uint8
-	Pad2   uint32
+	Group   uint32
+	Set     uint32
+	Opening uint32
+	FinEnd  uint32
+	PortBe  uint16
+	State   uint8
+	Pad     uint8
+	Pad2    uint32
 }
 
 type natNatReply struct {
@@ -87,6 +87,7 @@ const (
 	natMapNatReplies   = "nat_replies"
 	natProgNatIn       = "nat_in"
 	natProgNatOut      = "nat_out"
+	natVarSctpPast     = "sctp_past"
 )
 
 // loadNat returns the embedded CollectionSpec for nat.
@@ -155,6 +156,7 @@ type natMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type natVariableSpecs struct {
+	SctpPast *ebpf.VariableSpec `ebpf:"sctp_past"`
 }
 
 // natObjects contains all objects after they have been loaded into the kernel.
@@ -208,6 +210,7 @@ func (m *natMaps) Close() error {
 //
 // It can be passed to loadNatObjects or ebpf.CollectionSpec.LoadAndAssign.
 type natVariables struct {
+	SctpPast *ebpf.Variable `ebpf:"sctp_past"`
 }
 
 // natPrograms contains all programs after they have been loaded into the kernel.

@@ -3,6 +3,7 @@ package switchnat
 import (
 	"bytes"
 	"encoding/binary"
+	"hash/crc32"
 	"math/rand/v2"
 	"net/netip"
 	"testing"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/skiff-k8s/skiff/dataplane/inet"
 	"github.com/skiff-k8s/skiff/dataplane/internal/sandbox"
+	"github.com/skiff-k8s/skiff/dataplane/lb/internal/sctp"
 	"github.com/skiff-k8s/skiff/dataplane/lb/table"
 )
 
@@ -18,6 +20,8 @@ import (
 type packet []byte
 
 const ethernet = 14
+
+const sctpProto = byte(inet.SCTP)
 
 func (p packet) six() bool { return p[12] == 0x86 }
 
@@ -79,6 +83,8 @@ func (p packet) checksumAt() int {
 	switch p.proto() {
 	case 17:
 		return 6
+	case sctpProto:
+		return 8
 	case 1, 58:
 		return 2
 	}
@@ -98,8 +104,21 @@ func sum(b []byte, start uint32) uint32 {
 	return start
 }
 
+// sctpSum is the checksum that an SCTP packet should have.
+func (p packet) sctpSum() uint32 {
+	l4 := bytes.Clone(p.l4())
+	clear(l4[8:12])
+	return crc32.Checksum(l4, crc32.MakeTable(crc32.Castagnoli))
+}
+
 // transportSum is 0xffff when the checksum is right.
 func (p packet) transportSum() uint32 {
+	if p.proto() == sctpProto {
+		if have := binary.LittleEndian.Uint32(p.l4()[8:]); have != p.sctpSum() {
+			return have
+		}
+		return 0xffff
+	}
 	pseudo := sum(p.addrs(), uint32(p.proto())+uint32(len(p.l4())))
 	if p.proto() == 1 {
 		pseudo = 0
@@ -107,9 +126,40 @@ func (p packet) transportSum() uint32 {
 	return sum(p.l4(), pseudo)
 }
 
+// Types of SCTP's chunks.
+const (
+	chunkData             = 0
+	chunkInit             = 1
+	chunkInitAck          = 2
+	chunkAbort            = 6
+	chunkCookieEcho       = 10
+	chunkCookieAck        = 11
+	chunkShutdownComplete = 14
+)
+
+// buildSCTP makes a packet of one chunk, which has the tag that an INIT has.
+func buildSCTP(src, dst netip.AddrPort, chunk byte, tag uint32, options int, payload []byte) packet {
+	l4 := make([]byte, 20)
+	binary.BigEndian.PutUint16(l4, src.Port())
+	binary.BigEndian.PutUint16(l4[2:], dst.Port())
+	l4[12] = chunk
+	binary.BigEndian.PutUint16(l4[14:], uint16(8+len(payload)))
+	binary.BigEndian.PutUint32(l4[16:], tag)
+	p := network(src.Addr(), dst.Addr(), sctpProto, options, append(l4, payload...))
+	binary.LittleEndian.PutUint32(p.l4()[8:], p.sctpSum())
+	return p
+}
+
 // build makes a packet with so many words of IP options, or extension headers
-// of IPv6, and a payload.
+// of IPv6, and a payload. SCTP's opens an association where TCP's flags are SYN.
 func build(src, dst netip.AddrPort, proto byte, flags byte, options int, payload []byte) packet {
+	if proto == sctpProto {
+		chunk := byte(chunkInit)
+		if flags != 2 {
+			chunk = chunkInitAck
+		}
+		return buildSCTP(src, dst, chunk, 12345, options, payload)
+	}
 	l4 := make([]byte, 8)
 	if proto == 6 {
 		l4 = make([]byte, 20)
@@ -197,6 +247,9 @@ func programs(t testing.TB) (*natObjects, *table.Table) {
 		t.Fatal(err)
 	}
 	objects := &natObjects{}
+	if err := sctp.Prepare(spec); err != nil {
+		t.Fatal(err)
+	}
 	if err := spec.LoadAndAssign(objects, &ebpf.CollectionOptions{MapReplacements: tab.Maps()}); err != nil {
 		t.Fatal(err)
 	}
@@ -240,6 +293,9 @@ func check(t testing.TB, what string, in, out packet, src, dst netip.AddrPort) {
 		clear(p.addrs())
 		clear(p.l4()[:4])
 		clear(p.l4()[at : at+2])
+		if p.proto() == sctpProto {
+			clear(p.l4()[at : at+4])
+		}
 		return p
 	}
 	if !bytes.Equal(plain(in), plain(out)) {
@@ -269,7 +325,7 @@ var worlds = []world{
 // set gives a table the worlds' services.
 func set(t testing.TB, tab *table.Table) {
 	for _, w := range worlds {
-		for _, proto := range []inet.Protocol{inet.TCP, inet.UDP} {
+		for _, proto := range []inet.Protocol{inet.TCP, inet.UDP, inet.SCTP} {
 			f := table.Frontend{Key: table.Key{Addr: w.service.Addr(), Port: w.service.Port(), Proto: proto}, Backends: []netip.AddrPort{w.backend}}
 			if _, err := tab.Set(f); err != nil {
 				t.Fatal(err)
@@ -291,7 +347,7 @@ func TestPacketsThereAndBack(t *testing.T) {
 		host[len(host)-1], host[len(host)-2] = byte(r.IntN(256)), byte(r.IntN(256))
 		addr, _ := netip.AddrFromSlice(host)
 		client := netip.AddrPortFrom(addr, uint16(1+r.IntN(65535)))
-		proto := []byte{6, 17}[r.IntN(2)]
+		proto := []byte{6, 17, sctpProto}[r.IntN(3)]
 		payload := make([]byte, r.IntN(1200))
 		for i := range payload {
 			payload[i] = byte(r.Uint32())
@@ -319,7 +375,7 @@ func TestPacketsThereAndBack(t *testing.T) {
 		for _, dst := range []netip.AddrPort{
 			netip.AddrPortFrom(w.service.Addr(), 81), netip.AddrPortFrom(w.service.Addr().Next(), 80), w.backend,
 		} {
-			for _, proto := range []byte{6, 17} {
+			for _, proto := range []byte{6, 17, sctpProto} {
 				in := build(w.client, dst, proto, 2, 0, []byte("x"))
 				if out := run(t, objects.NatIn, in); !bytes.Equal(in, out) {
 					t.Errorf("to %s: changed", dst)
@@ -339,7 +395,7 @@ func TestErrorsQuoteWhatTheirReceiverSent(t *testing.T) {
 	objects, tab := programs(t)
 	set(t, tab)
 	for _, w := range worlds {
-		for _, proto := range []byte{6, 17} {
+		for _, proto := range []byte{6, 17, sctpProto} {
 			asked := build(w.client, w.service, proto, 2, 0, []byte("payload"))
 			sent := run(t, objects.NatIn, asked)
 			answer := build(w.backend, sent.src(), proto, 0x12, 0, []byte("payload"))

@@ -9,9 +9,10 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
+	"github.com/skiff-k8s/skiff/dataplane/lb/internal/clsact"
+	"github.com/skiff-k8s/skiff/dataplane/lb/internal/sctp"
 	"github.com/skiff-k8s/skiff/dataplane/lb/table"
 )
 
@@ -27,11 +28,8 @@ type Config struct {
 	PinDir string
 }
 
-// The one place of our filters at the device; replaced in place.
-const (
-	filterHandle   = 1
-	filterPriority = 1
-)
+// filterPriority is the place of our filters at the device.
+const filterPriority = 1
 
 // Load makes and pins the maps and attaches the program. A second Load
 // replaces the program between two packets and keeps maps and flows.
@@ -50,7 +48,7 @@ func Load(cfg Config) error {
 	}
 	defer objects.Close()
 
-	h, err := handle(cfg.Netns)
+	h, err := clsact.Handle(cfg.Netns)
 	if err != nil {
 		return err
 	}
@@ -59,24 +57,7 @@ func Load(cfg Config) error {
 	if err != nil {
 		return fmt.Errorf("find device %s: %w", cfg.Device, err)
 	}
-	clsact := &netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{
-		LinkIndex: dev.Attrs().Index,
-		Handle:    netlink.MakeHandle(0xffff, 0),
-		Parent:    netlink.HANDLE_CLSACT,
-	}}
-	if err := h.QdiscAdd(clsact); err != nil && !errors.Is(err, unix.EEXIST) {
-		return fmt.Errorf("add clsact to %s: %w", cfg.Device, err)
-	}
-	// The way back first: a flow is never translated one way only.
-	for _, f := range []*netlink.BpfFilter{
-		filter(dev, netlink.HANDLE_MIN_EGRESS, natProgNatOut, objects.NatOut),
-		filter(dev, netlink.HANDLE_MIN_INGRESS, natProgNatIn, objects.NatIn),
-	} {
-		if err := h.FilterReplace(f); err != nil {
-			return fmt.Errorf("attach %s to %s: %w", f.Name, cfg.Device, err)
-		}
-	}
-	return nil
+	return clsact.Attach(h, dev, clsact.Filters{Name: "skiff_nat", Priority: filterPriority, Egress: objects.NatOut, Ingress: objects.NatIn})
 }
 
 // Remove detaches the program, removes the pins and, if Load mounted it, the
@@ -112,6 +93,9 @@ func load(t *table.Table, pins string) (*natObjects, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read packet programs: %w", err)
 	}
+	if err := sctp.Prepare(spec); err != nil {
+		return nil, err
+	}
 	for _, name := range own {
 		spec.Maps[name].Pinning = ebpf.PinByName
 	}
@@ -132,23 +116,8 @@ func load(t *table.Table, pins string) (*natObjects, error) {
 	return objects, nil
 }
 
-func filter(dev netlink.Link, parent uint32, name string, prog *ebpf.Program) *netlink.BpfFilter {
-	return &netlink.BpfFilter{
-		FilterAttrs: netlink.FilterAttrs{
-			LinkIndex: dev.Attrs().Index,
-			Parent:    parent,
-			Handle:    filterHandle,
-			Priority:  filterPriority,
-			Protocol:  unix.ETH_P_ALL,
-		},
-		Fd:           prog.FD(),
-		Name:         name,
-		DirectAction: true,
-	}
-}
-
 func detach(cfg Config) error {
-	h, err := handle(cfg.Netns)
+	h, err := clsact.Handle(cfg.Netns)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -163,41 +132,7 @@ func detach(cfg Config) error {
 	if err != nil {
 		return fmt.Errorf("find device %s: %w", cfg.Device, err)
 	}
-	for _, parent := range []uint32{netlink.HANDLE_MIN_INGRESS, netlink.HANDLE_MIN_EGRESS} {
-		err := h.FilterDel(&netlink.BpfFilter{FilterAttrs: netlink.FilterAttrs{
-			LinkIndex: dev.Attrs().Index,
-			Parent:    parent,
-			Handle:    filterHandle,
-			Priority:  filterPriority,
-			Protocol:  unix.ETH_P_ALL,
-		}})
-		// EINVAL: the device has no clsact.
-		if err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EINVAL) {
-			return fmt.Errorf("detach from %s: %w", cfg.Device, err)
-		}
-	}
-	return nil
-}
-
-// handle is a netlink socket in the namespace.
-func handle(path string) (*netlink.Handle, error) {
-	if path == "" {
-		h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
-		if err != nil {
-			return nil, fmt.Errorf("open netlink: %w", err)
-		}
-		return h, nil
-	}
-	ns, err := netns.GetFromPath(path)
-	if err != nil {
-		return nil, fmt.Errorf("open network namespace: %w", err)
-	}
-	defer ns.Close()
-	h, err := netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
-	if err != nil {
-		return nil, fmt.Errorf("open netlink in %s: %w", path, err)
-	}
-	return h, nil
+	return clsact.Detach(h, dev, filterPriority)
 }
 
 // ensureBPFFS makes the directory and sees to it that it is in a bpf file
