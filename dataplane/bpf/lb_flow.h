@@ -13,7 +13,7 @@ enum nat_verdict {
 
 /* The address under which the backend of a flow sees its client; of the
  * program that includes this. */
-static __always_inline const struct lb_addr *nat_seen_as(const struct nat_tuple *in, const struct lb_backend *b);
+static __always_inline void nat_seen_as(const struct nat_tuple *in, const struct lb_backend *b, struct lb_addr *out);
 
 #define NAT_PORT_FIRST 1024
 #define NAT_PORT_COUNT 31000
@@ -84,7 +84,7 @@ static __always_inline void reply_key(const struct nat_tuple *in, const struct l
 				      __be16 port_be, struct nat_tuple *out)
 {
 	out->src = b->addr;
-	out->dst = *nat_seen_as(in, b);
+	nat_seen_as(in, b, &out->dst);
 	out->sport_be = b->port_be;
 	out->dport_be = port_be;
 	out->proto = in->proto;
@@ -333,6 +333,24 @@ __noinline int nat_rewrite_in(struct __sk_buff *skb, const struct nat_packet *p,
 	return nat_rewrite(skb, p, &c);
 }
 
+/* The flow that is answered; in is what the client sent, but for its address:
+ * who was the backend itself is not who the backend saw. */
+static __always_inline struct nat_flow *answered(const struct nat_packet *p, struct nat_tuple *in)
+{
+	struct nat_flow *f;
+
+	in->src = p->t.dst;
+	f = bpf_map_lookup_elem(&nat_flows, in);
+	if (f && f->port_be == p->t.dport_be)
+		return f;
+	in->src = p->t.src;
+	f = bpf_map_lookup_elem(&nat_flows, in);
+	if (f && f->port_be == p->t.dport_be)
+		return f;
+	in->src = p->t.dst;
+	return NULL;
+}
+
 /*
  * Makes a backend's answer the service's, and says in in what the client sent
  * for it. Returns enum nat_verdict.
@@ -356,12 +374,11 @@ static __always_inline int answer(struct __sk_buff *skb, const struct nat_packet
 	if (!nat_rewrite(skb, p, &c))
 		return NAT_DROP;
 
-	in->src = p->t.dst;
 	in->dst = c.to;
 	in->sport_be = c.dst_port_be;
 	in->dport_be = c.src_port_be;
 	in->proto = p->t.proto;
-	f = bpf_map_lookup_elem(&nat_flows, in);
+	f = answered(p, in);
 	if (!f)
 		return NAT_TRANSLATE;
 	flow = *f;

@@ -14,9 +14,9 @@
 
 char _license[] SEC("license") = "GPL";
 
-static __always_inline const struct lb_addr *nat_seen_as(const struct nat_tuple *in, const struct lb_backend *b)
+static __always_inline void nat_seen_as(const struct nat_tuple *in, const struct lb_backend *b, struct lb_addr *out)
 {
-	return &in->src;
+	*out = in->src;
 }
 
 SEC("tc")

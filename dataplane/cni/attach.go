@@ -68,6 +68,11 @@ func (p *Plugin) attach(r reservation, path string, limits limits) (net.Hardware
 	if err := limits.ingress.apply(p.node, veth.Index); err != nil {
 		return nil, fmt.Errorf("limit ingress bandwidth: %w", err)
 	}
+	if p.cfg.Connected != nil {
+		if err := p.cfg.Connected(attrs.Name); err != nil {
+			return nil, err
+		}
+	}
 	if err := fabric.AwaitCarrier(p.node, veth.Index); err != nil {
 		return nil, err
 	}

@@ -35,6 +35,10 @@ type Config struct {
 	// refused. It may be called for several pods at once, and is not called
 	// for pods found at New: see Plugin.HostPorts.
 	HostPorts func(ports []HostPort, added bool) error
+	// Connected, if not nil, is told the name of the node's device of each new
+	// pod before the node has a route to the pod. It may be called for several
+	// pods at once.
+	Connected func(device string) error
 	// Admit is asked before a pod gets its cable, and returns when the pod may
 	// send and receive; an error refuses the pod, and the kubelet tries again.
 	// Dismiss hears that addresses are nobody's again. Both may be nil, and

@@ -72,10 +72,12 @@ func Remove(cfg Config) error {
 
 // Unpin removes the pins only; it succeeds when they are gone.
 func Unpin(dir string) error {
-	return errors.Join(table.Unpin(dir), unpinOwn(dir))
+	return errors.Join(table.Unpin(dir), UnpinFlows(dir))
 }
 
-func unpinOwn(dir string) error {
+// UnpinFlows removes the pins of the state of flows; it succeeds when they are
+// gone.
+func UnpinFlows(dir string) error {
 	var errs []error
 	for _, name := range own {
 		if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -93,27 +95,39 @@ func load(t *table.Table, pins string) (*natObjects, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read packet programs: %w", err)
 	}
-	if err := sctp.Prepare(spec); err != nil {
+	objects := &natObjects{}
+	if err := Assign(spec, t, pins, objects); err != nil {
 		return nil, err
 	}
-	for _, name := range own {
-		spec.Maps[name].Pinning = ebpf.PinByName
+	return objects, nil
+}
+
+// Assign loads objects of a spec of programs that translate packets over the
+// maps of a table, and with the state of their flows pinned in the directory
+// pins; empty: nowhere.
+func Assign(spec *ebpf.CollectionSpec, t *table.Table, pins string, objects any) error {
+	if err := sctp.Prepare(spec); err != nil {
+		return err
 	}
 	opts := ebpf.CollectionOptions{MapReplacements: t.Maps()}
-	opts.Maps.PinPath = pins
-	objects := &natObjects{}
-	err = spec.LoadAndAssign(objects, &opts)
-	if errors.Is(err, ebpf.ErrMapIncompatible) {
+	if pins != "" {
+		for _, name := range own {
+			spec.Maps[name].Pinning = ebpf.PinByName
+		}
+		opts.Maps.PinPath = pins
+	}
+	err := spec.LoadAndAssign(objects, &opts)
+	if errors.Is(err, ebpf.ErrMapIncompatible) && pins != "" {
 		// Another release's: its flows cannot go on.
-		if err := unpinOwn(pins); err != nil {
-			return nil, err
+		if err := UnpinFlows(pins); err != nil {
+			return err
 		}
 		err = spec.LoadAndAssign(objects, &opts)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("load packet programs: %w", err)
+		return fmt.Errorf("load packet programs: %w", err)
 	}
-	return objects, nil
+	return nil
 }
 
 func detach(cfg Config) error {

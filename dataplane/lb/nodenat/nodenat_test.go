@@ -1,0 +1,130 @@
+package nodenat_test
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"testing"
+
+	"github.com/skiff-k8s/skiff/dataplane/internal/sandbox"
+	"github.com/skiff-k8s/skiff/dataplane/lb/table"
+)
+
+func TestMain(m *testing.M) { os.Exit(sandbox.Main(m, "")) }
+
+const (
+	servicePort = 5000
+	targetPort  = 7000
+	nodePort    = 30500
+)
+
+// cluster is a network whose places all answer.
+type cluster struct {
+	*network
+	// a and b are pods of the first node, c of the second.
+	a, b, c *place
+}
+
+func newCluster(t *testing.T) *cluster {
+	c := &cluster{network: newNetwork(t)}
+	c.a, c.b, c.c = c.pod(c.nodes[0], "a"), c.pod(c.nodes[0], "b"), c.pod(c.nodes[1], "c")
+	for _, p := range append(c.backends(), c.host) {
+		c.serve(p, targetPort)
+	}
+	return c
+}
+
+func (c *cluster) backends() []*place {
+	return []*place{c.a, c.b, c.c, &c.nodes[0].place, &c.nodes[1].place}
+}
+
+// serviceAt makes backends all that the service's addresses of a family have.
+func (c *cluster) serviceAt(family int, backends ...*place) {
+	c.Helper()
+	var all []netip.AddrPort
+	for _, b := range backends {
+		all = append(all, netip.AddrPortFrom(b.addr(clusterIPs[family]), targetPort))
+	}
+	c.set(table.Key{Addr: clusterIPs[family], Port: servicePort}, nil, all...)
+	c.set(table.Key{Addr: balancerIPs[family], Port: servicePort}, nil, all...)
+	c.set(table.Key{Addr: everyNode[family], Port: nodePort, Scope: table.AnyNode}, nil, all...)
+}
+
+// called are the addresses of the service.
+func (c *cluster) called(family int) map[string]netip.AddrPort {
+	out := map[string]netip.AddrPort{
+		"the cluster address": netip.AddrPortFrom(clusterIPs[family], servicePort),
+		"the balancer":        netip.AddrPortFrom(balancerIPs[family], servicePort),
+	}
+	for _, node := range c.nodes {
+		out[node.name] = netip.AddrPortFrom(node.IPs[family], nodePort)
+	}
+	return out
+}
+
+// TestEverybodyReachesEverybody: from pods, nodes and the host, by every
+// address of a service, to pods and nodes, also to the caller itself.
+func TestEverybodyReachesEverybody(t *testing.T) {
+	c := newCluster(t)
+	port := uint16(40000)
+	for family := range clusterIPs {
+		for _, backend := range c.backends() {
+			c.serviceAt(family, backend)
+			for name, to := range c.called(family) {
+				for _, client := range append(c.backends(), c.host) {
+					port++
+					sees := client.addr(to.Addr())
+					if client == backend && (client == c.a || client == c.b || client == c.c) {
+						sees = c.nodeOf(client).addr(to.Addr())
+					}
+					want := fmt.Sprintf("%s sees %s", backend.name, sees)
+					if said, err := c.call(client, port, to); err != nil || said != want {
+						t.Errorf("%s by %s (%s): %q, %v; want %q", client.name, name, to, said, err, want)
+					}
+				}
+			}
+		}
+	}
+}
+
+func (c *cluster) nodeOf(pod *place) *place {
+	if pod == c.c {
+		return &c.nodes[1].place
+	}
+	return &c.nodes[0].place
+}
+
+// TestAllBackendsAreUsed, and one of them only where the client is held.
+func TestAllBackendsAreUsed(t *testing.T) {
+	c := newCluster(t)
+	for family := range clusterIPs {
+		c.serviceAt(family, c.a, c.b, c.c)
+		to := netip.AddrPortFrom(clusterIPs[family], servicePort)
+		seen := map[string]bool{}
+		for port := uint16(41000); len(seen) < 3; port++ {
+			said, err := c.call(&c.nodes[1].place, port, to)
+			if err != nil || port == 41500 {
+				t.Fatalf("after %d calls: %v, %v", port-41000, seen, err)
+			}
+			seen[said] = true
+		}
+	}
+}
+
+// TestNobodyServes: what has no endpoints refuses at once. (So do nodes'
+// addresses, but for the raw sockets of these tests there.)
+func TestNobodyServes(t *testing.T) {
+	c := newCluster(t)
+	for family := range clusterIPs {
+		c.serviceAt(family)
+		for _, addr := range []netip.Addr{clusterIPs[family], balancerIPs[family]} {
+			to := netip.AddrPortFrom(addr, servicePort)
+			for _, client := range []*place{c.a, &c.nodes[0].place, c.host} {
+				if _, err := c.call(client, 42000, to); !errors.Is(err, errRefused) {
+					t.Errorf("%s by %s: %v, want %v", client.name, to, err, errRefused)
+				}
+			}
+		}
+	}
+}

@@ -1,0 +1,235 @@
+package nodenat_test
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"net"
+	"net/netip"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"github.com/vishvananda/netns"
+
+	"github.com/skiff-k8s/skiff/dataplane/fabric/fabrictest"
+)
+
+// The tests speak as much SCTP as the programs look at, by raw sockets: not
+// every kernel has it.
+
+// Types of chunks.
+const (
+	chunkData             = 0
+	chunkInit             = 1
+	chunkInitAck          = 2
+	chunkAbort            = 6
+	chunkCookieEcho       = 10
+	chunkCookieAck        = 11
+	chunkShutdownComplete = 14
+)
+
+// message is a packet of one chunk.
+type message struct {
+	src, dst uint16
+	chunk    byte
+	text     string
+	// unsummed: the checksum was left to a device and is zero.
+	unsummed bool
+}
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+func (m message) bytes() []byte {
+	b := make([]byte, 20, 20+len(m.text))
+	binary.BigEndian.PutUint16(b, m.src)
+	binary.BigEndian.PutUint16(b[2:], m.dst)
+	b[12] = m.chunk
+	binary.BigEndian.PutUint16(b[14:], uint16(8+len(m.text)))
+	binary.BigEndian.PutUint32(b[16:], 1) // the tag of an INIT
+	b = append(b, m.text...)
+	if !m.unsummed {
+		binary.LittleEndian.PutUint32(b[8:], crc32.Checksum(b, castagnoli))
+	}
+	return b
+}
+
+func read(b []byte) (m message, err error) {
+	if len(b) < 16 {
+		return m, fmt.Errorf("%d bytes are no SCTP", len(b))
+	}
+	m.src, m.dst, m.chunk = binary.BigEndian.Uint16(b), binary.BigEndian.Uint16(b[2:]), b[12]
+	if len(b) > 20 {
+		m.text = string(b[20:])
+	}
+	sum := binary.LittleEndian.Uint32(b[8:])
+	if m.unsummed = sum == 0; m.unsummed {
+		return m, nil
+	}
+	clear(b[8:12])
+	if want := crc32.Checksum(b, castagnoli); sum != want {
+		return m, fmt.Errorf("chunk %d: checksum %#x, want %#x", m.chunk, sum, want)
+	}
+	return m, nil
+}
+
+func rawNetwork(a netip.Addr) string {
+	if a.Is4() {
+		return "ip4:132"
+	}
+	return "ip6:132"
+}
+
+// silence keeps a namespace's own SCTP, where the kernel has it, from aborting
+// associations that it does not know.
+func silence(t testing.TB, path string) {
+	t.Helper()
+	ns, err := netns.GetFromPath(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ns.Close()
+	conn, err := nftables.New(nftables.WithNetNSFd(int(ns)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	table := conn.AddTable(&nftables.Table{Name: "silence", Family: nftables.TableFamilyINet})
+	chain := conn.AddChain(&nftables.Chain{
+		Name: "output", Table: table, Type: nftables.ChainTypeFilter,
+		Hooknum: nftables.ChainHookOutput, Priority: nftables.ChainPriorityFilter,
+	})
+	conn.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{132}},
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 12, Len: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{chunkAbort}},
+		&expr.Verdict{Kind: expr.VerdictDrop},
+	}})
+	if err := conn.Flush(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// serve answers at a place's port, on all of its addresses: data with who
+// answers, and whom it sees.
+func (n *network) serve(at *place, port uint16) {
+	n.Helper()
+	silence(n, at.netns)
+	var done sync.WaitGroup
+	n.Cleanup(done.Wait) // after the sockets were closed
+	for _, addr := range at.addrs {
+		var c net.PacketConn
+		n.must(fabrictest.In(at.netns, func() (err error) {
+			c, err = net.ListenPacket(rawNetwork(addr), addr.String())
+			return err
+		}))
+		done.Go(func() {
+			buf := make([]byte, 2048)
+			for {
+				size, from, err := c.ReadFrom(buf)
+				if errors.Is(err, net.ErrClosed) {
+					return
+				}
+				if err != nil || size < 16 || binary.BigEndian.Uint16(buf[2:]) != port {
+					continue
+				}
+				m, err := read(buf[:size])
+				if err != nil {
+					n.Errorf("%s got: %v", at.name, err)
+					continue
+				}
+				reply := message{src: port, dst: m.src, unsummed: m.unsummed}
+				switch m.chunk {
+				case chunkInit:
+					reply.chunk = chunkInitAck
+				case chunkCookieEcho:
+					reply.chunk = chunkCookieAck
+				case chunkData:
+					reply.chunk, reply.text = chunkData, fmt.Sprintf("%s sees %s", at.name, from)
+				default:
+					continue
+				}
+				_, _ = c.WriteTo(reply.bytes(), from) // or the client is gone
+			}
+		})
+		n.Cleanup(func() { c.Close() })
+	}
+}
+
+// errRefused says that somebody said no.
+var errRefused = errors.New("refused")
+
+// association is a client's end of one.
+type association struct {
+	*net.IPConn
+	port uint16
+	to   netip.AddrPort
+}
+
+func (n *network) dial(from *place, port uint16, to netip.AddrPort) association {
+	n.Helper()
+	a := association{port: port, to: to}
+	n.must(fabrictest.In(from.netns, func() (err error) {
+		a.IPConn, err = net.DialIP(rawNetwork(to.Addr()), nil, &net.IPAddr{IP: to.Addr().AsSlice()})
+		return err
+	}))
+	n.Cleanup(func() { a.Close() })
+	return a
+}
+
+// patience bounds the wait for what must come.
+const patience = 5 * time.Second
+
+// ask sends a chunk and waits for the answer, which is of type want.
+func (a association) ask(chunk, want byte) (string, error) {
+	if _, err := a.Write(message{src: a.port, dst: a.to.Port(), chunk: chunk, text: "hello"}.bytes()); err != nil {
+		return "", err
+	}
+	if err := a.SetReadDeadline(time.Now().Add(patience)); err != nil {
+		return "", err
+	}
+	buf := make([]byte, 2048)
+	for {
+		size, _, err := a.ReadFrom(buf)
+		var timeout net.Error
+		switch {
+		case errors.As(err, &timeout) && timeout.Timeout():
+			return "", err
+		case err != nil: // ICMP
+			return "", errRefused
+		}
+		m, err := read(buf[:size])
+		switch {
+		case err != nil:
+			return "", err
+		case m.src != a.to.Port() || m.dst != a.port:
+			continue // another's
+		case m.chunk == chunkAbort:
+			return "", errRefused
+		case m.chunk != want:
+			return "", fmt.Errorf("chunk %d answers %d, want %d", m.chunk, chunk, want)
+		}
+		return m.text, nil
+	}
+}
+
+// call makes an association, says what the backend says, and ends it.
+func (n *network) call(from *place, port uint16, to netip.AddrPort) (string, error) {
+	n.Helper()
+	a := n.dial(from, port, to)
+	defer a.Close()
+	for _, step := range [][2]byte{{chunkInit, chunkInitAck}, {chunkCookieEcho, chunkCookieAck}} {
+		if _, err := a.ask(step[0], step[1]); err != nil {
+			return "", err
+		}
+	}
+	said, err := a.ask(chunkData, chunkData)
+	if err != nil {
+		return "", err
+	}
+	_, err = a.Write(message{src: port, dst: to.Port(), chunk: chunkShutdownComplete}.bytes())
+	return said, err
+}
