@@ -33,6 +33,7 @@ func podNetwork(node *machinev1alpha1.NodeConfiguration, services *lb.Loader, po
 		HostPorts: func(ports []cni.HostPort, added bool) error {
 			return services.HostPorts(hostPorts(ports), added)
 		},
+		Connected: services.PodConnected,
 		Admit: func(ctx context.Context, pod cni.Pod) error {
 			return policies.Admit(ctx, policy.Admission(pod))
 		},
@@ -62,7 +63,7 @@ func hostPorts(ports []cni.HostPort) []lb.HostPort {
 func serviceLoader(node *machinev1alpha1.NodeConfiguration, client kubernetes.Interface, policies *policy.Loader) (*lb.Loader, error) {
 	cfg := lb.Config{
 		NodeName: node.NodeName, NodeIPs: node.NodeIPs, Client: client,
-		PinDir: servicePins, Log: slog.Default(),
+		PinDir: servicePins, ForeignPods: node.ForeignCNI, Log: slog.Default(),
 		HealthzAddress: lb.HealthzAddress, MetricsAddress: lb.MetricsAddress,
 		Collectors: []metrics.StableCollector{policies.Collector()},
 	}

@@ -88,9 +88,9 @@ func (a *app) traceCommand(cmd *cobra.Command, run func(context.Context, traceOp
 	}
 	// -n is a namespace here, as kubectl's: POD and DEST have one.
 	cmd.Flags().StringVarP(&o.namespace, "namespace", "n", "default", "the namespace of POD")
-	cmd.Flags().StringVar(&o.protocol, "protocol", "tcp", "tcp or udp")
+	cmd.Flags().StringVar(&o.protocol, "protocol", "tcp", "tcp, udp or sctp")
 	cmd.Flags().StringVarP(&o.output, "output", "o", traceOutputs[0], "one of "+strings.Join(traceOutputs, ", "))
-	a.completeFlag(cmd, "protocol", func(*cobra.Command) []string { return []string{"tcp", "udp"} })
+	a.completeFlag(cmd, "protocol", func(*cobra.Command) []string { return []string{"tcp", "udp", "sctp"} })
 	a.completeFlag(cmd, "output", func(*cobra.Command) []string { return traceOutputs })
 	cmd.Flags().StringVar(&o.cluster, "name", "", nameUsage)
 	a.completeFlag(cmd, "name", a.clusterNames)

@@ -112,8 +112,8 @@ func checkNames(text string, names ...string) error {
 // parseProtocol reads --protocol.
 func parseProtocol(text string) (string, error) {
 	switch p := strings.ToUpper(text); p {
-	case "TCP", "UDP":
+	case "TCP", "UDP", "SCTP":
 		return p, nil
 	}
-	return "", errors.New("--protocol " + strconv.Quote(text) + ": not one of tcp, udp")
+	return "", errors.New("--protocol " + strconv.Quote(text) + ": not one of tcp, udp, sctp")
 }

@@ -85,9 +85,10 @@ func (l *Loader) fill(t *target, services []*known, beside []table.Frontend, fai
 	for k, w := range l.plans(t, services) {
 		got, taken, _, _ := t.claims.settle(k, w.frontends)
 		all = append(all, got...)
-		l.report.problems(k.name, w.service, taken)
+		l.report.taken(k.name, w.service, taken)
 	}
 	t.claims.rooms = nil
+	unserved := l.servePackets(t, all...)
 	for key, err := range t.table.Replace(all) {
 		if k := t.claims.ownerOf(key); k != nil && k.name.Namespace != "" {
 			failed[k] = errors.Join(failed[k], err)
@@ -95,13 +96,21 @@ func (l *Loader) fill(t *target, services []*known, beside []table.Frontend, fai
 			l.log.Error("service map entry not removed", "maps", t.name, "key", key, "err", err)
 		}
 	}
+	if unserved == nil {
+		return
+	}
+	for _, f := range all {
+		if k := t.claims.ownerOf(f.Key); ofSCTP(f) && k != nil && k.name.Namespace != "" {
+			failed[k] = errors.Join(failed[k], unserved)
+		}
+	}
 }
 
 // write brings one Service's entries of a target to the plan.
 func (l *Loader) write(t *target, k *known, w wanted) error {
 	got, taken, gone, freed := t.claims.settle(k, w.frontends)
-	l.report.problems(k.name, w.service, taken)
-	var errs []error
+	l.report.taken(k.name, w.service, taken)
+	errs := []error{l.servePackets(t, got...)}
 	for _, f := range got {
 		if _, err := t.table.Set(f); err != nil {
 			errs = append(errs, err)

@@ -224,6 +224,7 @@ func Unpin(dir string) error {
 	for _, h := range s.hooks() {
 		errs = append(errs, removePin(s.pin(h.name)))
 	}
+	errs = append(errs, switchnat.UnpinFlows(dir))
 	uplink := uplinkPins(dir)
 	return errors.Join(append(errs, switchnat.Unpin(uplink), removePin(uplink))...)
 }

@@ -18,8 +18,7 @@ import (
 
 // HostPort is a port of the node that leads to a pod on it.
 type HostPort struct {
-	// Protocol is "tcp" or "udp"; "sctp" is taken and leads nowhere, as with
-	// Services.
+	// Protocol is "tcp", "udp" or "sctp".
 	Protocol string
 	// HostIP is the one address that has the port; an unspecified address
 	// means all of the node's of PodIP's family.
@@ -90,7 +89,7 @@ func (l *Loader) frontendsOf(p HostPort) []table.Frontend {
 	case "udp":
 		f.Proto = inet.UDP
 	case "sctp":
-		return nil
+		f.Proto = inet.SCTP
 	}
 	family := familyOf(p.PodIP)
 	if p.HostIP.IsValid() && !p.HostIP.IsUnspecified() {
@@ -98,6 +97,9 @@ func (l *Loader) frontendsOf(p HostPort) []table.Frontend {
 			return nil
 		}
 		f.NodeOnly = p.HostIP.IsLoopback()
+		if f.NodeOnly && !loopbackServes(f.Proto) {
+			return nil
+		}
 		return []table.Frontend{f}
 	}
 	var out []table.Frontend
@@ -106,6 +108,9 @@ func (l *Loader) frontendsOf(p HostPort) []table.Frontend {
 			f.Addr = a
 			out = append(out, f)
 		}
+	}
+	if !loopbackServes(f.Proto) {
+		return out
 	}
 	f.Addr, f.NodeOnly = loopbackOf(family), true
 	return append(out, f)
@@ -156,9 +161,10 @@ func (l *Loader) putHostPort(f table.Frontend) error {
 		return fmt.Errorf("host port %s: served by Service %s already", f.Key, owner)
 	}
 	l.hostPorts.frontends[f.Key] = f
+	unserved := l.servePackets(node, f)
 	_, err := node.table.Set(f)
 	l.departures.add(node, node.table.Departed())
-	return err
+	return errors.Join(unserved, err)
 }
 
 func (l *Loader) dropHostPort(key table.Key) error {

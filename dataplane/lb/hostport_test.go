@@ -147,7 +147,10 @@ func TestHostPortAddresses(t *testing.T) {
 			"[fd00:30::11]:80/TCP -> [fd00:244::5]:8080",
 		}},
 		{"an address of the other family is not the pod's", HostPort{Protocol: "tcp", HostIP: nodeAddr6, Port: 80, PodIP: four, PodPort: 8080}, nil},
-		{"nobody translates SCTP", HostPort{Protocol: "sctp", HostIP: netip.IPv4Unspecified(), Port: 80, PodIP: four, PodPort: 8080}, nil},
+		{"SCTP does not answer on loopback addresses", HostPort{Protocol: "sctp", HostIP: netip.IPv4Unspecified(), Port: 80, PodIP: four, PodPort: 8080}, []string{
+			"172.30.0.11:80/SCTP -> 10.244.0.5:8080",
+		}},
+		{"also where they are asked for", HostPort{Protocol: "sctp", HostIP: loopback, Port: 80, PodIP: four, PodPort: 8080}, nil},
 	} {
 		var got []string
 		for _, f := range l.frontendsOf(c.port) {

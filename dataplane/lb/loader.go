@@ -17,6 +17,7 @@ import (
 	"k8s.io/component-base/metrics"
 	"k8s.io/kubernetes/pkg/proxy/healthcheck"
 
+	"github.com/skiff-k8s/skiff/dataplane/lb/nodenat"
 	"github.com/skiff-k8s/skiff/dataplane/lb/switchnat"
 	"github.com/skiff-k8s/skiff/dataplane/lb/table"
 )
@@ -37,6 +38,8 @@ type Config struct {
 	// namespace, for host ports. Default: the device that has NodeIPs[0]; without
 	// one host ports answer to sockets of the node and its pods only.
 	Uplink string
+	// ForeignPods says that nobody tells of new pods by PodConnected.
+	ForeignPods bool
 	// SwitchPinDir is where switchnat.Load pinned the maps of the cluster's
 	// switch, on the one node that writes them; empty on the others. That
 	// node also is the one that reports on Services by Events.
@@ -79,12 +82,16 @@ type Loader struct {
 	departures  *departures
 	stale       *stale
 
-	// mu guards the targets' tables and claims, and hostPorts.
+	// mu guards the targets' tables and claims, hostPorts and packets.
 	mu sync.Mutex
 	// targets are the node's maps, and the switch's on the node that writes
 	// them.
 	targets   []*target
 	hostPorts hostPorts
+	// packets is nil until there is something of SCTP to serve, and does not
+	// change from when packetsServed is closed.
+	packets       *nodenat.NAT
+	packetsServed chan struct{}
 
 	// attached says that the programs are at the cgroup.
 	attached bool
@@ -146,7 +153,7 @@ func New(cfg Config) (_ *Loader, err error) {
 			return nil, fmt.Errorf("make pin directory: %w", err)
 		}
 	}
-	l := &Loader{cfg: cfg, log: cfg.Log, feed: newFeed(cfg.Client, cfg.NodeName), synced: make(chan struct{})}
+	l := &Loader{cfg: cfg, log: cfg.Log, feed: newFeed(cfg.Client, cfg.NodeName), synced: make(chan struct{}), packetsServed: make(chan struct{})}
 	l.feed.reports = cfg.SwitchPinDir != ""
 	l.hostPorts.frontends = map[table.Key]table.Frontend{}
 	l.proxyHealth = healthcheck.NewProxyHealthServer("", healthTimeout, l.feed)
@@ -228,6 +235,9 @@ func (l *Loader) Close() error {
 	if l.hostPorts.uplink != nil {
 		errs = append(errs, l.hostPorts.uplink.close())
 	}
+	if l.packets != nil {
+		errs = append(errs, l.packets.Close())
+	}
 	if l.stale != nil {
 		errs = append(errs, l.stale.close())
 	}
@@ -250,6 +260,9 @@ func (l *Loader) Run(ctx context.Context) (err error) {
 	var beside sync.WaitGroup
 	beside.Go(func() { l.feed.run(ctx) })
 	beside.Go(func() { l.tidy(ctx.Done()) })
+	if l.cfg.ForeignPods {
+		beside.Go(func() { l.followDevices(ctx) })
+	}
 	var turn chan error
 	if l.cfg.SwitchShared {
 		turn = make(chan error, 1)

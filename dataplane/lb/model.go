@@ -76,12 +76,7 @@ type service struct {
 	// created is in seconds, which is all that the API keeps.
 	created int64
 	ports   []servicePort
-	// problems are the things that it asks for and does not get.
-	problems []problem
 }
-
-// problem is one thing that a Service asks for and does not get.
-type problem struct{ reason, message string }
 
 // slice is what planning needs of an EndpointSlice.
 type slice struct {
@@ -141,27 +136,13 @@ func newService(svc *corev1.Service) *service {
 		uid:     svc.UID,
 		created: svc.CreationTimestamp.Unix(),
 	}
-	var missing []string
 	for _, family := range families {
 		if proxyutil.GetClusterIPByFamily(family, svc) == "" {
 			continue
 		}
-		for port := range readPorts(family, svc) {
-			// The kernel runs no program for connect() or sendmsg() of an
-			// SCTP socket, and a packet's CRC covers the ports that NAT
-			// would have to change.
-			if port.proto == inet.SCTP {
-				missing = append(missing, port.label())
-				continue
-			}
-			s.ports = append(s.ports, port)
-		}
+		s.ports = slices.AppendSeq(s.ports, readPorts(family, svc))
 	}
 	s.ports = slices.Clip(s.ports)
-	slices.Sort(missing)
-	for _, label := range slices.Compact(missing) { // once for both families
-		s.problems = append(s.problems, problem{"ProtocolNotServed", "port " + label + " is not served: SCTP is not"})
-	}
 	return s
 }
 

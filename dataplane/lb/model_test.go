@@ -77,9 +77,9 @@ func sliceOf(eps ...string) *discoveryv1.EndpointSlice {
 	return es
 }
 
-func udpSlice(eps ...string) *discoveryv1.EndpointSlice {
+func sliceFor(proto corev1.Protocol, eps ...string) *discoveryv1.EndpointSlice {
 	es := sliceOf(eps...)
-	es.Ports[0].Protocol = ptr.To(corev1.ProtocolUDP)
+	es.Ports[0].Protocol = ptr.To(proto)
 	return es
 }
 
@@ -265,7 +265,7 @@ func TestPlan(t *testing.T) {
 		{"internalTrafficPolicy Local without an endpoint on the node refuses", web(func(s *corev1.Service) {
 			s.Spec.InternalTrafficPolicy = ptr.To(corev1.ServiceInternalTrafficPolicyLocal)
 		}), two[:1], "n2", []string{"10.96.7.7:80/TCP ->"}},
-		{"a UDP flow stays while its endpoint serves", web(udp), []*discoveryv1.EndpointSlice{udpSlice("10.244.1.1@n1", "10.244.1.2@n1~", "10.244.1.3@n1!")}, "n1", []string{
+		{"a UDP flow stays while its endpoint serves", web(udp), []*discoveryv1.EndpointSlice{sliceFor(corev1.ProtocolUDP, "10.244.1.1@n1", "10.244.1.2@n1~", "10.244.1.3@n1!")}, "n1", []string{
 			"10.96.7.7:80/UDP -> 10.244.1.1:8080 keeping [10.244.1.2:8080]",
 		}},
 		{"IPv6 alone", web(all(six, nodePort(corev1.ServiceExternalTrafficPolicyLocal))), []*discoveryv1.EndpointSlice{sliceOf("fd00:244::1@n1"), sliceOf("10.244.2.1@n2")}, "n1", []string{
@@ -284,9 +284,12 @@ func TestPlan(t *testing.T) {
 			"[fd00:31::5]:80/TCP [from [2001:db8::/32]] -> [fd00:244::1]:8080 [fd00:244::2]:8080",
 			"[fd00:96::7]:80/TCP -> [fd00:244::1]:8080 [fd00:244::2]:8080",
 		}},
-		{"ports of other protocols are left out", web(func(s *corev1.Service) {
-			s.Spec.Ports = append(s.Spec.Ports, corev1.ServicePort{Name: "sip", Port: 5060, Protocol: corev1.ProtocolSCTP})
-		}), two, "n1", []string{"10.96.7.7:80/TCP -> 10.244.1.1:8080 10.244.2.1:8080"}},
+		{"SCTP, which does not answer on loopback addresses", web(all(nodePort(corev1.ServiceExternalTrafficPolicyCluster), func(s *corev1.Service) {
+			s.Spec.Ports[0].Protocol = corev1.ProtocolSCTP
+		})), []*discoveryv1.EndpointSlice{sliceFor(corev1.ProtocolSCTP, "10.244.1.1@n1")}, "n1", []string{
+			"10.96.7.7:80/SCTP -> 10.244.1.1:8080",
+			"node(IPv4):30080/SCTP -> 10.244.1.1:8080",
+		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var got []string
@@ -302,30 +305,6 @@ func TestPlan(t *testing.T) {
 			slices.Sort(got)
 			if !slices.Equal(got, c.want) {
 				t.Errorf("got\n  %s\nwant\n  %s", strings.Join(got, "\n  "), strings.Join(c.want, "\n  "))
-			}
-		})
-	}
-}
-
-func TestProblems(t *testing.T) {
-	for _, c := range []struct {
-		name    string
-		service *corev1.Service
-		want    []string
-	}{
-		{"nothing", web(nodePort(corev1.ServiceExternalTrafficPolicyLocal)), nil},
-		{"SCTP", web(func(s *corev1.Service) { s.Spec.Ports[0].Protocol = corev1.ProtocolSCTP }), []string{"ProtocolNotServed"}},
-		{"IPv6", web(six), nil},
-		{"dual stack", web(both), nil},
-		{"source ranges", web(balanced("172.31.0.5", corev1.LoadBalancerIPModeVIP, "192.0.2.0/24")), nil},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			var got []string
-			for _, p := range newService(c.service).problems {
-				got = append(got, p.reason)
-			}
-			if !slices.Equal(got, c.want) {
-				t.Errorf("got %v, want %v", got, c.want)
 			}
 		})
 	}

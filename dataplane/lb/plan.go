@@ -31,7 +31,7 @@ func plan(s *service, all []*slice, v view) []table.Frontend {
 	return out
 }
 
-// fromNode is the port as the sockets of a node and of its pods see it. Local
+// fromNode is the port as a node and its pods see it. Local
 // clients of external addresses get endpoints of the whole cluster whatever
 // externalTrafficPolicy says, as upstream short-circuits them.
 func (p portPlan) fromNode() []table.Frontend {
@@ -45,9 +45,11 @@ func (p portPlan) fromNode() []table.Frontend {
 		if f.NodeOwn {
 			out = append(out, p.eachNode(table.FromNode)...)
 		}
-		f = p.frontend(loopbackOf(p.family()), p.nodePort, cluster)
-		f.NodeOnly = true
-		out = append(out, f)
+		if loopbackServes(p.proto) {
+			f = p.frontend(loopbackOf(p.family()), p.nodePort, cluster)
+			f.NodeOnly = true
+			out = append(out, f)
+		}
 	}
 	return append(out, p.addresses(cluster)...)
 }

@@ -81,7 +81,7 @@ func randomSlice(r *rand.Rand, service string, n int) *discoveryv1.EndpointSlice
 		AddressType: pick(r, discoveryv1.AddressTypeIPv4, discoveryv1.AddressTypeIPv6),
 	}
 	for p := range 2 {
-		for _, proto := range []corev1.Protocol{corev1.ProtocolTCP, corev1.ProtocolUDP} {
+		for _, proto := range []corev1.Protocol{corev1.ProtocolTCP, corev1.ProtocolUDP, corev1.ProtocolSCTP} {
 			es.Ports = append(es.Ports, discoveryv1.EndpointPort{Name: ptr.To(fmt.Sprintf("p%d", p)), Protocol: ptr.To(proto), Port: ptr.To(int32(8080 + p))})
 		}
 	}

@@ -21,6 +21,9 @@ type reporter struct {
 	told map[types.UID]map[problem]struct{}
 }
 
+// problem is one thing that a Service asks for and does not get.
+type problem struct{ reason, message string }
+
 func newReporter(ctx context.Context, client kubernetes.Interface) *reporter {
 	return &reporter{events: warn.Start(ctx, client, "skiff-dataplane"), told: map[types.UID]map[problem]struct{}{}}
 }
@@ -31,16 +34,12 @@ func (r *reporter) close() {
 	}
 }
 
-// problems reports what a Service asks for and does not get, and the keys
-// that another Service has.
-func (r *reporter) problems(name types.NamespacedName, s *service, taken map[table.Key]types.NamespacedName) {
+// taken reports the keys that another Service has.
+func (r *reporter) taken(name types.NamespacedName, s *service, taken map[table.Key]types.NamespacedName) {
 	if r == nil || s == nil {
 		return
 	}
 	now := map[problem]struct{}{}
-	for _, p := range s.problems {
-		now[p] = struct{}{}
-	}
 	for key, owner := range taken {
 		now[problem{"AddressInUse", fmt.Sprintf("%s is served by Service %s already", key, owner)}] = struct{}{}
 	}

@@ -19,7 +19,7 @@ const (
 type TraceQuestion struct {
 	Client      TraceName `json:"client"`
 	Destination TraceName `json:"destination"`
-	// Protocol is TCP or UDP.
+	// Protocol is TCP, UDP or SCTP.
 	Protocol string `json:"protocol"`
 }
 

@@ -1,12 +1,18 @@
 package nodenat
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
+	"slices"
+	"sync"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
 
 	"github.com/skiff-k8s/skiff/dataplane/fabric"
 	"github.com/skiff-k8s/skiff/dataplane/lb/internal/clsact"
@@ -36,11 +42,18 @@ type NAT struct {
 	objects nodeObjects
 	node    *netlink.Handle
 	uplink  int
+
+	// mu guards attached, the devices that have the programs by their index.
+	mu       sync.Mutex
+	attached map[int]struct{}
 }
 
 // filterPriority is the place of our filters at a device: behind those for
 // host ports, and where nobody else has his.
 const filterPriority = 98
+
+// filterName is what tc shows of them.
+const filterName = "skiff_sctp"
 
 // deviceKind is the kind of devices that lead to pods.
 const deviceKind = "veth"
@@ -49,7 +62,7 @@ const deviceKind = "veth"
 // devices there are that lead to pods. Attachments of an earlier Load are
 // replaced between two packets; flows go on.
 func Load(cfg Config) (_ *NAT, err error) {
-	n := &NAT{}
+	n := &NAT{attached: map[int]struct{}{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(fmt.Errorf("serve SCTP: %w", err), n.Close())
@@ -70,7 +83,7 @@ func Load(cfg Config) (_ *NAT, err error) {
 		return nil, err
 	}
 	if err := clsact.Attach(n.node, uplink, clsact.Filters{
-		Name: "skiff_sctp", Priority: filterPriority, Egress: n.objects.NodeOut, Ingress: n.objects.NodeIn,
+		Name: filterName, Priority: filterPriority, Egress: n.objects.NodeOut, Ingress: n.objects.NodeIn,
 	}); err != nil {
 		return nil, err
 	}
@@ -78,10 +91,10 @@ func Load(cfg Config) (_ *NAT, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("find device lo: %w", err)
 	}
-	if err := clsact.Attach(n.node, lo, clsact.Filters{Name: "skiff_sctp", Priority: filterPriority, Egress: n.objects.NodeOut}); err != nil {
+	if err := clsact.Attach(n.node, lo, clsact.Filters{Name: filterName, Priority: filterPriority, Egress: n.objects.NodeOut}); err != nil {
 		return nil, err
 	}
-	return n, n.AttachAll()
+	return n, n.attachAll()
 }
 
 func (n *NAT) load(cfg Config, uplink netlink.Link) error {
@@ -120,8 +133,9 @@ func takeOwn(netns string) error {
 	return fabric.Do(netns, write)
 }
 
-// AttachAll attaches the programs to all devices that lead to pods.
-func (n *NAT) AttachAll() error {
+// attachAll attaches the programs to all devices that lead to pods and have
+// them not yet.
+func (n *NAT) attachAll() error {
 	links, err := fabric.Dump(n.node.LinkList)
 	if err != nil {
 		return fmt.Errorf("list devices: %w", err)
@@ -130,6 +144,11 @@ func (n *NAT) AttachAll() error {
 	for _, l := range links {
 		errs = append(errs, n.attach(l))
 	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	maps.DeleteFunc(n.attached, func(index int, _ struct{}) bool {
+		return !slices.ContainsFunc(links, func(l netlink.Link) bool { return l.Attrs().Index == index })
+	})
 	return errors.Join(errs...)
 }
 
@@ -137,28 +156,69 @@ func (n *NAT) AttachAll() error {
 // its other end sends.
 func (n *NAT) Attach(name string) error {
 	l, err := n.node.LinkByName(name)
-	if err != nil {
-		return fmt.Errorf("serve SCTP: find device %s: %w", name, err)
+	if err == nil {
+		err = n.attach(l)
 	}
-	return n.attach(l)
+	if err != nil {
+		return fmt.Errorf("serve SCTP at device %s: %w", name, err)
+	}
+	return nil
+}
+
+// Follow attaches the programs to devices that lead to pods as they come,
+// until ctx ends: other networks than our own do not tell.
+func (n *NAT) Follow(ctx context.Context) error {
+	events, err := nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK)
+	if err != nil {
+		return fmt.Errorf("follow devices: %w", err)
+	}
+	stop := context.AfterFunc(ctx, events.Close)
+	defer func() {
+		if stop() {
+			events.Close()
+		}
+	}()
+	for {
+		if err := n.attachAll(); err != nil {
+			return err
+		}
+		// What changed does not matter, nor that some changes were missed
+		// (ENOBUFS): the devices are read again.
+		if _, _, err := events.Receive(); err != nil && !errors.Is(err, unix.ENOBUFS) {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return fmt.Errorf("follow devices: %w", err)
+		}
+	}
 }
 
 func (n *NAT) attach(l netlink.Link) error {
-	if l.Type() != deviceKind || l.Attrs().Index == n.uplink {
+	index := l.Attrs().Index
+	if l.Type() != deviceKind || index == n.uplink {
+		return nil
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if _, ok := n.attached[index]; ok {
 		return nil
 	}
 	err := clsact.Attach(n.node, l, clsact.Filters{
-		Name: "skiff_sctp", Priority: filterPriority, Egress: n.objects.PodOut, Ingress: n.objects.PodIn,
+		Name: filterName, Priority: filterPriority, Egress: n.objects.PodOut, Ingress: n.objects.PodIn,
 	})
-	if err != nil && !n.exists(l) {
-		return nil // it went meanwhile
+	if err != nil && n.gone(index) {
+		return nil
+	}
+	if err == nil {
+		n.attached[index] = struct{}{}
 	}
 	return err
 }
 
-func (n *NAT) exists(l netlink.Link) bool {
-	_, err := n.node.LinkByIndex(l.Attrs().Index)
-	return !errors.As(err, &netlink.LinkNotFoundError{})
+// gone says whether a device went meanwhile.
+func (n *NAT) gone(index int) bool {
+	_, err := n.node.LinkByIndex(index)
+	return errors.As(err, &netlink.LinkNotFoundError{})
 }
 
 // Close lets go of the programs, which stay with the devices.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"testing"
 
+	"github.com/skiff-k8s/skiff/dataplane/inet"
 	"github.com/skiff-k8s/skiff/dataplane/internal/sandbox"
 	"github.com/skiff-k8s/skiff/dataplane/lb/table"
 )
@@ -123,6 +124,78 @@ func TestNobodyServes(t *testing.T) {
 			for _, client := range []*place{c.a, &c.nodes[0].place, c.host} {
 				if _, err := c.call(client, 42000, to); !errors.Is(err, errRefused) {
 					t.Errorf("%s by %s: %v, want %v", client.name, to, err, errRefused)
+				}
+			}
+		}
+	}
+}
+
+// TestChecksumsOfDevicesStay: a stack leaves the checksum to the device that a
+// packet leaves by (CHECKSUM_PARTIAL), which needs zero in its place.
+func TestChecksumsOfDevicesStay(t *testing.T) {
+	c := newCluster(t)
+	port := uint16(43000)
+	for family := range clusterIPs {
+		to := netip.AddrPortFrom(clusterIPs[family], servicePort)
+		for _, backend := range []*place{c.b, c.c} {
+			c.serviceAt(family, backend)
+			port++
+			a := c.dial(c.a, port, to)
+			c.must(sendUnsummed(c.a, message{src: port, dst: to.Port(), chunk: chunkInit, unsummed: true}, to.Addr()))
+			if said, err := a.await(chunkInitAck); err != nil || said != "unsummed" {
+				t.Errorf("%s got an INIT that is %q, %v; want it unsummed", backend.name, said, err)
+			}
+		}
+	}
+}
+
+// TestOnlySourcesMayCall: others get no answer, as upstream.
+func TestOnlySourcesMayCall(t *testing.T) {
+	c := newCluster(t)
+	for family := range clusterIPs {
+		to := netip.AddrPortFrom(balancerIPs[family], servicePort)
+		allowed := c.a.addr(to.Addr())
+		c.set(table.Key{Addr: to.Addr(), Port: servicePort}, func(f *table.Frontend) {
+			f.Sources = []netip.Prefix{netip.PrefixFrom(allowed, allowed.BitLen())}
+		}, netip.AddrPortFrom(c.b.addr(to.Addr()), targetPort))
+		if _, err := c.call(c.a, 44000, to); err != nil {
+			t.Errorf("who may call: %v", err)
+		}
+		silent := c.dial(c.c, 44001, to)
+		c.must(silent.send(chunkInit))
+		// What was sent later is answered.
+		if _, err := c.call(c.a, 44002, to); err != nil {
+			t.Errorf("who may call: %v", err)
+		}
+		refused, err := c.nodes[1].table.Stats()
+		if err != nil || refused.Counters[table.RefusedSource] == 0 {
+			t.Errorf("%v, %v: no refusal counted", refused.Counters, err)
+		}
+	}
+}
+
+// TestAnotherNodesOwnBackends: externalTrafficPolicy Local shows who calls
+// another node's port that node's own.
+func TestAnotherNodesOwnBackends(t *testing.T) {
+	c := newCluster(t)
+	for family := range clusterIPs {
+		backends := map[bool]*place{true: c.a, false: c.c}
+		other := c.nodes[1].IPs[family]
+		for own, f := range map[bool]table.Frontend{
+			true:  {Key: table.Key{Addr: everyNode[family], Port: nodePort, Scope: table.AnyNode}, NodeOwn: true},
+			false: {Key: table.Key{Addr: other, Port: nodePort, Scope: table.FromNode}},
+		} {
+			f.Proto = inet.SCTP
+			f.Backends = []netip.AddrPort{netip.AddrPortFrom(backends[own].addr(other), targetPort)}
+			_, err := c.nodes[0].table.Set(f)
+			c.must(err)
+		}
+		for i, want := range []*place{c.a, c.c} {
+			for j, client := range []*place{c.b, &c.nodes[0].place} {
+				want := fmt.Sprintf("%s sees %s", want.name, client.addr(other))
+				to := netip.AddrPortFrom(c.nodes[i].IPs[family], nodePort)
+				if said, err := c.call(client, uint16(45000+10*i+j), to); err != nil || said != want {
+					t.Errorf("%s calls %s: %q, %v; want %q", client.name, to, said, err, want)
 				}
 			}
 		}

@@ -7,13 +7,16 @@ import (
 	"hash/crc32"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
+	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
 
 	"github.com/skiff-k8s/skiff/dataplane/fabric/fabrictest"
 )
@@ -141,10 +144,13 @@ func (n *network) serve(at *place, port uint16) {
 					n.Errorf("%s got: %v", at.name, err)
 					continue
 				}
-				reply := message{src: port, dst: m.src, unsummed: m.unsummed}
+				reply := message{src: port, dst: m.src}
 				switch m.chunk {
 				case chunkInit:
 					reply.chunk = chunkInitAck
+					if m.unsummed {
+						reply.text = "unsummed"
+					}
 				case chunkCookieEcho:
 					reply.chunk = chunkCookieAck
 				case chunkData:
@@ -185,9 +191,19 @@ const patience = 5 * time.Second
 
 // ask sends a chunk and waits for the answer, which is of type want.
 func (a association) ask(chunk, want byte) (string, error) {
-	if _, err := a.Write(message{src: a.port, dst: a.to.Port(), chunk: chunk, text: "hello"}.bytes()); err != nil {
+	if err := a.send(chunk); err != nil {
 		return "", err
 	}
+	return a.await(want)
+}
+
+func (a association) send(chunk byte) error {
+	_, err := a.Write(message{src: a.port, dst: a.to.Port(), chunk: chunk, text: "hello"}.bytes())
+	return err
+}
+
+// await waits for a chunk.
+func (a association) await(want byte) (string, error) {
 	if err := a.SetReadDeadline(time.Now().Add(patience)); err != nil {
 		return "", err
 	}
@@ -210,7 +226,7 @@ func (a association) ask(chunk, want byte) (string, error) {
 		case m.chunk == chunkAbort:
 			return "", errRefused
 		case m.chunk != want:
-			return "", fmt.Errorf("chunk %d answers %d, want %d", m.chunk, chunk, want)
+			return "", fmt.Errorf("chunk %d, want %d", m.chunk, want)
 		}
 		return m.text, nil
 	}
@@ -232,4 +248,53 @@ func (n *network) call(from *place, port uint16, to netip.AddrPort) (string, err
 	}
 	_, err = a.Write(message{src: port, dst: to.Port(), chunk: chunkShutdownComplete}.bytes())
 	return said, err
+}
+
+// sendUnsummed sends a packet from a pod as its stack would, which leaves the
+// checksum to the device.
+func sendUnsummed(from *place, m message, to netip.Addr) error {
+	return fabrictest.In(from.netns, func() error {
+		pod, err := net.InterfaceByName("eth0")
+		if err != nil {
+			return err
+		}
+		neighbours, err := netlink.NeighList(pod.Index, netlink.FAMILY_ALL)
+		if err != nil {
+			return err
+		}
+		body := m.bytes()
+		frame := slices.Concat(neighbours[0].HardwareAddr, pod.HardwareAddr)
+		if to.Is4() {
+			ip := []byte{0x45, 0, 0, byte(20 + len(body)), 0, 0, 0, 0, 64, 132, 0, 0}
+			ip = slices.Concat(ip, from.addr(to).AsSlice(), to.AsSlice())
+			binary.BigEndian.PutUint16(ip[10:], headerSum(ip))
+			frame = slices.Concat(frame, []byte{0x08, 0x00}, ip)
+		} else {
+			ip := []byte{0x60, 0, 0, 0, 0, byte(len(body)), 132, 64}
+			frame = slices.Concat(frame, []byte{0x86, 0xdd}, ip, from.addr(to).AsSlice(), to.AsSlice())
+		}
+		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		if err := unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_VNET_HDR, 1); err != nil {
+			return err
+		}
+		// struct virtio_net_hdr: it needs a checksum, from where, and whereto.
+		hdr := make([]byte, 10)
+		hdr[0] = unix.VIRTIO_NET_HDR_F_NEEDS_CSUM
+		binary.LittleEndian.PutUint16(hdr[6:], uint16(len(frame)))
+		binary.LittleEndian.PutUint16(hdr[8:], 8)
+		return unix.Sendto(fd, slices.Concat(hdr, frame, body), 0, &unix.SockaddrLinklayer{Ifindex: pod.Index})
+	})
+}
+
+// headerSum is IPv4's checksum.
+func headerSum(ip []byte) uint16 {
+	var sum uint32
+	for i := 0; i < len(ip); i += 2 {
+		sum += uint32(binary.BigEndian.Uint16(ip[i:]))
+	}
+	return ^uint16(sum + sum>>16)
 }

@@ -259,7 +259,7 @@ func callOf(r machine.TraceRoute, c machine.TraceCall) lb.Call {
 	return lb.Call{Node: r.Client.Node, HostNetwork: r.Client.HostNetwork, From: c.From, To: c.To, Proto: protocols[r.Protocol]}
 }
 
-var protocols = map[string]inet.Protocol{"TCP": inet.TCP, "UDP": inet.UDP}
+var protocols = map[string]inet.Protocol{"TCP": inet.TCP, "UDP": inet.UDP, "SCTP": inet.SCTP}
 
 // pod finds one that has addresses.
 func (o Objects) pod(n machine.TraceName) (*corev1.Pod, error) {
