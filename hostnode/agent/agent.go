@@ -139,6 +139,12 @@ func applyGates(s *options.KubeletServer) error {
 	return nil
 }
 
+// eventMemory is how many kinds of events of how many objects the kubelet
+// remembers, to count repetitions: a few of each Pod that a node holds.
+// Upstream's 4096 are 5 MB of Pods that are long gone on a node whose Pods come
+// and go.
+const eventMemory = 1024
+
 // dependencies are all that upstream's kubelet is given.
 func dependencies(ctx context.Context, cfg Config, s *options.KubeletServer, c *clients, d *doors, handle *kubeletHandle, drivers *cloud.Registrar) (*kubelet.Dependencies, error) {
 	logger := klog.FromContext(ctx)
@@ -154,7 +160,7 @@ func dependencies(ctx context.Context, cfg Config, s *options.KubeletServer, c *
 		return nil, fmt.Errorf("describe machine %s: %w", cfg.Node.NodeName, err)
 	}
 
-	broadcaster := record.NewBroadcaster(record.WithContext(ctx))
+	broadcaster := record.NewBroadcaster(record.WithContext(ctx), record.WithCorrelatorOptions(record.CorrelatorOptions{LRUCacheSize: eventMemory}))
 	recorder := broadcaster.NewRecorder(legacyscheme.Scheme, corev1.EventSource{Component: server.ComponentKubelet, Host: cfg.Node.NodeName})
 	broadcaster.StartStructuredLogging(3)
 	broadcaster.StartRecordingToSink(&clientcorev1.EventSinkImpl{Interface: c.events.Events("")})
