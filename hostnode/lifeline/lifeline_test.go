@@ -139,7 +139,7 @@ func TestAWatcherThatStoodStillTakesNobodyForSilent(t *testing.T) {
 	if err := watcher.Process.Signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(silence + 2*late)
+	time.Sleep(silence + beat)
 	if err := watcher.Process.Signal(syscall.SIGCONT); err != nil {
 		t.Fatal(err)
 	}

@@ -46,7 +46,7 @@ const (
 	connectBound = time.Second
 	// late is how late this process may notice that its time is up. Later, it
 	// stood still itself (`skiff pause`), and has not listened.
-	late = 500 * time.Millisecond
+	late = 100 * time.Millisecond
 )
 
 // Watch tells every change at address to tell, the first time at the latest
@@ -130,7 +130,7 @@ func (l *line) next(within time.Duration) (State, error) {
 	b, err := l.r.ReadByte()
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded) && time.Since(end) > late:
-		return l.next(within)
+		return l.next(within) // what has come meanwhile, or will
 	case err != nil:
 		return Silent, err
 	case b == serving:
