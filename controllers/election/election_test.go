@@ -148,6 +148,16 @@ func TestWhoLosesTheLeaseEndsAndStandsAgain(t *testing.T) {
 	within(t, "it leads again", c.leads, leaseDuration+2*retryPeriod)
 }
 
+// forget has no lease be there afterwards.
+func forget(t *testing.T, lease string) {
+	t.Cleanup(func() {
+		err := apitest.Server(t).Client.CoordinationV1().Leases("kube-system").Delete(context.Background(), lease, metav1.DeleteOptions{})
+		if err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 func TestALeaseIsLeftToItsHolderByACandidateThatStoodStill(t *testing.T) {
 	lockOf := func(identity string, lost func()) *lock {
 		e, err := New(Config{Client: apitest.Server(t).Config, Lease: "paused", Identity: identity})
@@ -170,6 +180,7 @@ func TestALeaseIsLeftToItsHolderByACandidateThatStoodStill(t *testing.T) {
 	if err := first.Create(t.Context(), record("cp_1")); err != nil {
 		t.Fatal(err)
 	}
+	forget(t, "paused")
 	get(second)
 	pause := func(l *lock) { l.looked = time.Now().Add(-2 * standstill) }
 	awake := func(l *lock) { l.looked = time.Time{} } // however slow this is
@@ -226,6 +237,7 @@ func TestALeaseOfBeforeAStopIsFreedAtOnce(t *testing.T) {
 			HolderIdentity: &holder, RenewTime: &renewed, AcquireTime: &renewed, LeaseDurationSeconds: &seconds}}, metav1.CreateOptions{}); err != nil {
 			t.Fatal(err)
 		}
+		forget(t, lease)
 		c := run(t, lease, "cp_2")
 		gone(c)
 		within(t, "it leads", c.leads, time.Minute)
