@@ -169,6 +169,37 @@ var _ = Describe("several control planes", Ordered, ContinueOnFailure, Label("re
 		skiff("exec", "ha-control-plane2", "--name", c.name, "--", "test", "-s", "/etc/kubernetes/admin.conf").must()
 	})
 
+	It("goes on after a pause as before", func() {
+		leases := func() string { return c.holder("kube-scheduler") + " " + c.holder("kube-controller-manager") }
+		before := leases()
+		seen, err := os.Create(filepath.Join(GinkgoT().TempDir(), "seen"))
+		Expect(err).NotTo(HaveOccurred())
+		defer seen.Close()
+		watch := exec.Command(filepath.Join(root, "_output/bin/kubectl"), "--kubeconfig", c.kubeconfig, "get", "configmaps", "--watch", "-o", "name")
+		watch.Stdout = seen
+		Expect(watch.Start()).To(Succeed())
+		defer func() { _ = watch.Process.Kill(); _ = watch.Wait() }()
+		sees := func() string { raw, _ := os.ReadFile(seen.Name()); return string(raw) }
+		Eventually(sees).Should(ContainSubstring("configmap/kube-root-ca.crt"))
+
+		skiff("pause", "cluster", "--name", c.name).must()
+		time.Sleep(9 * time.Second) // longer than leases
+		skiff("unpause", "cluster", "--name", c.name).must()
+		AddReportEntry("write", c.writes("after-pause").String())
+		c.schedules("after-pause")
+		Eventually(sees).Should(ContainSubstring("configmap/after-pause"))
+		Expect(leases()).To(Equal(before))
+		Expect(strings.Fields(c.get("endpointslice/kubernetes", "{.endpoints[*].addresses[0]}"))).To(HaveLen(3), "nobody takes another for dead")
+
+		// One that dies meanwhile is back when the others are.
+		skiff("pause", "cluster", "--name", c.name).must()
+		skiff("kill", "node", strings.Fields(before)[0], "--name", c.name).must()
+		Expect(skiff("start", "cluster", "--name", c.name).errOut).To(ContainSubstring("is paused"))
+		skiff("unpause", "cluster", "--name", c.name).must()
+		c.writes("after-kill-in-pause")
+		c.served()
+	})
+
 	It("the death of the one that does is hardly noticed", func() {
 		dead := c.holder("kube-scheduler")
 		Expect(unix.Kill(c.controlPlane(dead).PID, unix.SIGKILL)).To(Succeed())
@@ -222,38 +253,6 @@ var _ = Describe("several control planes", Ordered, ContinueOnFailure, Label("re
 		c.freeze(all[0].Name, false)
 		AddReportEntry("write", c.writes("majority").String())
 		c.freeze(all[1].Name, false)
-		c.served()
-	})
-
-	It("goes on after a pause as before", func() {
-		c.whole()
-		leases := func() string { return c.holder("kube-scheduler") + " " + c.holder("kube-controller-manager") }
-		before := leases()
-		seen, err := os.Create(filepath.Join(GinkgoT().TempDir(), "seen"))
-		Expect(err).NotTo(HaveOccurred())
-		defer seen.Close()
-		watch := exec.Command(filepath.Join(root, "_output/bin/kubectl"), "--kubeconfig", c.kubeconfig, "get", "configmaps", "--watch", "-o", "name")
-		watch.Stdout = seen
-		Expect(watch.Start()).To(Succeed())
-		defer func() { _ = watch.Process.Kill(); _ = watch.Wait() }()
-		sees := func() string { raw, _ := os.ReadFile(seen.Name()); return string(raw) }
-		Eventually(sees).Should(ContainSubstring("configmap/majority"))
-
-		skiff("pause", "cluster", "--name", c.name).must()
-		time.Sleep(9 * time.Second) // longer than leases
-		skiff("unpause", "cluster", "--name", c.name).must()
-		AddReportEntry("write", c.writes("after-pause").String())
-		c.schedules("after-pause")
-		Eventually(sees).Should(ContainSubstring("configmap/after-pause"))
-		Expect(leases()).To(Equal(before))
-		Expect(strings.Fields(c.get("endpointslice/kubernetes", "{.endpoints[*].addresses[0]}"))).To(HaveLen(3), "nobody takes another for dead")
-
-		// One that dies meanwhile is back when the others are.
-		skiff("pause", "cluster", "--name", c.name).must()
-		skiff("kill", "node", strings.Fields(before)[0], "--name", c.name).must()
-		Expect(skiff("start", "cluster", "--name", c.name).errOut).To(ContainSubstring("is paused"))
-		skiff("unpause", "cluster", "--name", c.name).must()
-		c.writes("after-kill-in-pause")
 		c.served()
 	})
 
