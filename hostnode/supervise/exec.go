@@ -26,11 +26,15 @@ func KillNode(ctx context.Context, name, machine string) error {
 	if err != nil {
 		return err
 	}
-	_, machine, proc, err := p.openMachine(name, machine)
+	rec, machine, proc, err := p.openMachine(name, machine)
 	if err != nil {
 		return err
 	}
 	defer proc.Close()
+	if p.describe(rec).State == Paused {
+		// It would start again at once, and move while nothing else does.
+		return fmt.Errorf("cluster %q: %w", name, ErrPaused)
+	}
 	if err := proc.Signal(unix.SIGKILL); err != nil && !errors.Is(err, namespaces.ErrGone) {
 		return fmt.Errorf("kill machine %q: %w", machine, err)
 	}

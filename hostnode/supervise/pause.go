@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -39,7 +40,13 @@ func freeze(ctx context.Context, name string, frozen bool) error {
 	defer cancel()
 	g, all := errgroup.WithContext(bounded)
 	for _, m := range rec.Machines {
-		g.Go(func() error { return layout.Freeze(all, machineCgroup(name, m.Name), frozen) })
+		g.Go(func() error {
+			err := layout.Freeze(all, machineCgroup(name, m.Name), frozen)
+			if !frozen && errors.Is(err, fs.ErrNotExist) {
+				return nil // one that died is just being made anew
+			}
+			return err
+		})
 	}
 	if err := g.Wait(); err != nil {
 		if frozen {

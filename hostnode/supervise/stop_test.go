@@ -251,6 +251,9 @@ func TestAPausedClusterStandsStillAndCanBeStoppedAndDeleted(t *testing.T) {
 	if _, err := Exec(t.Context(), c.Name, "", []string{"true"}, Streams{os.Stdin, os.Stdout, os.Stderr}, false); !errors.Is(err, ErrPaused) {
 		t.Errorf("exec: %v", err)
 	}
+	if err := KillNode(t.Context(), c.Name, "svt-pause-worker"); !errors.Is(err, ErrPaused) {
+		t.Errorf("kill node: %v", err)
+	}
 	for range 2 { // the second is fine
 		if err := Unpause(t.Context(), c.Name); err != nil {
 			t.Fatal(err)
