@@ -183,7 +183,7 @@ func TestALeaseIsLeftToItsHolderByACandidateThatStoodStill(t *testing.T) {
 	forget(t, "paused")
 	get(second)
 	pause := func(l *lock) { l.looked = time.Now().Add(-2 * standstill) }
-	awake := func(l *lock) { l.looked = time.Time{} } // however slow this is
+	awake := func(l *lock) { l.looked, l.woke = time.Time{}, time.Time{} } // however slow this is
 	pause(first)
 	pause(second)
 	get(second)
@@ -194,7 +194,7 @@ func TestALeaseIsLeftToItsHolderByACandidateThatStoodStill(t *testing.T) {
 	if err := first.Update(t.Context(), record("cp_1")); err != nil {
 		t.Errorf("its holder does not renew it after a pause: %v", err)
 	}
-	// Once more, and it has not been renewed: the holder is dead.
+	// A while later, and it has not been renewed: the holder is dead.
 	awake(second)
 	get(second)
 	if err := second.Update(t.Context(), record("cp2_1")); err != nil {

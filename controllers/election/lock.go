@@ -13,7 +13,7 @@ import (
 // after which it takes an unchanged lease for free.
 const standstill = renewDeadline
 
-var errStoodStill = errors.New("this process stood still, and so may have the holder: its lease is left to it for once")
+var errStoodStill = errors.New("this process stood still, and so may have the holder: its lease is left to it for a while")
 
 // lock is a lease's, with two cares for processes that stand still, as all do
 // in a cluster that is paused. Upstream's candidate takes a lease that it has
@@ -23,9 +23,9 @@ type lock struct {
 	*resourcelock.LeaseLock
 	// lost is called when another has the lease that this process had.
 	lost func()
-	// looked is the time of the last look, still says that it came late.
-	looked time.Time
-	still  bool
+	// looked is the time of the last look, woke that of the last one that came
+	// late.
+	looked, woke time.Time
 	// holder is who had the lease then.
 	holder string
 }
@@ -33,7 +33,7 @@ type lock struct {
 // Get reads the lease.
 func (l *lock) Get(ctx context.Context) (*resourcelock.LeaderElectionRecord, []byte, error) {
 	record, raw, err := l.LeaseLock.Get(ctx)
-	l.still = l.late()
+	l.look()
 	if err == nil {
 		if now := record.HolderIdentity; l.holder == l.Identity() && now != l.holder && now != "" {
 			l.lost()
@@ -45,11 +45,12 @@ func (l *lock) Get(ctx context.Context) (*resourcelock.LeaderElectionRecord, []b
 
 // Update takes, renews or gives back the lease.
 func (l *lock) Update(ctx context.Context, record resourcelock.LeaderElectionRecord) error {
-	if l.still && l.holder != "" && l.holder != l.Identity() {
+	// As long as a new candidate, nearly.
+	if time.Since(l.woke) < standstill && l.holder != "" && l.holder != l.Identity() {
 		return errStoodStill
 	}
 	err := l.LeaseLock.Update(ctx, record)
-	if l.late(); err == nil {
+	if l.look(); err == nil {
 		l.holder = record.HolderIdentity
 	}
 	return err
@@ -58,15 +59,17 @@ func (l *lock) Update(ctx context.Context, record resourcelock.LeaderElectionRec
 // Create takes a lease that nobody ever had.
 func (l *lock) Create(ctx context.Context, record resourcelock.LeaderElectionRecord) error {
 	err := l.LeaseLock.Create(ctx, record)
-	if l.late(); err == nil {
+	if l.look(); err == nil {
 		l.holder = record.HolderIdentity
 	}
 	return err
 }
 
-// late notes a look, and says whether the one before was too long ago.
-func (l *lock) late() bool {
+// look notes one, and whether the one before was too long ago.
+func (l *lock) look() {
 	before := l.looked
 	l.looked = time.Now()
-	return !before.IsZero() && l.looked.Sub(before) > standstill
+	if !before.IsZero() && l.looked.Sub(before) > standstill {
+		l.woke = l.looked
+	}
 }

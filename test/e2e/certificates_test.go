@@ -199,6 +199,7 @@ var _ = Describe("certificates", Ordered, func() {
 	It("that end soon are replaced while the cluster runs", func() {
 		pids := c.find("skiff-machine", "")
 		Expect(pids).NotTo(BeEmpty())
+		since := time.Now()
 		c.age(time.Now().Add(-24*time.Hour), time.Now().Add(5*time.Minute))
 		Eventually(c.ends(month)).Should(BeEmpty())
 		addresses := []string{endpoint()}
@@ -217,8 +218,7 @@ var _ = Describe("certificates", Ordered, func() {
 		works()
 		// The clients in the nodes turn to the new ones, on all connections.
 		want := c.credentialsOf()
-		since := time.Now()
-		Eventually(func() map[credential]int { return c.credentials(since) }).Should(SatisfyAll(haveAll(want)...))
+		Eventually(func() map[credential]int { return c.credentials(since) }).WithTimeout(time.Minute).Should(SatisfyAll(haveAll(want)...))
 		since = time.Now()
 		works()
 		Expect(keysOf(c.credentials(since))).To(HaveEach(BeElementOf(want)))
