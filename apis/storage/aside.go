@@ -56,7 +56,7 @@ func (s *Storage) enter(ctx context.Context, cfg *embed.Config) (joins bool, err
 		return false, err
 	}
 	if trouble == nil {
-		return true, nil
+		return true, forgetDamage(cfg.Dir) // of a setting aside that was cut off
 	}
 	if err := setAside(cfg.Dir, trouble); err != nil {
 		return false, fmt.Errorf("set damaged etcd member aside: %w", err)
@@ -118,6 +118,11 @@ func setAside(dir string, t *Trouble) error {
 			return err
 		}
 	}
+	return forgetDamage(dir)
+}
+
+// forgetDamage that the host has found.
+func forgetDamage(dir string) error {
 	if err := os.Remove(filepath.Join(dir, damagedFile)); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}

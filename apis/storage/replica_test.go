@@ -370,4 +370,20 @@ func TestADamagedMemberIsMadeAnewOnceTheOthersAgree(t *testing.T) {
 		members[name].drain()
 		members[name].wrote(t, patient)
 	}
+
+	// Cut off when it was moved, but before the word of the host was gone.
+	members["cp"] = startMember(t, dir, "cp", false)
+	members["cp"].wrote(t, patient)
+	members["cp2"].kill()
+	if err := os.RemoveAll(filepath.Join(dir, "cp2/data/member")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "cp2/data/damaged.json"), note, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	members["cp2"] = startMember(t, dir, "cp2", false)
+	members["cp2"].wrote(t, patient)
+	if _, err := os.Stat(filepath.Join(dir, "cp2/data/damaged.json")); !os.IsNotExist(err) {
+		t.Errorf("the new member counts as damaged: %v", err)
+	}
 }
