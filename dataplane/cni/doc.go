@@ -5,7 +5,7 @@
 // each of the node's pod ranges (a /32, a /128 or both), default routes through
 // link-local gateways with permanent neighbours, and routes to it in the node.
 // Nothing is bridged, nothing is asked of neighbours, and no program is
-// attached; pods with bandwidth annotations get token buckets.
+// attached here (see Config.Connected); pods with bandwidth annotations get token buckets.
 //
 // Addresses are handed out round robin, so that one that was just given back
 // is the last to be used again. Reservations are files in Config.StateDir:

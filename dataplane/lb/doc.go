@@ -7,7 +7,9 @@
 // and pods never carry a service's address. Packets that start elsewhere, on
 // the host, are translated once, in the cluster's switch: the supervisor loads
 // that program (package switchnat), the control-plane machine's Loader writes
-// its maps.
+// its maps. SCTP has no programs at its sockets: where something of SCTP is to
+// be served, packets of the node and its pods are translated as well (package
+// nodenat).
 //
 // Maps and links are pinned in the machine's bpf file system: they go on
 // without the process, and the next one takes them over without a lost

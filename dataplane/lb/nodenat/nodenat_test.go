@@ -28,11 +28,17 @@ type cluster struct {
 }
 
 func newCluster(t *testing.T) *cluster {
-	c := &cluster{network: newNetwork(t)}
-	c.a, c.b, c.c = c.pod(c.nodes[0], "a"), c.pod(c.nodes[0], "b"), c.pod(c.nodes[1], "c")
+	c := unserved(t)
 	for _, p := range append(c.backends(), c.host) {
 		c.serve(p, targetPort)
 	}
+	return c
+}
+
+// unserved is a cluster where nobody answers yet.
+func unserved(t *testing.T) *cluster {
+	c := &cluster{network: newNetwork(t)}
+	c.a, c.b, c.c = c.pod(c.nodes[0], "a"), c.pod(c.nodes[0], "b"), c.pod(c.nodes[1], "c")
 	return c
 }
 
@@ -75,11 +81,7 @@ func TestEverybodyReachesEverybody(t *testing.T) {
 			for name, to := range c.called(family) {
 				for _, client := range append(c.backends(), c.host) {
 					port++
-					sees := client.addr(to.Addr())
-					if client == backend && (client == c.a || client == c.b || client == c.c) {
-						sees = c.nodeOf(client).addr(to.Addr())
-					}
-					want := fmt.Sprintf("%s sees %s", backend.name, sees)
+					want := fmt.Sprintf("%s sees %s", backend.name, c.seen(client, backend, to.Addr()))
 					if said, err := c.call(client, port, to); err != nil || said != want {
 						t.Errorf("%s by %s (%s): %q, %v; want %q", client.name, name, to, said, err, want)
 					}
@@ -89,11 +91,18 @@ func TestEverybodyReachesEverybody(t *testing.T) {
 	}
 }
 
-func (c *cluster) nodeOf(pod *place) *place {
-	if pod == c.c {
-		return &c.nodes[1].place
+// seen is the address under which a backend sees a client: the client's own,
+// but a pod that calls itself sees its node.
+func (c *cluster) seen(client, backend *place, to netip.Addr) netip.Addr {
+	switch {
+	case client != backend:
+		return client.addr(to)
+	case client == c.c:
+		return c.nodes[1].addr(to)
+	case client == c.a || client == c.b:
+		return c.nodes[0].addr(to)
 	}
-	return &c.nodes[0].place
+	return client.addr(to)
 }
 
 // TestAllBackendsAreUsed, and one of them only where the client is held.

@@ -3,7 +3,8 @@
 // back, cuts the power, and looks again. What it finds it writes to the second
 // serial port, one JSON object a line.
 //
-// It is started at every boot, and knows by a file which one it is.
+// It is started at every boot, and knows by a file which one it is. With
+// arguments it speaks SCTP instead: see sctp.go.
 package main
 
 import (
@@ -57,6 +58,9 @@ func main() {
 }
 
 func run() error {
+	if len(os.Args) == 3 {
+		return speak(os.Args[1], os.Args[2])
+	}
 	port, err := os.OpenFile(findings, os.O_WRONLY, 0)
 	if err != nil {
 		return err

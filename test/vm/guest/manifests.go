@@ -8,6 +8,7 @@ nodes:
 - role: control-plane
 - role: worker
   resources: {cpu: "1", memory: 640Mi, pods: 20}
+  extraMounts: [{hostPath: /opt/skiff, containerPath: /opt/skiff, readOnly: true}]
 restart: always
 `
 
@@ -108,4 +109,51 @@ metadata: {name: closed}
 spec:
   podSelector: {matchLabels: {app: demo}}
   policyTypes: [Ingress]
+`
+
+// phones is a server of SCTP behind a Service and a host port, and who calls it
+// on the same node: a Pod, and one of the node's network.
+const phones = `
+apiVersion: v1
+kind: Service
+metadata: {name: phones}
+spec:
+  type: NodePort
+  selector: {app: phone}
+  ports: [{name: sip, protocol: SCTP, port: 5000, targetPort: 7000}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: phone, labels: {app: phone}}
+spec:
+  nodeName: skiff-worker
+  terminationGracePeriodSeconds: 0
+  containers:
+  - name: c
+    image: ` + shellImage + `
+    command: [/guest, ` + serveSCTP + `, "0.0.0.0:7000"]
+    ports: [{containerPort: 7000, hostPort: 7001, protocol: SCTP}]
+    volumeMounts: [{name: guest, mountPath: /guest}]
+  volumes: [{name: guest, hostPath: {path: ` + here + `/guest}}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: caller}
+spec:
+  nodeName: skiff-worker
+  terminationGracePeriodSeconds: 0
+  containers:
+  - {name: c, image: ` + shellImage + `, command: [sleep, "100000"], volumeMounts: [{name: guest, mountPath: /guest}]}
+  volumes: [{name: guest, hostPath: {path: ` + here + `/guest}}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: node-caller}
+spec:
+  nodeName: skiff-worker
+  hostNetwork: true
+  terminationGracePeriodSeconds: 0
+  containers:
+  - {name: c, image: ` + shellImage + `, command: [sleep, "100000"], volumeMounts: [{name: guest, mountPath: /guest}]}
+  volumes: [{name: guest, hostPath: {path: ` + here + `/guest}}]
 `
