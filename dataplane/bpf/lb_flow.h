@@ -9,6 +9,7 @@ enum nat_verdict {
 	NAT_PASS, /* as it is */
 	NAT_TRANSLATE,
 	NAT_DROP,
+	NAT_OPEN, /* as a flow that is to be made */
 };
 
 /* The address under which the backend of a flow sees its client; of the
@@ -196,35 +197,50 @@ static __always_inline int keeps_backend(const struct nat_flow *f, __u64 idle)
 	return f->service.proto == LB_SCTP && f->state & NAT_AGREED && idle < NAT_SCTP_IDLE_NS;
 }
 
-/* What a client sends: the flow it belongs to, made if it is the first of one. */
+/* Finds the flow that a client's packet belongs to. Returns enum nat_verdict:
+ * NAT_OPEN when the packet is the first of one. */
+__noinline int nat_find(const struct nat_packet *p, const struct nat_step *step, struct nat_flow *out)
+{
+	struct nat_tuple in;
+	struct nat_flow *f;
+	__u64 now, idle;
+	int opens;
+
+	if (!p || !step || !out)
+		return NAT_PASS;
+	in = p->t;
+	opens = in.proto == LB_UDP || step->signs & NAT_OPENS;
+	f = bpf_map_lookup_elem(&nat_flows, &in);
+	if (!f)
+		return opens ? NAT_OPEN : NAT_PASS;
+	now = bpf_ktime_get_ns();
+	idle = now - f->seen_ns;
+	*out = *f;
+	if (in.proto != LB_UDP && (!opens || step->opening == out->opening)) {
+		if (in.proto == LB_SCTP)
+			f->seen_ns = now;
+		return NAT_TRANSLATE;
+	}
+	/* Another SYN is another connection from the same port. Another INIT may
+	 * be a client that began again, whose backend knows what to do of it: a
+	 * connection tracker leaves them together. */
+	if (keeps_backend(out, idle) && nat_still_serves(out)) {
+		f->seen_ns = now;
+		f->set = out->set;
+		f->opening = step->opening;
+		return NAT_TRANSLATE;
+	}
+	nat_close(&in, out);
+	return opens ? NAT_OPEN : NAT_PASS;
+}
+
+/* What a client sends: the flow it belongs to, made if it is the first of one.
+ * Returns enum nat_verdict. */
 static __always_inline int flow_of(const struct nat_packet *p, const struct nat_step *step, struct nat_flow *out)
 {
-	struct nat_flow *f = bpf_map_lookup_elem(&nat_flows, &p->t);
-	int opens = p->t.proto == LB_UDP || step->signs & NAT_OPENS;
+	int verdict = nat_find(p, step, out);
 
-	if (f) {
-		__u64 now = bpf_ktime_get_ns(), idle = now - f->seen_ns;
-
-		*out = *f;
-		if (p->t.proto != LB_UDP && (!opens || step->opening == out->opening)) {
-			if (p->t.proto == LB_SCTP)
-				f->seen_ns = now;
-			return NAT_TRANSLATE;
-		}
-		/* Another SYN is another connection from the same port. Another
-		 * INIT may be a client that began again, whose backend knows what
-		 * to do of it: a connection tracker leaves them together. */
-		if (keeps_backend(out, idle) && nat_still_serves(out)) {
-			f->seen_ns = now;
-			f->set = out->set;
-			f->opening = step->opening;
-			return NAT_TRANSLATE;
-		}
-		nat_close(&p->t, out);
-	}
-	if (!opens)
-		return NAT_PASS;
-	return open_flow(&p->t, step->opening, out);
+	return verdict == NAT_OPEN ? open_flow(&p->t, step->opening, out) : verdict;
 }
 
 /*
@@ -233,33 +249,34 @@ static __always_inline int flow_of(const struct nat_packet *p, const struct nat_
  * then data may be on its way again, and a packet that is not translated any
  * more gets a RST from whoever it reaches.
  */
-static __always_inline void track(const struct nat_tuple *in, const struct nat_flow *flow,
-				  const struct nat_step *step, int out)
+__noinline int nat_track(const struct nat_tuple *in, const struct nat_flow *flow, const struct nat_step *step, int out)
 {
 	__u8 fin = out ? NAT_FIN_OUT : NAT_FIN_IN;
+	struct nat_tuple key;
 	struct nat_flow *f;
 
-	if (step->signs & NAT_ENDS) {
-		nat_close(in, flow);
-		return;
-	}
-	if (step->signs & NAT_TALKS && out && !(flow->state & NAT_AGREED)) {
-		f = bpf_map_lookup_elem(&nat_flows, in);
-		if (f)
-			f->state = flow->state | NAT_AGREED;
-		return;
-	}
-	if (step->signs & NAT_FIN && !(flow->state & fin)) {
-		f = bpf_map_lookup_elem(&nat_flows, in);
+	if (!in || !flow || !step)
+		return 0;
+	if (step->signs & NAT_ENDS)
+		return nat_close(in, flow);
+	if ((step->signs & NAT_TALKS && out && !(flow->state & NAT_AGREED)) ||
+	    (step->signs & NAT_FIN && !(flow->state & fin))) {
+		key = *in;
+		f = bpf_map_lookup_elem(&nat_flows, &key);
 		if (!f)
-			return;
+			return 0;
+		if (step->signs & NAT_TALKS) {
+			f->state = flow->state | NAT_AGREED;
+			return 0;
+		}
 		f->fin_end = step->end;
 		f->state = flow->state | fin | (out ? NAT_LAST_OUT : 0);
-		return;
+		return 0;
 	}
 	if ((flow->state & NAT_FIN_BOTH) == NAT_FIN_BOTH && step->signs & NAT_ACK &&
 	    out != !!(flow->state & NAT_LAST_OUT) && (__s32)(step->ack - flow->fin_end) >= 0)
 		nat_close(in, flow);
+	return 0;
 }
 
 /* Who sent the packet's answer. */
@@ -355,18 +372,22 @@ static __always_inline struct nat_flow *answered(const struct nat_packet *p, str
  * Makes a backend's answer the service's, and says in in what the client sent
  * for it. Returns enum nat_verdict.
  */
-static __always_inline int answer(struct __sk_buff *skb, const struct nat_packet *p, const struct nat_step *step,
-				  struct nat_tuple *in)
+__noinline int nat_answer(struct __sk_buff *skb, const struct nat_packet *p, const struct nat_step *step,
+			  struct nat_tuple *in)
 {
 	struct nat_flow *f, flow;
 	struct nat_change c = {};
 	struct nat_reply *r;
+	struct nat_tuple t;
 
-	r = bpf_map_lookup_elem(&nat_replies, &p->t);
+	if (!skb || !p || !step || !in)
+		return NAT_PASS;
+	t = p->t;
+	r = bpf_map_lookup_elem(&nat_replies, &t);
 	if (!r)
 		return NAT_PASS;
 	c.which = NAT_SRC;
-	c.from = p->t.src;
+	c.from = t.src;
 	c.to = r->service;
 	c.src_port_be = r->service_port_be;
 	c.dst_port_be = r->client_port_be;
@@ -374,16 +395,16 @@ static __always_inline int answer(struct __sk_buff *skb, const struct nat_packet
 	if (!nat_rewrite(skb, p, &c))
 		return NAT_DROP;
 
-	in->dst = c.to;
-	in->sport_be = c.dst_port_be;
-	in->dport_be = c.src_port_be;
-	in->proto = p->t.proto;
-	f = answered(p, in);
+	t.dst = c.to;
+	t.sport_be = c.dst_port_be;
+	t.dport_be = c.src_port_be;
+	f = answered(p, &t);
+	*in = t;
 	if (!f)
 		return NAT_TRANSLATE;
 	flow = *f;
-	if (p->t.proto != LB_TCP)
+	if (t.proto != LB_TCP)
 		f->seen_ns = bpf_ktime_get_ns();
-	track(in, &flow, step, 1);
+	nat_track(in, &flow, step, 1);
 	return NAT_TRANSLATE;
 }

@@ -47,7 +47,7 @@ int nat_in(struct __sk_buff *skb)
 	nat_first_fragment(&p, &flow.backend.addr);
 	if (!nat_rewrite_in(skb, &p, &flow))
 		return TC_ACT_SHOT;
-	track(&p.t, &flow, &step, 0);
+	nat_track(&p.t, &flow, &step, 0);
 	return TC_ACT_UNSPEC;
 }
 
@@ -70,5 +70,5 @@ int nat_out(struct __sk_buff *skb)
 	}
 	if (!step_of(skb, &p, &step))
 		return TC_ACT_UNSPEC;
-	return answer(skb, &p, &step, &in) == NAT_DROP ? TC_ACT_SHOT : TC_ACT_UNSPEC;
+	return nat_answer(skb, &p, &step, &in) == NAT_DROP ? TC_ACT_SHOT : TC_ACT_UNSPEC;
 }

@@ -179,18 +179,8 @@ __noinline int node_call(struct __sk_buff *skb, const struct nat_packet *p, cons
 		return NAT_DROP;
 	if (is_hairpin(&p->t, &flow.backend))
 		set_address(skb, p->l3, p->v6, NAT_SRC, &p->t.src, &to->src);
-	track(&p->t, &flow, step, 0);
+	nat_track(&p->t, &flow, step, 0);
 	return NAT_TRANSLATE;
-}
-
-/* Makes a backend's answer to a client the service's; in is then what the
- * client sent. Returns enum nat_verdict. */
-__noinline int node_answer(struct __sk_buff *skb, const struct nat_packet *p, const struct nat_step *step,
-			   struct nat_tuple *in)
-{
-	if (!skb || !p || !step || !in)
-		return NAT_PASS;
-	return answer(skb, p, step, in);
 }
 
 SEC("tc")
@@ -210,7 +200,7 @@ int pod_in(struct __sk_buff *skb)
 		return TC_ACT_UNSPEC;
 	}
 	if (is_own(&p.t.dst)) {
-		switch (node_answer(skb, &p, &step, &t)) {
+		switch (nat_answer(skb, &p, &step, &t)) {
 		case NAT_TRANSLATE:
 			if (!lb_same_addr(&t.src, &p.t.src))
 				return node_receive(skb, p.v6);
@@ -244,7 +234,7 @@ int pod_out(struct __sk_buff *skb)
 		nat_error(skb, &p, 1);
 		return TC_ACT_UNSPEC;
 	}
-	return node_answer(skb, &p, &step, &in) == NAT_DROP ? TC_ACT_SHOT : TC_ACT_UNSPEC;
+	return nat_answer(skb, &p, &step, &in) == NAT_DROP ? TC_ACT_SHOT : TC_ACT_UNSPEC;
 }
 
 SEC("tc")
@@ -259,7 +249,7 @@ int node_in(struct __sk_buff *skb)
 		return TC_ACT_UNSPEC;
 	if (is_icmp(&p))
 		return nat_error(skb, &p, 1) ? node_receive(skb, p.v6) : TC_ACT_UNSPEC;
-	switch (node_answer(skb, &p, &step, &in)) {
+	switch (nat_answer(skb, &p, &step, &in)) {
 	case NAT_TRANSLATE:
 		return node_receive(skb, p.v6);
 	case NAT_DROP:
@@ -283,7 +273,7 @@ int node_out(struct __sk_buff *skb)
 		return TC_ACT_UNSPEC;
 	}
 	if (skb->ifindex == LOOPBACK && is_own(&p.t.dst)) {
-		switch (node_answer(skb, &p, &step, &t)) {
+		switch (nat_answer(skb, &p, &step, &t)) {
 		case NAT_TRANSLATE:
 			return TC_ACT_UNSPEC;
 		case NAT_DROP:
