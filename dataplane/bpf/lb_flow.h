@@ -10,6 +10,7 @@ enum nat_verdict {
 	NAT_TRANSLATE,
 	NAT_DROP,
 	NAT_OPEN, /* as a flow that is to be made */
+	NAT_BOUNCE, /* as NAT_TRANSLATE, back to who has sent it */
 };
 
 /* The address under which the backend of a flow sees its client; of the
@@ -368,19 +369,15 @@ static __always_inline struct nat_flow *answered(const struct nat_packet *p, str
 	return NULL;
 }
 
-/*
- * Makes a backend's answer the service's, and says in in what the client sent
- * for it. Returns enum nat_verdict.
- */
-__noinline int nat_answer(struct __sk_buff *skb, const struct nat_packet *p, const struct nat_step *step,
-			  struct nat_tuple *in)
+/* Makes a backend's answer the service's. Returns enum nat_verdict. */
+__noinline int nat_answer(struct __sk_buff *skb, const struct nat_packet *p, const struct nat_step *step)
 {
 	struct nat_flow *f, flow;
 	struct nat_change c = {};
 	struct nat_reply *r;
 	struct nat_tuple t;
 
-	if (!skb || !p || !step || !in)
+	if (!skb || !p || !step)
 		return NAT_PASS;
 	t = p->t;
 	r = bpf_map_lookup_elem(&nat_replies, &t);
@@ -399,12 +396,11 @@ __noinline int nat_answer(struct __sk_buff *skb, const struct nat_packet *p, con
 	t.sport_be = c.dst_port_be;
 	t.dport_be = c.src_port_be;
 	f = answered(p, &t);
-	*in = t;
 	if (!f)
 		return NAT_TRANSLATE;
 	flow = *f;
 	if (t.proto != LB_TCP)
 		f->seen_ns = bpf_ktime_get_ns();
-	nat_track(in, &flow, step, 1);
-	return NAT_TRANSLATE;
+	nat_track(&t, &flow, step, 1);
+	return lb_same_addr(&t.src, &p->t.src) ? NAT_BOUNCE : NAT_TRANSLATE;
 }

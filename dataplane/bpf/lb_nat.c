@@ -56,7 +56,6 @@ int nat_out(struct __sk_buff *skb)
 {
 	struct nat_packet p = {};
 	struct nat_step step = {};
-	struct nat_tuple in = {};
 
 	if (!parse(skb, &p))
 		return TC_ACT_UNSPEC;
@@ -70,5 +69,5 @@ int nat_out(struct __sk_buff *skb)
 	}
 	if (!step_of(skb, &p, &step))
 		return TC_ACT_UNSPEC;
-	return nat_answer(skb, &p, &step, &in) == NAT_DROP ? TC_ACT_SHOT : TC_ACT_UNSPEC;
+	return nat_answer(skb, &p, &step) == NAT_DROP ? TC_ACT_SHOT : TC_ACT_UNSPEC;
 }

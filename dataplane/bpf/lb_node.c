@@ -114,23 +114,23 @@ __noinline int node_receive(struct __sk_buff *skb, int v6)
 
 /* Sends what the node has sent to a service on to a backend, by the device
  * that leads there. */
-__noinline int node_send(struct __sk_buff *skb, const struct nat_tuple *t)
+__noinline int node_send(struct __sk_buff *skb, const struct nat_packet *p, const struct nat_flow *flow)
 {
 	struct bpf_fib_lookup way = {};
 	__u8 mac[ETH_ALEN] = {};
 
-	if (!skb || !t)
+	if (!skb || !p || !flow)
 		return TC_ACT_SHOT;
 	way.ifindex = skb->ifindex;
 	way.l4_protocol = LB_SCTP;
-	if (lb_is_v4(&t->dst)) {
+	if (!p->v6) {
 		way.family = AF_INET;
-		way.ipv4_src = t->src.w[3];
-		way.ipv4_dst = t->dst.w[3];
+		way.ipv4_src = p->t.src.w[3];
+		way.ipv4_dst = flow->backend.addr.w[3];
 	} else {
 		way.family = AF_INET6;
-		__builtin_memcpy(way.ipv6_src, &t->src, sizeof(t->src));
-		__builtin_memcpy(way.ipv6_dst, &t->dst, sizeof(t->dst));
+		__builtin_memcpy(way.ipv6_src, &p->t.src, sizeof(p->t.src));
+		__builtin_memcpy(way.ipv6_dst, &flow->backend.addr, sizeof(flow->backend.addr));
 	}
 	switch (bpf_fib_lookup(skb, &way, sizeof(way), 0)) {
 	case BPF_FIB_LKUP_RET_SUCCESS:
@@ -160,27 +160,35 @@ static __always_inline int bounce(struct __sk_buff *skb)
 	return bpf_redirect(skb->ifindex, 0);
 }
 
-/* Translates what a client sends; to is then where it goes. Returns enum
- * nat_verdict. */
-__noinline int node_call(struct __sk_buff *skb, const struct nat_packet *p, const struct nat_step *step,
-			 struct nat_tuple *to)
+/* Makes a client's packet its backend's; 0 when it cannot. */
+__noinline int node_rewrite(struct __sk_buff *skb, const struct nat_packet *p, const struct nat_flow *flow)
 {
-	struct nat_flow flow = {};
-	int verdict;
+	struct lb_addr seen = {};
 
-	if (!skb || !p || !step || !to)
-		return NAT_PASS;
-	verdict = flow_of(p, step, &flow);
+	if (!skb || !p || !flow)
+		return 0;
+	if (!nat_rewrite_in(skb, p, flow))
+		return 0;
+	if (!is_hairpin(&p->t, &flow->backend))
+		return 1;
+	nat_seen_as(&p->t, &flow->backend, &seen);
+	set_address(skb, p->l3, p->v6, NAT_SRC, &p->t.src, &seen);
+	return 1;
+}
+
+/* Translates what a client sends. Not a function of its own: the kernel counts
+ * the stack of all that call each other. Returns enum nat_verdict. */
+static __always_inline int call(struct __sk_buff *skb, const struct nat_packet *p, const struct nat_step *step,
+				struct nat_flow *flow)
+{
+	int verdict = flow_of(p, step, flow);
+
 	if (verdict != NAT_TRANSLATE)
 		return verdict;
-	nat_seen_as(&p->t, &flow.backend, &to->src);
-	to->dst = flow.backend.addr;
-	if (!nat_rewrite_in(skb, p, &flow))
+	if (!node_rewrite(skb, p, flow))
 		return NAT_DROP;
-	if (is_hairpin(&p->t, &flow.backend))
-		set_address(skb, p->l3, p->v6, NAT_SRC, &p->t.src, &to->src);
-	nat_track(&p->t, &flow, step, 0);
-	return NAT_TRANSLATE;
+	nat_track(&p->t, flow, step, 0);
+	return is_hairpin(&p->t, &flow->backend) ? NAT_BOUNCE : NAT_TRANSLATE;
 }
 
 SEC("tc")
@@ -188,7 +196,7 @@ int pod_in(struct __sk_buff *skb)
 {
 	struct nat_packet p = {};
 	struct nat_step step = {};
-	struct nat_tuple t = {};
+	struct nat_flow flow = {};
 
 	if (!read(skb, &p, &step))
 		return TC_ACT_UNSPEC;
@@ -200,21 +208,19 @@ int pod_in(struct __sk_buff *skb)
 		return TC_ACT_UNSPEC;
 	}
 	if (is_own(&p.t.dst)) {
-		switch (nat_answer(skb, &p, &step, &t)) {
+		switch (nat_answer(skb, &p, &step)) {
 		case NAT_TRANSLATE:
-			if (!lb_same_addr(&t.src, &p.t.src))
-				return node_receive(skb, p.v6);
+			return node_receive(skb, p.v6);
+		case NAT_BOUNCE:
 			set_address(skb, p.l3, p.v6, NAT_DST, &p.t.dst, &p.t.src);
 			return bounce(skb);
 		case NAT_DROP:
 			return TC_ACT_SHOT;
 		}
 	}
-	switch (node_call(skb, &p, &step, &t)) {
-	case NAT_TRANSLATE:
-		if (lb_same_addr(&p.t.src, &t.dst))
-			return bounce(skb);
-		return TC_ACT_UNSPEC;
+	switch (call(skb, &p, &step, &flow)) {
+	case NAT_BOUNCE:
+		return bounce(skb);
 	case NAT_DROP:
 		return TC_ACT_SHOT;
 	}
@@ -226,7 +232,6 @@ int pod_out(struct __sk_buff *skb)
 {
 	struct nat_packet p = {};
 	struct nat_step step = {};
-	struct nat_tuple in = {};
 
 	if (!read(skb, &p, &step))
 		return TC_ACT_UNSPEC;
@@ -234,7 +239,7 @@ int pod_out(struct __sk_buff *skb)
 		nat_error(skb, &p, 1);
 		return TC_ACT_UNSPEC;
 	}
-	return nat_answer(skb, &p, &step, &in) == NAT_DROP ? TC_ACT_SHOT : TC_ACT_UNSPEC;
+	return nat_answer(skb, &p, &step) == NAT_DROP ? TC_ACT_SHOT : TC_ACT_UNSPEC;
 }
 
 SEC("tc")
@@ -242,14 +247,13 @@ int node_in(struct __sk_buff *skb)
 {
 	struct nat_packet p = {};
 	struct nat_step step = {};
-	struct nat_tuple in = {};
 
 	/* Answers to pods are translated at their devices. */
 	if (!read(skb, &p, &step) || !is_own(&p.t.dst))
 		return TC_ACT_UNSPEC;
 	if (is_icmp(&p))
 		return nat_error(skb, &p, 1) ? node_receive(skb, p.v6) : TC_ACT_UNSPEC;
-	switch (nat_answer(skb, &p, &step, &in)) {
+	switch (nat_answer(skb, &p, &step)) {
 	case NAT_TRANSLATE:
 		return node_receive(skb, p.v6);
 	case NAT_DROP:
@@ -263,7 +267,7 @@ int node_out(struct __sk_buff *skb)
 {
 	struct nat_packet p = {};
 	struct nat_step step = {};
-	struct nat_tuple t = {};
+	struct nat_flow flow = {};
 
 	/* What is forwarded was translated where it came in. */
 	if (!read(skb, &p, &step) || !is_own(&p.t.src))
@@ -273,16 +277,18 @@ int node_out(struct __sk_buff *skb)
 		return TC_ACT_UNSPEC;
 	}
 	if (skb->ifindex == LOOPBACK && is_own(&p.t.dst)) {
-		switch (nat_answer(skb, &p, &step, &t)) {
+		switch (nat_answer(skb, &p, &step)) {
 		case NAT_TRANSLATE:
+		case NAT_BOUNCE: /* the node's own backend */
 			return TC_ACT_UNSPEC;
 		case NAT_DROP:
 			return TC_ACT_SHOT;
 		}
 	}
-	switch (node_call(skb, &p, &step, &t)) {
+	switch (call(skb, &p, &step, &flow)) {
 	case NAT_TRANSLATE:
-		return node_send(skb, &t);
+	case NAT_BOUNCE:
+		return node_send(skb, &p, &flow);
 	case NAT_DROP:
 		return TC_ACT_SHOT;
 	}

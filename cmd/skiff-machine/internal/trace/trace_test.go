@@ -73,6 +73,7 @@ func TestQuestionsAreResolved(t *testing.T) {
 		{"a headless Service", pod("client"), toService("headless", "80"), "TCP", "10.244.1.5>10.244.2.7:8080", "10.244.1.5@n1>10.244.2.7:8080@n2"},
 		{"a pod's named port", pod("client"), toPod("web-a", "http"), "TCP", "10.244.1.5>10.244.2.7:8080", "10.244.1.5@n1>10.244.2.7:8080@n2"},
 		{"a pod's only port", pod("client"), toPod("web-a", ""), "TCP", "10.244.1.5>10.244.2.7:8080", "10.244.1.5@n1>10.244.2.7:8080@n2"},
+		{"SCTP", pod("client"), toPod("web-a", "1"), "SCTP", "10.244.1.5>10.244.2.7:1", "10.244.1.5@n1>10.244.2.7:1@n2"},
 		{"a node", n2, toPod("web-a", "1"), "TCP", "172.30.0.12>10.244.2.7:1", "172.30.0.12@>10.244.2.7:1@n2"},
 		{"the host", host, toService("web", "80"), "TCP", "invalid IP>10.96.0.7:80 invalid IP>[fd00:96::7]:80", "invalid IP@>10.244.2.7:8080@n2"},
 		{"a pod on the host's network", pod("agent"), toPod("web-a", "1"), "TCP", "172.30.0.12>10.244.2.7:1", "172.30.0.12@>10.244.2.7:1@n2"},
