@@ -138,6 +138,9 @@ __noinline int node_send(struct __sk_buff *skb, const struct nat_packet *p, cons
 		if (way.ifindex == skb->ifindex)
 			return TC_ACT_UNSPEC;
 		return bpf_redirect_neigh(way.ifindex, NULL, 0, 0);
+	case BPF_FIB_LKUP_RET_FRAG_NEEDED:
+		/* lo takes larger packets: the stack says so to the sender. */
+		return bpf_redirect(LOOPBACK, BPF_F_INGRESS);
 	case BPF_FIB_LKUP_RET_NOT_FWDED: /* a backend of the node itself */
 		if (skb->ifindex == LOOPBACK)
 			return TC_ACT_UNSPEC;
@@ -273,7 +276,8 @@ int node_out(struct __sk_buff *skb)
 	if (!read(skb, &p, &step) || !is_own(&p.t.src))
 		return TC_ACT_UNSPEC;
 	if (is_icmp(&p)) {
-		nat_error(skb, &p, 0);
+		if (!is_own(&p.t.dst) || !nat_error(skb, &p, 1))
+			nat_error(skb, &p, 0);
 		return TC_ACT_UNSPEC;
 	}
 	if (skb->ifindex == LOOPBACK && is_own(&p.t.dst)) {

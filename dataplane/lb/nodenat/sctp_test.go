@@ -47,6 +47,11 @@ type message struct {
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 func (m message) bytes() []byte {
+	if m.chunk == chunkInit {
+		// Its window, streams and first number: the kernel, where it knows
+		// SCTP, refuses only what is well made.
+		m.text = "\x00\x01\x00\x00\x00\x01\x00\x01\x00\x00\x00\x01"
+	}
 	b := make([]byte, 20, 20+len(m.text))
 	binary.BigEndian.PutUint16(b, m.src)
 	binary.BigEndian.PutUint16(b[2:], m.dst)
