@@ -17,7 +17,6 @@ import (
 	"k8s.io/kubernetes/cmd/kube-controller-manager/names"
 	"k8s.io/kubernetes/pkg/controller/disruption"
 	serviceaccountcontroller "k8s.io/kubernetes/pkg/controller/serviceaccount"
-	"k8s.io/kubernetes/pkg/controller/volume/attachdetach"
 	"k8s.io/kubernetes/pkg/serviceaccount"
 )
 
@@ -53,33 +52,6 @@ func (u *upstream) tokens(ctx context.Context) (app.Controller, error) {
 	}
 	workers := int(u.context.ComponentConfig.SAController.ConcurrentSATokenSyncs)
 	return loop{names.ServiceAccountTokenController, func(ctx context.Context) { controller.Run(ctx, workers) }}, nil
-}
-
-// attachDetach is upstream's controller without the prober of FlexVolume
-// drivers: a machine has no directory for them, and the prober would make one.
-func (u *upstream) attachDetach(ctx context.Context) (app.Controller, error) {
-	component := u.context.ComponentConfig
-	plugins, err := app.ProbeAttachableVolumePlugins(klog.FromContext(ctx), component.PersistentVolumeBinderController.VolumeConfiguration)
-	if err != nil {
-		return nil, err
-	}
-	client, err := u.context.NewClient("attachdetach-controller")
-	if err != nil {
-		return nil, err
-	}
-	core, storage := u.context.InformerFactory.Core().V1(), u.context.InformerFactory.Storage().V1()
-	controller, err := attachdetach.NewAttachDetachController(ctx, client,
-		core.Pods(), core.Nodes(), core.PersistentVolumeClaims(), core.PersistentVolumes(),
-		storage.CSINodes(), storage.CSIDrivers(), storage.VolumeAttachments(),
-		plugins, nil,
-		component.AttachDetachController.DisableAttachDetachReconcilerSync,
-		component.AttachDetachController.ReconcilerSyncLoopPeriod.Duration,
-		component.AttachDetachController.DisableForceDetachOnTimeout,
-		attachdetach.DefaultTimerConfig)
-	if err != nil {
-		return nil, err
-	}
-	return loop{names.PersistentVolumeAttachDetachController, controller.Run}, nil
 }
 
 // policyStatus is upstream's controller, built when the first

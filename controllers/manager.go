@@ -16,6 +16,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/record"
 	"k8s.io/component-base/featuregate"
+	"k8s.io/kubernetes/pkg/volume"
 	"k8s.io/utils/clock"
 	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
@@ -39,6 +40,9 @@ type Config struct {
 	VolumesDir string
 	// CloudDrivers are the emulated cloud's controller services, by CSI driver.
 	CloudDrivers map[string]csi.ControllerServer
+	// VolumePlugins makes the volume plugins that upstream's controllers have
+	// beside their own; nil: none.
+	VolumePlugins func() ([]volume.VolumePlugin, error)
 	// NodeLabels are the labels that kubelets may not set and the control plane
 	// sets, by Node name.
 	NodeLabels map[string]map[string]string
@@ -66,6 +70,9 @@ func New(cfg Config) (*Manager, error) {
 	}
 	if cfg.VolumesDir == "" {
 		cfg.VolumesDir = machinev1alpha1.VolumesDir
+	}
+	if cfg.VolumePlugins == nil {
+		cfg.VolumePlugins = func() ([]volume.VolumePlugin, error) { return nil, nil }
 	}
 	if cfg.Clock == nil {
 		cfg.Clock = clock.RealClock{}

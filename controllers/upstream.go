@@ -31,6 +31,7 @@ import (
 	"k8s.io/kubernetes/pkg/controller/garbagecollector"
 	garbagecollectorconfig "k8s.io/kubernetes/pkg/controller/garbagecollector/config"
 	"k8s.io/kubernetes/pkg/controller/nodeipam/ipam"
+	"k8s.io/kubernetes/pkg/volume"
 	"k8s.io/utils/clock"
 
 	machinev1alpha1 "github.com/skiff-k8s/skiff/apis/machine/v1alpha1"
@@ -45,6 +46,7 @@ type upstream struct {
 	keyFile        string
 	rootCA         []byte
 	clock          clock.WithTicker
+	volumePlugins  func() ([]volume.VolumePlugin, error)
 }
 
 // componentConfig is kube-controller-manager's default configuration with the
@@ -133,7 +135,7 @@ func newUpstream(ctx context.Context, cfg Config, config *rest.Config, factory i
 	}
 	started := make(chan struct{})
 	metadataInformers := metadatainformer.NewSharedInformerFactoryWithOptions(metadataClient, resync(), metadatainformer.WithTransform(shared.StripManagedFields))
-	u := &upstream{metadataClient: metadataClient, keyFile: component.SAController.ServiceAccountKeyFile, rootCA: rootCA, clock: cfg.Clock}
+	u := &upstream{metadataClient: metadataClient, keyFile: component.SAController.ServiceAccountKeyFile, rootCA: rootCA, clock: cfg.Clock, volumePlugins: cfg.VolumePlugins}
 	u.context = app.ControllerContext{
 		ClientBuilder:                   builder,
 		InformerFactory:                 factory,
@@ -206,6 +208,10 @@ func (u *upstream) buildOne(ctx context.Context, descriptor *app.ControllerDescr
 		return u.tokens(ctx)
 	case names.PersistentVolumeAttachDetachController:
 		return u.attachDetach(ctx)
+	case names.PersistentVolumeBinderController:
+		return u.volumeBinder(ctx)
+	case names.PersistentVolumeExpanderController:
+		return u.volumeExpander(ctx)
 	case names.ValidatingAdmissionPolicyStatusController:
 		return u.policyStatus(descriptor), nil
 	case names.DisruptionController:

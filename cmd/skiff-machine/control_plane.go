@@ -110,7 +110,7 @@ func runOnStorage(ctx context.Context, cfg machinev1alpha1.ControlPlaneConfigura
 		return err
 	}
 	manager, err := controllers.New(controllers.Config{
-		RESTConfig: api.LoopbackClientConfig(), ControlPlane: cfg, NodeLabels: nodeLabels(cfg), CloudDrivers: cloud, Log: slog.Default(),
+		RESTConfig: api.LoopbackClientConfig(), ControlPlane: cfg, NodeLabels: nodeLabels(cfg), CloudDrivers: cloud, VolumePlugins: removedVolumes(cfg.Cloud), Log: slog.Default(),
 	})
 	if err != nil {
 		return err

@@ -42,6 +42,7 @@ import (
 	machinev1alpha1 "github.com/skiff-k8s/skiff/apis/machine/v1alpha1"
 	"github.com/skiff-k8s/skiff/hostnode/agent/cloud"
 	"github.com/skiff-k8s/skiff/hostnode/agent/stats"
+	"github.com/skiff-k8s/skiff/hostnode/removedvolumes"
 )
 
 // Config of the node's kubelet. Node, Runtime and Images are required.
@@ -186,6 +187,10 @@ func dependencies(ctx context.Context, cfg Config, s *options.KubeletServer, c *
 	if err != nil {
 		return nil, fmt.Errorf("list volume plugins: %w", err)
 	}
+	removed, err := removedvolumes.Plugins(removedvolumes.Config{Cloud: cfg.Node.Cloud, NodeName: cfg.Node.NodeName})
+	if err != nil {
+		return nil, fmt.Errorf("list volume plugins: %w", err)
+	}
 	health, err := watchdog.NewHealthChecker(logger)
 	if err != nil {
 		return nil, fmt.Errorf("make health checker: %w", err)
@@ -209,7 +214,7 @@ func dependencies(ctx context.Context, cfg Config, s *options.KubeletServer, c *
 		OOMAdjuster:               oom.NewFakeOOMAdjuster(),
 		OSInterface:               kubecontainer.RealOS{},
 		TracerProvider:            noop.NewTracerProvider(),
-		VolumePlugins:             append(plugins, drivers.Plugin()),
+		VolumePlugins:             append(append(plugins, drivers.Plugin()), removed...),
 		DynamicPluginProber:       app.GetDynamicPluginProber(ctx, s.VolumePluginDir, utilexec.New()),
 		TLSOptions:                tlsOptions,
 		RemoteRuntimeService:      cfg.Runtime,

@@ -37,8 +37,13 @@ func New(cfg Config, name string) (*Driver, error) {
 	if cfg.Root == "" {
 		cfg.Root = machinev1alpha1.CloudDir
 	}
-	for _, spec := range machinev1alpha1.CloudDrivers() {
-		if spec.Name == name && slices.Contains(cfg.Drivers, name) {
+	specs := machinev1alpha1.CloudDrivers()
+	specs = slices.DeleteFunc(specs, func(spec machinev1alpha1.CloudDriver) bool { return !slices.Contains(cfg.Drivers, spec.Name) })
+	if cfg.RemovedVolumes {
+		specs = append(specs, machinev1alpha1.RemovedVolumes()...)
+	}
+	for _, spec := range specs {
+		if spec.Name == name {
 			return &Driver{spec: spec, cloud: cfg.Cloud, store: store{dir: filepath.Join(cfg.Root, name), driver: name}}, nil
 		}
 	}
@@ -76,8 +81,8 @@ func (d *Driver) Probe(context.Context, *csi.ProbeRequest) (*csi.ProbeResponse, 
 
 // attachLimit is the most volumes that a node has attached; zero: no limit.
 func (d *Driver) attachLimit() int {
-	if d.spec.Shared {
-		return 0
+	if d.spec.Shared || d.spec.NamedByUser {
+		return 0 // nobody counts, or nobody is told
 	}
 	if d.cloud.AttachLimit > 0 {
 		return d.cloud.AttachLimit

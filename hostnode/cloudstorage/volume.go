@@ -51,7 +51,11 @@ func (d *Driver) CreateVolume(ctx context.Context, req *csi.CreateVolumeRequest)
 		}
 	}
 	zone := d.chooseZone(req.GetAccessibilityRequirements())
-	r := d.fresh(volumeID(d.spec.Name, req.GetName(), zone), req.GetName(), want, block)
+	id := req.GetName()
+	if !d.spec.NamedByUser {
+		id = volumeID(d.spec.Name, id, zone)
+	}
+	r := d.fresh(id, req.GetName(), want, block)
 	r.Shared, r.Zone = shared, zone
 	mode := d.rootMode()
 	if source != nil {

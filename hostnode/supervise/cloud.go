@@ -11,12 +11,13 @@ import (
 
 // planCloud is the cloud of the config file for the machines. A record of an
 // older skiff has no cloud: it gets the default one.
-func planCloud(c *cluster.Cloud) (machine.Cloud, error) {
-	set := *c
+func planCloud(c *cluster.Cluster) (machine.Cloud, error) {
+	set := c.Cloud
 	cluster.SetCloudDefaults(&set)
 	cloud := machine.Cloud{
 		Drivers: *set.Drivers, Images: set.Filesystems == cluster.FilesystemImages,
 		CreateMissing: set.MissingVolumes == cluster.CreateMissingVolumes, AttachLimit: set.AttachLimit,
+		RemovedVolumes: c.RemovedVolumes == cluster.EmulateRemovedVolumes,
 	}
 	for _, d := range []struct {
 		field, text string

@@ -129,7 +129,7 @@ func planNode(rec *record, i int) (*machine.NodeConfiguration, namespaces.Limits
 	if err != nil {
 		return nil, namespaces.Limits{}, &Refusal{Field: fmt.Sprintf("nodes[%d].resources.memory", i), Err: err, Help: "a quantity, for example 4Gi"}
 	}
-	cloud, err := planCloud(&c.Cloud)
+	cloud, err := planCloud(c)
 	if err != nil {
 		return nil, namespaces.Limits{}, err
 	}
@@ -196,7 +196,7 @@ func planControlPlane(rec *record, i int, resolvers []string) (*machine.ControlP
 	if err != nil {
 		return nil, err
 	}
-	cloud, err := planCloud(&c.Cloud)
+	cloud, err := planCloud(c)
 	if err != nil {
 		return nil, err
 	}

@@ -38,6 +38,7 @@ func SetDefaults(c *Cluster) {
 	}
 	setDefault(&c.Durability, Ephemeral)
 	SetCloudDefaults(&c.Cloud)
+	setDefault(&c.RemovedVolumes, FailRemovedVolumes)
 	setDefault(&c.Networking.IPFamily, IPv4)
 	loopback := "127.0.0.1"
 	if c.Networking.IPFamily == IPv6 {

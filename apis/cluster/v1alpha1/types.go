@@ -54,6 +54,12 @@ type Cluster struct {
 	// Cloud is the storage of the clouds whose volumes are part of Kubernetes'
 	// API, on this host. skiff only.
 	Cloud Cloud `json:"cloud,omitempty" skiff:"only"`
+	// RemovedVolumes says what becomes of the volumes that upstream has removed
+	// from the kubelet, but not from the API, without a CSI driver in their
+	// place (flocker, quobyte, photonPersistentDisk, scaleIO, storageos,
+	// glusterfs, rbd, cephfs): "fail" is what upstream does, "emulate" puts
+	// them on the storage of the emulated cloud. Default fail. skiff only.
+	RemovedVolumes RemovedVolumes `json:"removedVolumes,omitempty" skiff:"only"`
 }
 
 // Durability says what survives a power cut.
@@ -63,6 +69,15 @@ type Durability string
 const (
 	Ephemeral Durability = "ephemeral"
 	Durable   Durability = "durable"
+)
+
+// RemovedVolumes says what becomes of volumes that upstream has removed.
+type RemovedVolumes string
+
+// The values of RemovedVolumes.
+const (
+	FailRemovedVolumes    RemovedVolumes = "fail"
+	EmulateRemovedVolumes RemovedVolumes = "emulate"
 )
 
 // RestartPolicy says what becomes of the cluster when the host boots.

@@ -53,6 +53,9 @@ func Validate(c *Cluster) field.ErrorList {
 	errs = append(errs, validatePorts(c)...)
 	errs = append(errs, validateStorage(c)...)
 	errs = append(errs, validateCloud(&c.Cloud, field.NewPath("cloud"))...)
+	if c.RemovedVolumes != FailRemovedVolumes && c.RemovedVolumes != EmulateRemovedVolumes {
+		errs = append(errs, field.NotSupported(field.NewPath("removedVolumes"), c.RemovedVolumes, []RemovedVolumes{FailRemovedVolumes, EmulateRemovedVolumes}))
+	}
 	errs = append(errs, validateGates(c.FeatureGates, field.NewPath("featureGates"))...)
 	return append(errs, validateRuntimeConfig(c.RuntimeConfig, field.NewPath("runtimeConfig"))...)
 }

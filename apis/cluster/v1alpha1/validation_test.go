@@ -62,6 +62,8 @@ func TestValidateNamesFieldAndType(t *testing.T) {
 		"an unknown driver":            {"cloud: {drivers: [ebs.csi.aws.com, ebs, ebs.csi.aws.com]}", []bad{{"cloud.drivers[1]", notSupported}, {"cloud.drivers[2]", duplicate}}},
 		"a cloud of other words":       {"cloud: {filesystems: zfs, missingVolumes: maybe, attachLimit: -1}", []bad{{"cloud.filesystems", notSupported}, {"cloud.missingVolumes", notSupported}, {"cloud.attachLimit", invalid}}},
 		"a cloud without time":         {"cloud: {createDelay: soon, attachDelay: 1h}", []bad{{"cloud.createDelay", invalid}, {"cloud.attachDelay", invalid}}},
+		"removed volumes":              {"removedVolumes: emulate", nil},
+		"removed volumes otherwise":    {"removedVolumes: csi", []bad{{"removedVolumes", notSupported}}},
 		"another CNI":                  {"networking: {disableDefaultCNI: true}", nil},
 		"no proxy":                     {"networking: {kubeProxyMode: none}", []bad{{"networking.kubeProxyMode", forbidden}}},
 		"an unknown proxy":             {"networking: {kubeProxyMode: ebpf}", []bad{{"networking.kubeProxyMode", notSupported}}},

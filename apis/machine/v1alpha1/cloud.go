@@ -20,6 +20,9 @@ type Cloud struct {
 	// AttachLimit is the most volumes of a driver that a node has attached;
 	// zero: as many as the driver's cloud allows.
 	AttachLimit int `json:"attachLimit,omitempty"`
+	// RemovedVolumes says that the volumes which upstream has removed from its
+	// kubelet are on the same storage.
+	RemovedVolumes bool `json:"removedVolumes,omitempty"`
 	// CreateDelay and AttachDelay are how long creating, and attaching or
 	// detaching, takes.
 	CreateDelay time.Duration `json:"createDelay,omitempty"`
@@ -42,6 +45,8 @@ type CloudDriver struct {
 	ReadOnlyMany bool
 	// AttachLimit is the usual most volumes of a node; zero: none.
 	AttachLimit int
+	// NamedByUser says that the name of a volume is its id.
+	NamedByUser bool
 	// FSGroupPolicy, FSType and PodInfo are what the driver is installed with.
 	FSGroupPolicy string
 	FSType        string
@@ -59,6 +64,22 @@ func CloudDrivers() []CloudDriver {
 		{Name: "cinder.csi.openstack.org", ZoneKey: "topology.cinder.csi.openstack.org/zone", AttachLimit: 256, FSGroupPolicy: byType, FSType: "ext4"},
 		{Name: "csi.vsphere.vmware.com", ZoneKey: "topology.csi.vmware.com/zone", AttachLimit: 59, FSGroupPolicy: byType, FSType: "ext4"},
 		{Name: "pxd.portworx.com", Shared: true, AskToShare: "shared", FSGroupPolicy: always, PodInfo: true, FSType: "ext4"},
+	}
+}
+
+// RemovedVolumes are the storages whose volumes upstream has removed from its
+// kubelet without a CSI driver to translate them to. Their names are those of
+// the plugins that upstream had, without its prefix.
+func RemovedVolumes() []CloudDriver {
+	return []CloudDriver{
+		{Name: "rbd", NamedByUser: true, ReadOnlyMany: true},
+		{Name: "scaleio", NamedByUser: true, ReadOnlyMany: true},
+		{Name: "photon-pd", NamedByUser: true},
+		{Name: "flocker", NamedByUser: true},
+		{Name: "storageos", NamedByUser: true, Shared: true},
+		{Name: "glusterfs", NamedByUser: true, Shared: true},
+		{Name: "cephfs", NamedByUser: true, Shared: true},
+		{Name: "quobyte", NamedByUser: true, Shared: true},
 	}
 }
 
