@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/netip"
 	"os"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -100,6 +101,34 @@ func answer(conn *os.File, hello string) {
 // onlyWriter hides what os.File knows to do faster, and SCTP does not.
 type onlyWriter struct{ io.Writer }
 
+// connect makes fd non-blocking, and an association: a connect() that blocks
+// would be interrupted by the Go runtime's signals.
+func connect(fd int, addr netip.AddrPort, deadline time.Time) error {
+	if err := unix.SetNonblock(fd, true); err != nil {
+		return err
+	}
+	if err := unix.Connect(fd, sockaddr(addr)); !errors.Is(err, unix.EINPROGRESS) {
+		return err
+	}
+	for {
+		ready := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
+		n, err := unix.Poll(ready, int(time.Until(deadline).Milliseconds()))
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case err != nil:
+			return err
+		case n == 0:
+			return os.ErrDeadlineExceeded
+		}
+		failed, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
+		if err == nil && failed != 0 {
+			err = syscall.Errno(failed)
+		}
+		return err
+	}
+}
+
 // Call makes an association with addr, sends payload, and returns what the
 // server says first and what came back of the payload.
 func Call(addr netip.AddrPort, payload []byte, patience time.Duration) (hello string, back []byte, err error) {
@@ -107,18 +136,9 @@ func Call(addr netip.AddrPort, payload []byte, patience time.Duration) (hello st
 	if err != nil {
 		return "", nil, err
 	}
-	bound := unix.NsecToTimeval(int64(patience))
-	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &bound); err != nil {
-		unix.Close(fd)
-		return "", nil, err
-	}
-	if err := unix.Connect(fd, sockaddr(addr)); err != nil {
+	if err := connect(fd, addr, time.Now().Add(patience)); err != nil {
 		unix.Close(fd)
 		return "", nil, fmt.Errorf("connect to %s: %w", addr, err)
-	}
-	if err := unix.SetNonblock(fd, true); err != nil {
-		unix.Close(fd)
-		return "", nil, err
 	}
 	conn := os.NewFile(uintptr(fd), "sctp")
 	defer conn.Close()

@@ -45,6 +45,13 @@ func TestAssociationsOfTheKernel(t *testing.T) {
 						back []byte
 						err  error
 					)
+					payload := payload
+					if to.Addr() == client.addr(to.Addr()) {
+						// lo takes larger packets than the way to the pod. Messages
+						// that were cut to its size before the sender has learned
+						// this would be sent in fragments, which are dropped.
+						payload = payload[:1000]
+					}
 					c.must(fabrictest.In(client.netns, func() error {
 						said, back, err = sctp.Call(to, payload, patience)
 						return nil

@@ -38,8 +38,7 @@ func speak(verb, address string) error {
 		<-ended
 		return nil
 	case callSCTP:
-		// More than one packet, there and back.
-		payload := bytes.Repeat([]byte("0123456789abcdef"), 1<<12)
+		payload := bytes.Repeat([]byte("0123456789abcdef"), 1<<6)
 		hello, back, err := sctp.Call(addr, payload, 5*time.Minute)
 		if err == nil && !bytes.Equal(back, payload) {
 			err = fmt.Errorf("%d bytes came back, and not those that were sent", len(back))
