@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"runtime"
@@ -47,6 +48,7 @@ func enclose(ctx context.Context) (err error) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWNS | unix.CLONE_NEWPID,
 		Pdeathsig:  syscall.SIGKILL,
+		Setsid:     true, // see prepare
 	}
 	// The parent's death must not be this thread's.
 	runtime.LockOSThread()
@@ -76,6 +78,12 @@ func prepare() error {
 		if err := unix.Mount(m.what, m.target, m.kind, m.flags, ""); err != nil {
 			return fmt.Errorf("mount %s: %w", m.target, err)
 		}
+	}
+	// Where the kernel gives every session the same share, a priority counts
+	// within the session alone, and the session has one of its own.
+	err := os.WriteFile("/proc/self/autogroup", []byte("-20"), 0o644)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("raise the session's priority: %w", err)
 	}
 	return nil
 }
