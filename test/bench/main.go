@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"k8s.io/client-go/rest"
@@ -58,7 +59,7 @@ func main() {
 		fmt.Fprintln(os.Stderr, "Error:", err)
 		os.Exit(1)
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := run(ctx, *n, *out, strings.Split(*names, ","), options{idle: *idle, burst: *burst, kills: *kills, parts: parts, only: *only, sizes: grow}); err != nil {
 		fmt.Fprintln(os.Stderr, "Error:", err)
@@ -180,7 +181,7 @@ func markdown(subjects []subject, results map[string][]sample, grown sizes) stri
 	}
 	b.WriteString("\n|---|" + strings.Repeat("---|", len(subjects)) + "\n")
 	for _, f := range slices.Concat(figures, grown.figures(), replicaFigures) {
-		fmt.Fprintf(&b, "| %s |", f.title)
+		line, taken := fmt.Sprintf("| %s |", f.title), false
 		for _, s := range subjects {
 			var values []float64
 			for _, r := range results[s.Name()] {
@@ -189,12 +190,17 @@ func markdown(subjects []subject, results map[string][]sample, grown sizes) stri
 				}
 			}
 			if len(values) == 0 {
-				b.WriteString(" – |")
+				line += " – |"
 				continue
 			}
+			taken = true
 			slices.Sort(values)
-			fmt.Fprintf(&b, " %.3g (%.3g–%.3g) |", values[len(values)/2], values[0], values[len(values)-1])
+			line += fmt.Sprintf(" %.3g (%.3g–%.3g) |", values[len(values)/2], values[0], values[len(values)-1])
 		}
+		if !taken {
+			continue // it was not asked for
+		}
+		b.WriteString(line)
 		b.WriteString("\n")
 	}
 	return b.String()
