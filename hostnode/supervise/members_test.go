@@ -88,7 +88,7 @@ func TestASnapshotOfSeveralControlPlanesIsOfAllAndForAll(t *testing.T) {
 		expectMembers(t, c, "c")
 	})
 	t.Run("that are stopped", func(t *testing.T) {
-		for _, file := range memberFiles(t, c, "member/file") {
+		for _, file := range memberFiles(t, c, "member/wal/file") {
 			if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o700), os.WriteFile(file, []byte("as it was"), 0o600)); err != nil {
 				t.Fatal(err)
 			}
@@ -98,7 +98,7 @@ func TestASnapshotOfSeveralControlPlanesIsOfAllAndForAll(t *testing.T) {
 		}
 		setValues(t, c, "d", "e", "f")
 		restored := save(t, c.Name, "svt-three-stop")
-		files := memberFiles(t, c, "member/file")
+		files := memberFiles(t, c, "member/wal/file")
 		change := func(i int) {
 			if err := os.WriteFile(files[i], []byte("as it Was"), 0o600); err != nil {
 				t.Fatal(err)
