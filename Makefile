@@ -119,7 +119,7 @@ kills: build ## Kill a node's process while Pods come and go: [KILLS=100] [SEED=
 	hack/test-robustness.sh kills
 
 .PHONY: churn
-churn: build ## A hundred Pods a minute leave nothing behind: [DURATION=1h] [SEED=n]
+churn: build ## Pods that come and go leave nothing behind: [DURATION=1h] [RATE=100] [SEED=n]
 	REPORT=$(or $(REPORT),test/robustness/CHURN.md) hack/test-robustness.sh churn
 
 .PHONY: conformance

@@ -42,7 +42,7 @@ var _ = Describe("the process of a node", Ordered, ContinueOnFailure, Label("kil
 		baseline []string
 	)
 	BeforeAll(func(ctx context.Context) {
-		c := create("churn-kills", Topology{ControlPlanes: 1, Workers: 1}, "ephemeral")
+		c := create("robust-k", Topology{ControlPlanes: 1, Workers: 1}, "ephemeral")
 		_, err := skiff("", "load", "image-archive", "../../_output/images-robustness.tar", "--name", c.name)
 		Expect(err).NotTo(HaveOccurred())
 		client, _, err = c.client()

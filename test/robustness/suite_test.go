@@ -20,6 +20,7 @@ var settings struct {
 	durability string
 	report     string
 	kills      int
+	rate       int
 }
 
 func TestMain(m *testing.M) {
@@ -30,6 +31,7 @@ func TestMain(m *testing.M) {
 	flag.StringVar(&settings.durability, "durability", "durable", "of the cluster: durable or ephemeral")
 	flag.StringVar(&settings.report, "report", "", "file to write the report to")
 	flag.IntVar(&settings.kills, "kills", 100, "of a node's process, at random")
+	flag.IntVar(&settings.rate, "rate", 100, "Pods a minute that come and go")
 	flag.Parse()
 	os.Exit(m.Run())
 }
