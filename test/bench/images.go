@@ -89,6 +89,9 @@ func load(ctx context.Context, s loader, n int, create func(context.Context) (*r
 	if err != nil {
 		return 0, err
 	}
+	if err := answers(ctx, client); err != nil {
+		return 0, fmt.Errorf("wait for the API: %w", err)
+	}
 	if err := untilReady(ctx, client, n); err != nil {
 		return 0, fmt.Errorf("nodes Ready: %w", err)
 	}

@@ -46,12 +46,15 @@ func main() {
 	burst := flag.Int("burst", 100, "Pods in the burst")
 	kills := flag.Int("kills", 20, "how often etcd's leader and the scheduler of a replicated control plane are killed in a run")
 	replicated := flag.String("replicas", strings.Join(replicaParts, ","), "figures of replicated control planes to take; empty leaves them out")
-	only := flag.Bool("only-replicas", false, "take the figures of replicated control planes only")
+	part := flag.String("only", "", "take one part of the figures only: "+strings.Join(parts, ", "))
 	var grow sizes
 	flag.Var(&grow, "sizes", "nodes of the clusters that show what a further node takes; empty leaves it out (default 1,3,10)")
 	_ = grow.Set("1,3,10")
 	flag.Parse()
-	parts, err := readParts(*replicated)
+	replicating, err := readParts(*replicated)
+	if err == nil && *part != "" && !slices.Contains(parts, *part) {
+		err = fmt.Errorf("-only: %q: want one of %s", *part, strings.Join(parts, ", "))
+	}
 	if err == nil && (*n < 1 || *kills < 1) {
 		err = errors.New("-n, -kills: want at least 1")
 	}
@@ -61,7 +64,7 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, *n, *out, strings.Split(*names, ","), options{idle: *idle, burst: *burst, kills: *kills, parts: parts, only: *only, sizes: grow}); err != nil {
+	if err := run(ctx, *n, *out, strings.Split(*names, ","), options{idle: *idle, burst: *burst, kills: *kills, parts: replicating, only: *part, sizes: grow}); err != nil {
 		fmt.Fprintln(os.Stderr, "Error:", err)
 		os.Exit(1)
 	}
@@ -72,9 +75,23 @@ type options struct {
 	burst int
 	kills int
 	parts []string
-	only  bool
+	// only is the one part to take; empty: all.
+	only  string
 	sizes sizes
 }
+
+// Parts of the figures, each with clusters of its own.
+const (
+	partCluster  = "cluster"
+	partNode     = "node"
+	partImages   = "images"
+	partGrowth   = "growth"
+	partReplicas = "replicas"
+)
+
+var parts = []string{partCluster, partNode, partImages, partGrowth, partReplicas}
+
+func (o options) has(part string) bool { return o.only == "" || o.only == part }
 
 func run(ctx context.Context, n int, out string, names []string, opts options) error {
 	subjects, err := choose(names, out)
@@ -90,31 +107,45 @@ func run(ctx context.Context, n int, out string, names []string, opts options) e
 	for i := range n {
 		for _, s := range subjects {
 			fmt.Fprintf(os.Stderr, "run %d/%d %s\n", i+1, n, s.Name())
-			got := sample{}
-			if !opts.only {
-				if got, err = measure(ctx, s, opts); err != nil {
-					return fmt.Errorf("run %d of %s: %w", i+1, s.Name(), err)
-				}
-			}
-			if g, ok := s.(grower); ok && !opts.only {
-				if err := growth(ctx, g, opts, got); err != nil {
-					return fmt.Errorf("run %d of %s: %w", i+1, s.Name(), err)
-				}
-			}
-			if r, ok := s.(*skiffCluster); ok {
-				if err := replicas(ctx, r, opts, got); err != nil {
-					return fmt.Errorf("run %d of %s, replicas: %w", i+1, s.Name(), err)
-				}
+			got, err := take(ctx, s, opts)
+			if err != nil {
+				return fmt.Errorf("run %d of %s, %w", i+1, s.Name(), err)
 			}
 			results[s.Name()] = append(results[s.Name()], got)
-		}
-		// After each round: what was measured stays if the next one fails.
-		if err := write(out, results, markdown(subjects, results, opts.sizes)); err != nil {
-			return err
+			// What was measured stays if the next one fails.
+			if err := write(out, results, markdown(subjects, results, opts.sizes)); err != nil {
+				return err
+			}
 		}
 	}
 	fmt.Print(markdown(subjects, results, opts.sizes))
 	return nil
+}
+
+// take takes all figures of a subject once.
+func take(ctx context.Context, s subject, opts options) (sample, error) {
+	got := sample{}
+	measures := map[string]func() error{
+		partCluster: func() (err error) { got, err = measure(ctx, s, opts); return err },
+		partNode:    func() error { return nodes(ctx, s, got) },
+	}
+	if l, ok := s.(loader); ok {
+		measures[partImages] = func() error { return loads(ctx, l, got) }
+	}
+	if g, ok := s.(grower); ok {
+		measures[partGrowth] = func() error { return growth(ctx, g, opts, got) }
+	}
+	if r, ok := s.(*skiffCluster); ok {
+		measures[partReplicas] = func() error { return replicas(ctx, r, opts, got) }
+	}
+	for _, part := range parts {
+		if measure := measures[part]; measure != nil && opts.has(part) {
+			if err := measure(); err != nil {
+				return got, fmt.Errorf("%s: %w", part, err)
+			}
+		}
+	}
+	return got, nil
 }
 
 // write puts the results into files, for programs and for people.
@@ -180,7 +211,7 @@ func markdown(subjects []subject, results map[string][]sample, grown sizes) stri
 		fmt.Fprintf(&b, " %s |", s.Name())
 	}
 	b.WriteString("\n|---|" + strings.Repeat("---|", len(subjects)) + "\n")
-	for _, f := range slices.Concat(figures, grown.figures(), replicaFigures) {
+	for _, f := range slices.Concat(figures, nodeFigures, imageFigures(), grown.figures(), replicaFigures) {
 		line, taken := fmt.Sprintf("| %s |", f.title), false
 		for _, s := range subjects {
 			var values []float64

@@ -60,10 +60,7 @@ func measure(ctx context.Context, s subject, opts options) (got sample, err erro
 // when each thing is seen to work.
 func bringUp(ctx context.Context, client kubernetes.Interface, s subject, start time.Time, got sample) error {
 	since := func() float64 { return time.Since(start).Seconds() }
-	if err := retry(ctx, func() error {
-		_, err := client.CoreV1().Namespaces().Get(ctx, "default", metav1.GetOptions{})
-		return err
-	}); err != nil {
+	if err := answers(ctx, client); err != nil {
 		return fmt.Errorf("wait for the API: %w", err)
 	}
 	got["api"] = since()
@@ -107,6 +104,14 @@ func bringUp(ctx context.Context, client kubernetes.Interface, s subject, start 
 	cpu, err := s.CPU()
 	got["cpuReady"] = cpu.Seconds()
 	return err
+}
+
+// answers waits until the API can be asked.
+func answers(ctx context.Context, client kubernetes.Interface) error {
+	return retry(ctx, func() error {
+		_, err := client.CoreV1().Namespaces().Get(ctx, "default", metav1.GetOptions{})
+		return err
+	})
 }
 
 // idle waits and reads memory and processor time.

@@ -26,7 +26,7 @@ const (
 	// crowd fills one node; upstream's limit is 110.
 	crowd = 100
 	// lead is how long before its end a Pod is told when that will be.
-	lead = 1500 * time.Millisecond
+	lead = 4 * time.Second
 	// worker is the node that all figures of one node are taken on; both
 	// subjects have one of this name.
 	worker = skiffName + "-worker"
@@ -64,6 +64,9 @@ func nodes(ctx context.Context, s subject, got sample) (err error) {
 	client, err := kubernetes.NewForConfig(config)
 	if err != nil {
 		return err
+	}
+	if err := answers(ctx, client); err != nil {
+		return fmt.Errorf("wait for the API: %w", err)
 	}
 	if err := untilReady(ctx, client, 3); err != nil {
 		return fmt.Errorf("nodes Ready: %w", err)
