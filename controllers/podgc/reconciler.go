@@ -22,6 +22,8 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/skiff-k8s/skiff/controllers/shared"
 )
 
 // Quarantine is upstream's: how long a node may be missing before its Pods go.
@@ -34,7 +36,7 @@ const endedIndex = "podgc.ended"
 type Config struct {
 	Client    kubernetes.Interface
 	Informers informers.SharedInformerFactory
-	Clock     clock.PassiveClock
+	Clock     clock.WithTicker
 	// Threshold is how many Pods that have ended may stay; zero is any number.
 	Threshold int
 	// Quarantine defaults to the constant of this name.
@@ -80,6 +82,7 @@ func New(cfg Config) (*Reconciler, error) {
 func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 	return ctrl.NewControllerManagedBy(mgr).
 		Named(names.PodGarbageCollectorController).
+		WithOptions(shared.OnClock(r.cfg.Clock)).
 		Watches(&corev1.Pod{}, r.onPod()).
 		Watches(&corev1.Node{}, r.onNode()).
 		Complete(r)

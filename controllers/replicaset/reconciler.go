@@ -37,7 +37,7 @@ type Config struct {
 	Informers informers.SharedInformerFactory
 	// Recorder writes events as the controller.
 	Recorder record.EventRecorder
-	Clock    clock.PassiveClock
+	Clock    clock.WithTicker
 }
 
 // Reconciler keeps the Pods of a ReplicaSet.
@@ -93,6 +93,7 @@ func newReconciler(cfg Config, of resource) (*Reconciler, error) {
 func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 	return ctrl.NewControllerManagedBy(mgr).
 		Named(r.name).
+		WithOptions(shared.OnClock(r.cfg.Clock)).
 		Watches(r.watched, shared.OnItself(r.forget)).
 		Watches(&corev1.Pod{}, r.onPod()).
 		Complete(r)

@@ -20,6 +20,7 @@ func InEachNamespace(mgr ctrl.Manager, controller string, kind client.Object, na
 	named := predicate.NewPredicateFuncs(func(o client.Object) bool { return o.GetName() == name })
 	return ctrl.NewControllerManagedBy(mgr).
 		Named(controller).
+		WithOptions(Quiet()).
 		For(&corev1.Namespace{}).
 		Watches(kind, handler.EnqueueRequestsFromMapFunc(namespaceOf), builder.WithPredicates(named)).
 		Complete(r)
