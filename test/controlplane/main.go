@@ -1,6 +1,6 @@
 // Command controlplane is test/apiserver with the cluster's controllers in
 // the same process and settled after the start, as control planes of skiff's
-// are. With -controllers=false it is without them.
+// are. With -controllers=false it is without them, with -await until SIGUSR1.
 package main
 
 import (
@@ -8,6 +8,8 @@ import (
 	"flag"
 	"log/slog"
 	"os"
+	"os/signal"
+	"syscall"
 	"time"
 
 	"github.com/skiff-k8s/skiff/apis/machine/v1alpha1"
@@ -22,6 +24,9 @@ const settleAfter = 5500 * time.Millisecond
 
 func main() {
 	with := flag.Bool("controllers", true, "run the controllers")
+	await := flag.Bool("await", false, "start the controllers at SIGUSR1")
+	told := make(chan os.Signal, 1)
+	signal.Notify(told, syscall.SIGUSR1)
 	compose.Main(func(ctx context.Context, api *server.Server, cp v1alpha1.ControlPlaneConfiguration, pkiDir string) error {
 		timer := time.AfterFunc(settleAfter, func() {
 			if err := settle.Memory(); err != nil {
@@ -32,6 +37,13 @@ func main() {
 		if !*with {
 			<-ctx.Done()
 			return nil
+		}
+		if *await {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-told:
+			}
 		}
 		manager, err := controllers.New(controllers.Config{
 			RESTConfig: api.LoopbackClientConfig(), ControlPlane: cp, PKIDir: pkiDir,

@@ -54,6 +54,16 @@ func (f *feed) next(ctx context.Context) (watch.Event, error) {
 	}
 }
 
+// until waits until the feed shows something.
+func (f *feed) until(ctx context.Context, shows func(watch.Event) bool) error {
+	for {
+		e, err := f.next(ctx)
+		if err != nil || shows(e) {
+			return err
+		}
+	}
+}
+
 // added waits until the feed has told of n new objects.
 func (f *feed) added(ctx context.Context, n int) error {
 	for seen := 0; seen < n; {

@@ -85,12 +85,12 @@ func one(ctx context.Context, name, programs, only string, idle time.Duration) (
 	if err != nil {
 		return nil, err
 	}
+	got = sample{}
 	if name != "none" {
-		if err := m.waitForControllers(ctx); err != nil {
-			return nil, err
+		if got["first"], err = m.begin(ctx); err != nil {
+			return nil, fmt.Errorf("start: %w", err)
 		}
 	}
-	got = sample{}
 	if err := m.idle(ctx, idle, got); err != nil || name == "none" {
 		return got, err
 	}

@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 	"k8s.io/utils/ptr"
 )
 
@@ -27,6 +28,7 @@ type measurement struct {
 func newMeasurement(ctx context.Context, s *subject) (*measurement, error) {
 	config := s.server.Config()
 	config.ContentType = "application/vnd.kubernetes.protobuf"
+	config.WarningHandler = rest.NoWarnings{} // of Endpoints
 	client, err := kubernetes.NewForConfig(config)
 	if err != nil {
 		return nil, err
@@ -39,18 +41,27 @@ func newMeasurement(ctx context.Context, s *subject) (*measurement, error) {
 	return m, m.play(ctx)
 }
 
-// waitForControllers returns when a namespace gets its account and a
-// Deployment its Pod.
-func (m *measurement) waitForControllers(ctx context.Context) error {
-	ns, pods, err := m.newPods(ctx)
+// begin starts the controllers and returns how many seconds it takes until a
+// namespace that waits for them has its account and a Deployment its Pod.
+func (m *measurement) begin(ctx context.Context) (float64, error) {
+	const ns = "waiting"
+	if _, err := m.client.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: ns}}, metav1.CreateOptions{}); err != nil {
+		return 0, err
+	}
+	if _, err := m.client.AppsV1().Deployments(ns).Create(ctx, deployment("first", 1), metav1.CreateOptions{}); err != nil {
+		return 0, err
+	}
+	pods, err := follow(ctx, m.client.CoreV1().Pods(ns), metav1.ListOptions{})
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer pods.stop()
-	if _, err := m.client.AppsV1().Deployments(ns).Create(ctx, deployment("first", 1), metav1.CreateOptions{}); err != nil {
-		return err
+	begin := time.Now()
+	if err := m.subject.begin(); err != nil {
+		return 0, err
 	}
-	return pods.added(ctx, 1)
+	err = pods.added(ctx, 1)
+	return time.Since(begin).Seconds(), err
 }
 
 // idle lets the subject be, and reads what it used.

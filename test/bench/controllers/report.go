@@ -19,6 +19,7 @@ type figure struct {
 var figures = []figure{
 	{key: "anonymous", title: "anonymous memory after idling, MB"},
 	{key: "cpu", title: "CPU while idling, % of a core"},
+	{key: "first", title: "start → first Pod of a waiting Deployment, s"},
 	{"deployment", "Deployment of 100 → all Pods created, ms", deploymentOfHundred},
 	{"replaced", "Pod deleted → its replacement, ms", podReplaced},
 	{"jobs", "10 Jobs of 100 → 1,000 Pods created, s", thousandPodsOfJobs},
@@ -26,6 +27,17 @@ var figures = []figure{
 	{"ready", "Pod ready → EndpointSlice written, ms", readyToSlice},
 	{"namespace", "namespace with 500 objects deleted → gone, s", namespaceOfObjects},
 	{"running", "namespace with a running Pod deleted → gone, s", namespaceWithPod},
+	{"relay", "an object written → another one, by a client that follows it, ms", relayed},
+	{"daemon", "DaemonSet's Pod deleted → its replacement, ms", daemonReplaced},
+	{"evicted", "Node tainted → Pod evicted, ms", evicted},
+	{"endpoints", "Pod ready → Endpoints written, ms", readyToEndpoints},
+	{"mirrored", "Endpoints written → mirrored EndpointSlice, ms", endpointsMirrored},
+	{"budget", "Pod ready → PodDisruptionBudget's status, ms", readyToBudget},
+	{"aggregated", "ClusterRole → rules of the one it aggregates to, ms", rolesAggregated},
+	{"claim", "PersistentVolumeClaim deleted → gone, ms", claimGone},
+	{"token", "token Secret → its token, ms", tokenServed},
+	{"range", "Node → its Pod range, ms", nodeRange},
+	{"ttl", "Node → its TTL annotation, ms", nodeTTL},
 }
 
 func markdown(names []string, results map[string][]sample) string {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -24,23 +23,33 @@ var titles = map[string]string{
 
 // subject is a running API server with controllers.
 type subject struct {
-	server *apiservertest.Server
+	name, programs string
+	server         *apiservertest.Server
 	// manager is upstream's program, nil with ours.
 	manager *exec.Cmd
 }
 
+// start runs the API server, yet without controllers.
 func start(name, programs string) (*subject, error) {
-	server, err := apiservertest.OpenProgram(filepath.Join(programs, "controlplane"), fmt.Sprintf("-controllers=%t", name == "skiff"))
+	args := []string{"-controllers=false"}
+	if name == "skiff" {
+		args = []string{"-await"}
+	}
+	server, err := apiservertest.OpenProgram(filepath.Join(programs, "controlplane"), args...)
 	if err != nil {
 		return nil, err
 	}
-	s := &subject{server: server}
-	if name == "raised" || name == "shipped" {
-		if err := s.startUpstream(filepath.Join(programs, "kube-controller-manager"), name == "raised"); err != nil {
-			return nil, errors.Join(err, s.stop())
-		}
+	return &subject{name: name, programs: programs, server: server}, nil
+}
+
+// begin starts the controllers: ours in the API server's process, upstream's
+// as a program.
+func (s *subject) begin() error {
+	if s.name == "skiff" {
+		s.server.Signal(syscall.SIGUSR1)
+		return nil
 	}
-	return s, nil
+	return s.startUpstream(filepath.Join(s.programs, "kube-controller-manager"), s.name == "raised")
 }
 
 // startUpstream runs kube-controller-manager with kubeadm's flags.
