@@ -45,7 +45,7 @@ type Config struct {
 	Informers informers.SharedInformerFactory
 	// Recorder writes events as deployment-controller.
 	Recorder record.EventRecorder
-	Clock    clock.PassiveClock
+	Clock    clock.WithTicker
 }
 
 // Reconciler rolls Deployments out.
@@ -84,6 +84,7 @@ func New(cfg Config) (*Reconciler, error) {
 func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 	return ctrl.NewControllerManagedBy(mgr).
 		Named(names.DeploymentController).
+		WithOptions(shared.OnClock(r.cfg.Clock)).
 		For(&appsv1.Deployment{}).
 		Watches(&appsv1.ReplicaSet{}, shared.OnOwned(r.askOwner, r.askAdopters)).
 		Watches(&corev1.Pod{}, r.onPod()).
