@@ -2,6 +2,8 @@ package volumesnapshots_test
 
 import (
 	"bytes"
+	"context"
+	"encoding/json"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -10,6 +12,7 @@ import (
 
 	apiextensions "k8s.io/apiextensions-apiserver/pkg/client/clientset/clientset"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/skiff-k8s/skiff/controllers/apitest"
 	"github.com/skiff-k8s/skiff/controllers/volumesnapshots"
@@ -58,10 +61,19 @@ func TestSomebodyElsesKinds(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	theirs.Labels = nil
-	if _, err := api.Update(ctx, theirs, metav1.UpdateOptions{}); err != nil {
-		t.Fatal(err)
+	label := func(ctx context.Context, labels map[string]string) {
+		t.Helper()
+		patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"labels": labels}})
+		if err == nil {
+			_, err = api.Patch(ctx, theirs.Name, types.MergePatchType, patch, metav1.PatchOptions{})
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
 	}
+	ours := theirs.Labels
+	label(ctx, nil)
+	t.Cleanup(func() { label(context.Background(), ours) })
 	if ours, err := volumesnapshots.EnsureKinds(ctx, client); err != nil || ours {
 		t.Errorf("a kind without the label: ours %v, %v", ours, err)
 	}

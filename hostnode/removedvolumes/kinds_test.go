@@ -6,6 +6,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/kubernetes/pkg/volume"
+	volumeutil "k8s.io/kubernetes/pkg/volume/util"
 	"k8s.io/utils/ptr"
 
 	machinev1alpha1 "github.com/skiff-k8s/skiff/apis/machine/v1alpha1"
@@ -116,7 +117,10 @@ func TestWhatPluginsCanDo(t *testing.T) {
 			// What a restarted kubelet finds of a share needs no name.
 			found, err := p.ConstructVolumeSpec("v", "/nowhere")
 			if err != nil || !p.CanSupport(found.Spec) || found.Spec.Name() != "v" {
-				t.Errorf("%s: reconstructed %+v, %v", name, found.Spec, err)
+				t.Fatalf("%s: reconstructed %+v, %v", name, found.Spec, err)
+			}
+			if filesystem, err := volumeutil.CheckVolumeModeFilesystem(found.Spec); err != nil || !filesystem {
+				t.Errorf("%s: reconstructed as a file system: %v, %v", name, filesystem, err)
 			}
 		}
 		if attaches != disks[name] || grows != (name == "kubernetes.io/rbd" || name == "kubernetes.io/glusterfs") || growsMounted != (grows && attaches) || !provisions {

@@ -12,6 +12,7 @@ import (
 	"k8s.io/kubernetes/pkg/volume"
 	volumeutil "k8s.io/kubernetes/pkg/volume/util"
 	"k8s.io/mount-utils"
+	"k8s.io/utils/ptr"
 	utilstrings "k8s.io/utils/strings"
 
 	machinev1alpha1 "github.com/skiff-k8s/skiff/apis/machine/v1alpha1"
@@ -117,6 +118,8 @@ func (p *plugin) ConstructVolumeSpec(volumeName, _ string) (volume.Reconstructed
 
 func (p *plugin) reconstruct(volumeName, id string) (volume.ReconstructedVolume, error) {
 	pv := &corev1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: volumeName}}
+	// Without a mode the kubelet never unmounts the disk.
+	pv.Spec.VolumeMode = ptr.To(corev1.PersistentVolumeFilesystem)
 	if p.write == nil {
 		pv.Spec.CephFS = &corev1.CephFSPersistentVolumeSource{}
 	} else {
