@@ -69,7 +69,9 @@ func (p Paths) remove(ctx context.Context, name string) error {
 	if err := p.takeDown(ctx, name); err != nil {
 		return err
 	}
-	if err := p.removeDirectories(p.aside(name), p.deleted(name)); err != nil {
+	// The supervisor may have written to where the directory was, in its last
+	// moments: certificates, which it keeps.
+	if err := p.removeDirectories(p.aside(name), p.deleted(name), p.Cluster(name)); err != nil {
 		return err
 	}
 	// Directories of skiff's own go when they are empty.
