@@ -66,7 +66,7 @@ func New(cfg Config) (*Elector, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make client for leader election: %w", err)
 	}
-	return &Elector{cfg: cfg, client: client, freed: make(chan struct{}, 1), began: time.Now()}, nil
+	return &Elector{cfg: cfg, client: client, freed: make(chan struct{}, 1), began: wall.Now()}, nil
 }
 
 // Run takes part until ctx ends. Its part has ended then, and the lease been

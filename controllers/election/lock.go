@@ -6,7 +6,12 @@ import (
 	"time"
 
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
+	"k8s.io/utils/clock"
 )
+
+// wall is what leases count by, as upstream's candidates do: they are about
+// processes that live or stand still, whatever the cluster's clock shows.
+var wall clock.PassiveClock = clock.RealClock{}
 
 // standstill is how long a candidate that runs never goes without a look at
 // the lease: longer than retryPeriod with its jitter, shorter than the time
@@ -46,7 +51,7 @@ func (l *lock) Get(ctx context.Context) (*resourcelock.LeaderElectionRecord, []b
 // Update takes, renews or gives back the lease.
 func (l *lock) Update(ctx context.Context, record resourcelock.LeaderElectionRecord) error {
 	// As long as a new candidate, nearly.
-	if time.Since(l.woke) < standstill && l.holder != "" && l.holder != l.Identity() {
+	if wall.Since(l.woke) < standstill && l.holder != "" && l.holder != l.Identity() {
 		return errStoodStill
 	}
 	err := l.LeaseLock.Update(ctx, record)
@@ -68,7 +73,7 @@ func (l *lock) Create(ctx context.Context, record resourcelock.LeaderElectionRec
 // look notes one, and whether the one before was too long ago.
 func (l *lock) look() {
 	before := l.looked
-	l.looked = time.Now()
+	l.looked = wall.Now()
 	if !before.IsZero() && l.looked.Sub(before) > standstill {
 		l.woke = l.looked
 	}
