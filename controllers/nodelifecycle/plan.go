@@ -10,12 +10,14 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	nodeutil "k8s.io/kubernetes/pkg/controller/util/node"
 )
 
 // health is what is remembered of a node. Times are of our own clock, as
 // clocks of nodes may differ.
 type health struct {
+	uid types.UID
 	// seen is when the kubelet last gave a sign of life.
 	seen time.Time
 	// posted tells whether the kubelet ever posted a status, heartbeat is that

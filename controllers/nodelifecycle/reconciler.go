@@ -178,6 +178,7 @@ func (r *Reconciler) look(node *corev1.Node, now time.Time) health {
 	if before != nil && h.overslept(node, r.cfg.StartupGrace, r.cfg.MonitorGrace, now) {
 		h.seen = now
 	}
+	h.uid = node.UID
 	r.healths[node.Name] = h
 	return h
 }
@@ -189,11 +190,11 @@ func reference(name string, uid types.UID) *corev1.ObjectReference {
 // gone forgets a node.
 func (r *Reconciler) gone(name string) {
 	r.mu.Lock()
-	_, known := r.healths[name]
+	h, known := r.healths[name]
 	delete(r.healths, name)
 	r.mu.Unlock()
 	if known {
-		r.cfg.Recorder.Eventf(reference(name, ""), corev1.EventTypeNormal, "RemovingNode",
+		r.cfg.Recorder.Eventf(reference(name, h.uid), corev1.EventTypeNormal, "RemovingNode",
 			"Node %s event: Removing Node %s from Controller", name, name)
 	}
 	r.count()

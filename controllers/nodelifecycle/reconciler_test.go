@@ -61,6 +61,8 @@ type world struct {
 	*testing.T
 	api *apitest.API
 	ns  string
+	// uids are of this world's nodes: a namesake's last event may come late.
+	uids map[types.UID]bool
 }
 
 func (w world) node(name string, change func(*corev1.Node)) {
@@ -69,9 +71,11 @@ func (w world) node(name string, change func(*corev1.Node)) {
 	if change != nil {
 		change(n)
 	}
-	if _, err := w.api.Client.CoreV1().Nodes().Create(w.Context(), n, metav1.CreateOptions{}); err != nil {
+	n, err := w.api.Client.CoreV1().Nodes().Create(w.Context(), n, metav1.CreateOptions{})
+	if err != nil {
 		w.Fatal(err)
 	}
+	w.uids[n.UID] = true
 	w.Cleanup(func() {
 		ctx := context.Background()
 		if err := w.api.Client.CoreV1().Nodes().Delete(ctx, name, metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
@@ -170,7 +174,7 @@ func (w world) Dump() string {
 		w.Fatal(err)
 	}
 	for _, e := range events.Items {
-		if e.InvolvedObject.Kind == "Node" || e.Namespace == w.ns {
+		if w.uids[e.InvolvedObject.UID] || e.Namespace == w.ns {
 			lines = append(lines, fmt.Sprint("event ", e.Type, " ", e.Source.Component, " ", e.InvolvedObject.Name, " ", e.Reason, ": ", e.Message))
 		}
 	}
@@ -285,14 +289,10 @@ func TestAsUpstream(t *testing.T) {
 	apitest.AsUpstream(t, scenarios, stage(runOurs), stage(runUpstream))
 }
 
-// bare is a world without other controllers: the ServiceAccount is made by
-// hand, and earlier events are deleted.
+// bare is a world without other controllers.
 func bare(t *testing.T, api *apitest.API) world {
 	t.Helper()
-	if err := api.Client.CoreV1().Events("default").DeleteCollection(t.Context(), metav1.DeleteOptions{}, metav1.ListOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	return world{t, api, api.BareNamespace(t)}
+	return world{t, api, api.BareNamespace(t), map[types.UID]bool{}}
 }
 
 // TestAllLost: when no node is ready, none is evicted; when one is again, the
