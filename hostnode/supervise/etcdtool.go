@@ -21,7 +21,9 @@ func (p Paths) etcdTool(ctx context.Context, result any, args ...string) error {
 	// An interrupt lets it remove what is half written; a death of ours must
 	// not leave it writing.
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	// It talks by unix sockets. A copy of one of several members would call the
+	// others, whose addresses lead anywhere when the cluster's network is gone.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Cloneflags: syscall.CLONE_NEWNET}
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
