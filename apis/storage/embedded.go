@@ -27,8 +27,8 @@ const (
 	// 0..electionMs.
 	tickMs     = 10
 	electionMs = 50
-	// WALSegmentBytes replaces 64 MB, which are allocated twice at start.
-	WALSegmentBytes = 4 << 20
+	// walSegmentBytes replaces 64 MB, which are allocated twice at start.
+	walSegmentBytes = 4 << 20
 	// quotaBytes is the most etcd upstream recommends; the default of 2 GiB
 	// ends in a read-only cluster sooner than a developer expects.
 	quotaBytes = 8 << 30
@@ -145,6 +145,10 @@ func attach(sums *pagesum.Keeper, etcd *embed.Etcd) {
 	}
 }
 
+// A variable of etcd's, which whoever writes a log reads: it is set once, before
+// anybody does.
+func init() { wal.SegmentSizeBytes = walSegmentBytes }
+
 func (s *Storage) embedConfig(ctx context.Context) (*embed.Config, error) {
 	if err := os.MkdirAll(s.cfg.DataDir, 0o700); err != nil {
 		return nil, fmt.Errorf("make etcd's data directory: %w", err)
@@ -158,7 +162,6 @@ func (s *Storage) embedConfig(ctx context.Context) (*embed.Config, error) {
 		return nil, err
 	}
 
-	wal.SegmentSizeBytes = WALSegmentBytes
 	cfg := embed.NewConfig()
 	cfg.Name = MemberName
 	cfg.Dir = s.cfg.DataDir

@@ -13,9 +13,7 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
-	"go.etcd.io/etcd/server/v3/storage/wal"
 
-	"github.com/skiff-k8s/skiff/apis/storage"
 	"github.com/skiff-k8s/skiff/test/etcdtest"
 )
 
@@ -36,7 +34,6 @@ const behind = 20
 
 // writeForEver tells the revision of each write that was acknowledged.
 func writeForEver(dir string) error {
-	wal.SegmentSizeBytes = storage.WALSegmentBytes
 	authority, err := etcdtest.NewAuthority(dir, net.IPv4(127, 0, 0, 1))
 	if err != nil {
 		return err

@@ -4,7 +4,6 @@ import (
 	"fmt"
 
 	"go.etcd.io/etcd/etcdutl/v3/snapshot"
-	"go.etcd.io/etcd/server/v3/storage/wal"
 	"go.uber.org/zap"
 
 	"github.com/skiff-k8s/skiff/apis/storage"
@@ -31,7 +30,6 @@ func Restore(path, dir, token string, member Member, others ...Member) error {
 	for _, other := range others {
 		cluster += "," + other.Name + "=" + other.PeerURL
 	}
-	wal.SegmentSizeBytes = storage.WALSegmentBytes
 	err := snapshot.NewV3(zap.NewNop()).Restore(snapshot.RestoreConfig{
 		SnapshotPath: path, OutputDataDir: dir,
 		Name: member.Name, PeerURLs: []string{member.PeerURL}, InitialCluster: cluster, InitialClusterToken: token,
