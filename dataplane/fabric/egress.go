@@ -116,34 +116,17 @@ func (f *Fabric) EnsureEgress() error {
 // `sysctl -w net.ipv4.ip_forward=1` has egress the next moment. EnsureSwitch
 // comes before.
 func (f *Fabric) Run(ctx context.Context) error {
+	const what = "watch the host's forwarding"
 	host, err := os.Open(f.cfg.HostNetns)
 	if err != nil {
-		return fmt.Errorf("watch the host's forwarding: %w", err)
+		return fmt.Errorf("%s: %w", what, err)
 	}
 	defer host.Close()
 	events, err := nl.SubscribeAt(netns.NsHandle(host.Fd()), netns.None(), unix.NETLINK_ROUTE, unix.RTNLGRP_IPV4_NETCONF, unix.RTNLGRP_IPV6_NETCONF)
 	if err != nil {
-		return fmt.Errorf("watch the host's forwarding: %w", err)
+		return fmt.Errorf("%s: %w", what, err)
 	}
-	stop := context.AfterFunc(ctx, events.Close)
-	defer func() {
-		if stop() {
-			events.Close()
-		}
-	}()
-	for {
-		if err := f.EnsureEgress(); err != nil {
-			return err
-		}
-		// What changed does not matter, nor that some changes were missed
-		// (ENOBUFS): the state is read again.
-		if _, _, err := events.Receive(); err != nil && !errors.Is(err, unix.ENOBUFS) {
-			if ctx.Err() != nil {
-				return nil
-			}
-			return fmt.Errorf("watch the host's forwarding: %w", err)
-		}
-	}
+	return Follow(ctx, what, events, f.EnsureEgress)
 }
 
 func (f *Fabric) removeEgress() error {

@@ -168,29 +168,12 @@ func (n *NAT) Attach(name string) error {
 // Follow attaches the programs to devices that lead to pods as they come,
 // until ctx ends: other networks than our own do not tell.
 func (n *NAT) Follow(ctx context.Context) error {
+	const what = "follow devices"
 	events, err := nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK)
 	if err != nil {
-		return fmt.Errorf("follow devices: %w", err)
+		return fmt.Errorf("%s: %w", what, err)
 	}
-	stop := context.AfterFunc(ctx, events.Close)
-	defer func() {
-		if stop() {
-			events.Close()
-		}
-	}()
-	for {
-		if err := n.attachAll(); err != nil {
-			return err
-		}
-		// What changed does not matter, nor that some changes were missed
-		// (ENOBUFS): the devices are read again.
-		if _, _, err := events.Receive(); err != nil && !errors.Is(err, unix.ENOBUFS) {
-			if ctx.Err() != nil {
-				return nil
-			}
-			return fmt.Errorf("follow devices: %w", err)
-		}
-	}
+	return fabric.Follow(ctx, what, events, n.attachAll)
 }
 
 func (n *NAT) attach(l netlink.Link) error {
