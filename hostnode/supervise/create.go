@@ -22,9 +22,9 @@ const (
 	// readyBound is how long an API server may always take: hundreds of times
 	// the usual, for machines that do something else too.
 	readyBound = 2 * time.Minute
-	// readyRetry is between two questions to an API server that runs and is
-	// not ready yet: upstream's checks have no event for clients without
-	// credentials.
+	// readyRetry is between two looks at a machine that does not run yet, and
+	// two questions to an API server that is not ready yet: upstream's checks
+	// have no event for clients without credentials.
 	readyRetry = 5 * time.Millisecond
 	// undoBound is how long the rollback of a failed create may take.
 	undoBound = 30 * time.Second
@@ -179,7 +179,7 @@ func (p Paths) waitMachines(ctx context.Context, rec *record, within time.Durati
 			select {
 			case <-ctx.Done():
 				return fmt.Errorf("machine %s: %w: %w", m.Name, ErrNotRunning, ctx.Err())
-			case <-time.After(10 * time.Millisecond):
+			case <-time.After(readyRetry):
 			}
 		}
 	}
