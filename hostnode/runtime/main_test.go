@@ -1,6 +1,7 @@
 package runtime
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -15,6 +16,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/skiff-k8s/skiff/hostnode/namespaces"
 )
 
 // role says which of its lives a process of the test program lives:
@@ -28,8 +31,11 @@ import (
 // So nothing of the tests can reach the host, and "init" sees what is left.
 const roleVariable = "SKIFF_RUNTIME_TEST_ROLE"
 
+// cgroupOfRuns begins the names of runs' cgroups; the first process ends them.
+const cgroupOfRuns = "/skiff-runtime-test-"
+
 // cgroup is the parent of all pods' cgroups.
-var cgroup = "/skiff-runtime-test-" + cmpOr(os.Getenv("SKIFF_RUNTIME_TEST_CGROUP"), strconv.Itoa(os.Getpid()))
+var cgroup = cgroupOfRuns + cmpOr(os.Getenv("SKIFF_RUNTIME_TEST_CGROUP"), strconv.Itoa(os.Getpid()))
 
 func cmpOr(a, b string) string {
 	if a != "" {
@@ -44,6 +50,9 @@ func TestMain(m *testing.M) {
 		if os.Geteuid() != 0 {
 			os.Exit(m.Run()) // every test says why it is skipped
 		}
+		if err := sweepDeadRuns(); err != nil {
+			os.Exit(exitCode(err))
+		}
 		os.Setenv("SKIFF_RUNTIME_TEST_CGROUP", strconv.Itoa(os.Getpid()))
 		os.Exit(enterNamespaces())
 	case "init":
@@ -53,6 +62,31 @@ func TestMain(m *testing.M) {
 	default:
 		os.Exit(m.Run())
 	}
+}
+
+// sweepDeadRuns removes the cgroups of runs that were killed: who would have
+// removed them has died with the run.
+func sweepDeadRuns() error {
+	layout, err := namespaces.Layout()
+	if err != nil {
+		return err
+	}
+	for _, h := range layout {
+		dirs, err := filepath.Glob(h.Mount + cgroupOfRuns + "*")
+		if err != nil {
+			return err
+		}
+		for _, dir := range dirs {
+			path := strings.TrimPrefix(dir, h.Mount)
+			if _, err := os.Stat("/proc/" + strings.TrimPrefix(path, cgroupOfRuns)); !errors.Is(err, os.ErrNotExist) {
+				continue
+			}
+			if err := layout.Remove(context.Background(), path); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 func enterNamespaces() int {
