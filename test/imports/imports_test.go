@@ -106,7 +106,7 @@ var rules = []rule{
 		// The commands are what ships, with all that they import; test code
 		// that lies beside what it tests may use ./test.
 		from:      []string{"./cmd/..."},
-		forbidden: []string{"./test", "./hack", "./controllers/apitest", "./dataplane/internal/apitest", "./dataplane/internal/sandbox", "./dataplane/fabric/fabrictest"},
+		forbidden: []string{"./test", "./hack", "./controllers/apitest", "./dataplane/internal/apitest", "./dataplane/internal/sandbox", "./dataplane/fabric/fabrictest", "./dataplane/lb/internal/sctp/sctptest", "./apis/storage/pagesum/pagesumtest"},
 		reason:    "what ships does not need what tests it",
 	},
 }

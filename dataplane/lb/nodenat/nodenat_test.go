@@ -9,6 +9,7 @@ import (
 
 	"github.com/skiff-k8s/skiff/dataplane/inet"
 	"github.com/skiff-k8s/skiff/dataplane/internal/sandbox"
+	"github.com/skiff-k8s/skiff/dataplane/lb/internal/sctp/sctptest"
 	"github.com/skiff-k8s/skiff/dataplane/lb/table"
 )
 
@@ -150,8 +151,8 @@ func TestChecksumsOfDevicesStay(t *testing.T) {
 			c.serviceAt(family, backend)
 			port++
 			a := c.dial(c.a, port, to)
-			c.must(sendUnsummed(c.a, message{src: port, dst: to.Port(), chunk: chunkInit, unsummed: true}, to.Addr()))
-			if said, err := a.await(chunkInitAck); err != nil || said != "unsummed" {
+			c.must(sendUnsummed(c.a, message{src: port, dst: to.Port(), chunk: sctptest.Init, unsummed: true}, to.Addr()))
+			if said, err := a.await(sctptest.InitAck); err != nil || said != "unsummed" {
 				t.Errorf("%s got an INIT that is %q, %v; want it unsummed", backend.name, said, err)
 			}
 		}
@@ -171,7 +172,7 @@ func TestOnlySourcesMayCall(t *testing.T) {
 			t.Errorf("who may call: %v", err)
 		}
 		silent := c.dial(c.c, 44001, to)
-		c.must(silent.send(chunkInit))
+		c.must(silent.send(sctptest.Init))
 		// What was sent later is answered.
 		if _, err := c.call(c.a, 44002, to); err != nil {
 			t.Errorf("who may call: %v", err)

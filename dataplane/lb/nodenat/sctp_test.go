@@ -19,21 +19,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/skiff-k8s/skiff/dataplane/fabric/fabrictest"
+	"github.com/skiff-k8s/skiff/dataplane/lb/internal/sctp/sctptest"
 )
 
 // The tests speak as much SCTP as the programs look at, by raw sockets: not
 // every kernel has it.
-
-// Types of chunks.
-const (
-	chunkData             = 0
-	chunkInit             = 1
-	chunkInitAck          = 2
-	chunkAbort            = 6
-	chunkCookieEcho       = 10
-	chunkCookieAck        = 11
-	chunkShutdownComplete = 14
-)
 
 // message is a packet of one chunk.
 type message struct {
@@ -47,7 +37,7 @@ type message struct {
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 func (m message) bytes() []byte {
-	if m.chunk == chunkInit {
+	if m.chunk == sctptest.Init {
 		// Its window, streams and first number: the kernel, where it knows
 		// SCTP, refuses only what is well made.
 		m.text = "\x00\x01\x00\x00\x00\x01\x00\x01\x00\x00\x00\x01"
@@ -113,7 +103,7 @@ func silence(t testing.TB, path string) {
 		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{132}},
 		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 12, Len: 1},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{chunkAbort}},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{sctptest.Abort}},
 		&expr.Verdict{Kind: expr.VerdictDrop},
 	}})
 	if err := conn.Flush(); err != nil {
@@ -151,15 +141,15 @@ func (n *network) serve(at *place, port uint16) {
 				}
 				reply := message{src: port, dst: m.src}
 				switch m.chunk {
-				case chunkInit:
-					reply.chunk = chunkInitAck
+				case sctptest.Init:
+					reply.chunk = sctptest.InitAck
 					if m.unsummed {
 						reply.text = "unsummed"
 					}
-				case chunkCookieEcho:
-					reply.chunk = chunkCookieAck
-				case chunkData:
-					reply.chunk, reply.text = chunkData, fmt.Sprintf("%s sees %s", at.name, from)
+				case sctptest.CookieEcho:
+					reply.chunk = sctptest.CookieAck
+				case sctptest.Data:
+					reply.chunk, reply.text = sctptest.Data, fmt.Sprintf("%s sees %s", at.name, from)
 				default:
 					continue
 				}
@@ -228,7 +218,7 @@ func (a association) await(want byte) (string, error) {
 			return "", err
 		case m.src != a.to.Port() || m.dst != a.port:
 			continue // another's
-		case m.chunk == chunkAbort:
+		case m.chunk == sctptest.Abort:
 			return "", errRefused
 		case m.chunk != want:
 			return "", fmt.Errorf("chunk %d, want %d", m.chunk, want)
@@ -242,16 +232,16 @@ func (n *network) call(from *place, port uint16, to netip.AddrPort) (string, err
 	n.Helper()
 	a := n.dial(from, port, to)
 	defer a.Close()
-	for _, step := range [][2]byte{{chunkInit, chunkInitAck}, {chunkCookieEcho, chunkCookieAck}} {
+	for _, step := range [][2]byte{{sctptest.Init, sctptest.InitAck}, {sctptest.CookieEcho, sctptest.CookieAck}} {
 		if _, err := a.ask(step[0], step[1]); err != nil {
 			return "", err
 		}
 	}
-	said, err := a.ask(chunkData, chunkData)
+	said, err := a.ask(sctptest.Data, sctptest.Data)
 	if err != nil {
 		return "", err
 	}
-	_, err = a.Write(message{src: port, dst: to.Port(), chunk: chunkShutdownComplete}.bytes())
+	_, err = a.Write(message{src: port, dst: to.Port(), chunk: sctptest.ShutdownComplete}.bytes())
 	return said, err
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/skiff-k8s/skiff/dataplane/inet"
 	"github.com/skiff-k8s/skiff/dataplane/internal/sandbox"
 	"github.com/skiff-k8s/skiff/dataplane/lb/internal/sctp"
+	"github.com/skiff-k8s/skiff/dataplane/lb/internal/sctp/sctptest"
 	"github.com/skiff-k8s/skiff/dataplane/lb/table"
 )
 
@@ -126,17 +127,6 @@ func (p packet) transportSum() uint32 {
 	return sum(p.l4(), pseudo)
 }
 
-// Types of SCTP's chunks.
-const (
-	chunkData             = 0
-	chunkInit             = 1
-	chunkInitAck          = 2
-	chunkAbort            = 6
-	chunkCookieEcho       = 10
-	chunkCookieAck        = 11
-	chunkShutdownComplete = 14
-)
-
 // buildSCTP makes a packet of one chunk, which has the tag that an INIT has.
 func buildSCTP(src, dst netip.AddrPort, chunk byte, tag uint32, options int, payload []byte) packet {
 	l4 := make([]byte, 20)
@@ -154,9 +144,9 @@ func buildSCTP(src, dst netip.AddrPort, chunk byte, tag uint32, options int, pay
 // of IPv6, and a payload. SCTP's opens an association where TCP's flags are SYN.
 func build(src, dst netip.AddrPort, proto byte, flags byte, options int, payload []byte) packet {
 	if proto == sctpProto {
-		chunk := byte(chunkInit)
+		chunk := byte(sctptest.Init)
 		if flags != 2 {
-			chunk = chunkInitAck
+			chunk = sctptest.InitAck
 		}
 		return buildSCTP(src, dst, chunk, 12345, options, payload)
 	}

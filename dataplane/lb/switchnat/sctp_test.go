@@ -10,6 +10,7 @@ import (
 
 	"github.com/skiff-k8s/skiff/dataplane/inet"
 	"github.com/skiff-k8s/skiff/dataplane/internal/sandbox"
+	"github.com/skiff-k8s/skiff/dataplane/lb/internal/sctp/sctptest"
 	"github.com/skiff-k8s/skiff/dataplane/lb/table"
 )
 
@@ -61,46 +62,46 @@ func TestAssociations(t *testing.T) {
 		}
 		serve(w.backend)
 
-		if a.translated(a.sends(chunkData, 1)) {
+		if a.translated(a.sends(sctptest.Data, 1)) {
 			t.Errorf("%s: data opens an association", w.name)
 		}
-		first := a.sends(chunkInit, 1)
-		if again := a.sends(chunkInit, 1); !bytes.Equal(first, again) {
+		first := a.sends(sctptest.Init, 1)
+		if again := a.sends(sctptest.Init, 1); !bytes.Equal(first, again) {
 			t.Errorf("%s: a repeated INIT is another association: %s, %s", w.name, first.src(), again.src())
 		}
-		a.answers(first, chunkInitAck)
+		a.answers(first, sctptest.InitAck)
 		// Nothing is agreed: another INIT is another association.
-		other := a.sends(chunkInit, 2)
+		other := a.sends(sctptest.Init, 2)
 		if other.src() == first.src() || flows() != 1 {
 			t.Errorf("%s: another INIT goes by the old port, or %d flows stay", w.name, flows())
 		}
-		a.answers(other, chunkInitAck)
-		a.sends(chunkCookieEcho, 0)
-		a.answers(other, chunkCookieAck)
+		a.answers(other, sctptest.InitAck)
+		a.sends(sctptest.CookieEcho, 0)
+		a.answers(other, sctptest.CookieAck)
 		// A client that lives again goes to the backend that knows it, as
 		// long as that serves.
 		serve(w.backend, second)
 		for tag := range uint32(20) {
-			if again := a.sends(chunkInit, 100+tag); again.src() != other.src() || again.dst() != other.dst() {
+			if again := a.sends(sctptest.Init, 100+tag); again.src() != other.src() || again.dst() != other.dst() {
 				t.Errorf("%s: an agreed association went elsewhere: %s to %s", w.name, again.src(), again.dst())
 			}
 		}
 		serve(second)
-		moved := a.sends(chunkInit, 3)
+		moved := a.sends(sctptest.Init, 3)
 		if moved.dst() != second || flows() != 1 {
 			t.Errorf("%s: to %s with %d flows, want %s, the only backend", w.name, moved.dst(), flows(), second)
 		}
 		// It ends from either side.
-		a.answers(moved, chunkShutdownComplete)
-		if a.translated(a.sends(chunkData, 0)) || flows() != 0 {
+		a.answers(moved, sctptest.ShutdownComplete)
+		if a.translated(a.sends(sctptest.Data, 0)) || flows() != 0 {
 			t.Errorf("%s: data after SHUTDOWN COMPLETE is translated", w.name)
 		}
-		if !a.translated(a.sends(chunkInit, 4)) || !a.translated(a.sends(chunkAbort, 0)) || a.translated(a.sends(chunkData, 0)) || flows() != 0 {
+		if !a.translated(a.sends(sctptest.Init, 4)) || !a.translated(a.sends(sctptest.Abort, 0)) || a.translated(a.sends(sctptest.Data, 0)) || flows() != 0 {
 			t.Errorf("%s: not over after ABORT", w.name)
 		}
 		// Nobody answers for a service without endpoints: the packet goes on.
 		serve()
-		if a.translated(a.sends(chunkInit, 5)) {
+		if a.translated(a.sends(sctptest.Init, 5)) {
 			t.Errorf("%s: translated without endpoints", w.name)
 		}
 	}
@@ -122,7 +123,7 @@ func TestFragmentsOfAssociations(t *testing.T) {
 		return ret
 	}
 	first := func(src, dst netip.AddrPort) packet {
-		p := buildSCTP(src, dst, chunkData, 0, 0, []byte("data"))
+		p := buildSCTP(src, dst, sctptest.Data, 0, 0, []byte("data"))
 		if !p.six() {
 			binary.BigEndian.PutUint16(p[ethernet+6:], 0x2000)
 			return p
@@ -134,7 +135,7 @@ func TestFragmentsOfAssociations(t *testing.T) {
 		if got := verdict(objects.NatIn, first(w.client, w.service)); got == shot {
 			t.Errorf("%s: a fragment of nobody's association was dropped", w.name)
 		}
-		sent := run(t, objects.NatIn, buildSCTP(w.client, w.service, chunkInit, 1, 0, nil))
+		sent := run(t, objects.NatIn, buildSCTP(w.client, w.service, sctptest.Init, 1, 0, nil))
 		for name, got := range map[string]uint32{
 			"the client's":  verdict(objects.NatIn, first(w.client, w.service)),
 			"the backend's": verdict(objects.NatOut, first(w.backend, sent.src())),
