@@ -36,6 +36,7 @@ import (
 	"github.com/skiff-k8s/skiff/controllers/replicaset"
 	"github.com/skiff-k8s/skiff/controllers/rootca"
 	"github.com/skiff-k8s/skiff/controllers/serviceaccount"
+	"github.com/skiff-k8s/skiff/controllers/shared"
 	"github.com/skiff-k8s/skiff/controllers/statefulset"
 	"github.com/skiff-k8s/skiff/controllers/tainteviction"
 	"github.com/skiff-k8s/skiff/controllers/ttlafterfinished"
@@ -60,6 +61,21 @@ func (s *parts) recorder(component string) record.EventRecorder {
 	return s.events.NewRecorder(scheme.Scheme, corev1.EventSource{Component: component})
 }
 
+// config is what most of ours work with; events are written as component.
+func (s *parts) config(component string) shared.Config {
+	return shared.Config{Client: s.client, Informers: s.informers, Recorder: s.recorder(component), Clock: s.cfg.Clock}
+}
+
+// add registers what a constructor has made.
+func (s *parts) add(r interface {
+	SetupWithManager(manager.Manager) error
+}, err error) error {
+	if err != nil {
+		return err
+	}
+	return r.SetupWithManager(s.mgr)
+}
+
 // ours are the controllers of our own, by upstream's name where they take the
 // place of one of upstream's. README.md says why.
 var ours = map[string]func(context.Context, *parts) error{
@@ -78,98 +94,42 @@ var ours = map[string]func(context.Context, *parts) error{
 		}).SetupWithManager(s.mgr)
 	},
 	names.ReplicaSetController: func(_ context.Context, s *parts) error {
-		r, err := replicaset.New(replicaset.Config{
-			Client: s.client, Informers: s.informers, Recorder: s.recorder("replicaset-controller"), Clock: s.cfg.Clock,
-		})
-		if err != nil {
-			return err
-		}
-		return r.SetupWithManager(s.mgr)
+		return s.add(replicaset.New(s.config("replicaset-controller")))
 	},
 	names.DeploymentController: func(_ context.Context, s *parts) error {
-		r, err := deployment.New(deployment.Config{
-			Client: s.client, Informers: s.informers, Recorder: s.recorder("deployment-controller"), Clock: s.cfg.Clock,
-		})
-		if err != nil {
-			return err
-		}
-		return r.SetupWithManager(s.mgr)
+		return s.add(deployment.New(s.config("deployment-controller")))
 	},
 	names.JobController: func(_ context.Context, s *parts) error {
-		r, err := job.New(job.Config{
-			Client: s.client, Informers: s.informers, Recorder: s.recorder("job-controller"), Clock: s.cfg.Clock,
-		})
-		if err != nil {
-			return err
-		}
-		return r.SetupWithManager(s.mgr)
+		return s.add(job.New(s.config("job-controller")))
 	},
 	names.CronJobController: func(_ context.Context, s *parts) error {
-		r, err := cronjob.New(cronjob.Config{
-			Client: s.client, Informers: s.informers, Recorder: s.recorder("cronjob-controller"), Clock: s.cfg.Clock,
-		})
-		if err != nil {
-			return err
-		}
-		return r.SetupWithManager(s.mgr)
+		return s.add(cronjob.New(s.config("cronjob-controller")))
 	},
 	names.TTLAfterFinishedController: func(_ context.Context, s *parts) error {
 		return ttlafterfinished.New(ttlafterfinished.Config{Client: s.client, Informers: s.informers, Clock: s.cfg.Clock}).SetupWithManager(s.mgr)
 	},
 	names.StatefulSetController: func(_ context.Context, s *parts) error {
-		r, err := statefulset.New(statefulset.Config{
-			Client: s.client, Informers: s.informers, Recorder: s.recorder("statefulset-controller"), Clock: s.cfg.Clock,
-		})
-		if err != nil {
-			return err
-		}
-		return r.SetupWithManager(s.mgr)
+		return s.add(statefulset.New(s.config("statefulset-controller")))
 	},
 	names.DaemonSetController: func(_ context.Context, s *parts) error {
-		r, err := daemonset.New(daemonset.Config{
-			Client: s.client, Informers: s.informers, Recorder: s.recorder("daemonset-controller"), Clock: s.cfg.Clock,
-		})
-		if err != nil {
-			return err
-		}
-		return r.SetupWithManager(s.mgr)
+		return s.add(daemonset.New(s.config("daemonset-controller")))
 	},
 	names.TaintEvictionController: func(_ context.Context, s *parts) error {
-		r, err := tainteviction.New(tainteviction.Config{
-			Client: s.client, Informers: s.informers, Recorder: s.recorder("taint-eviction-controller"), Clock: s.cfg.Clock,
-		})
-		if err != nil {
-			return err
-		}
-		return r.SetupWithManager(s.mgr)
+		return s.add(tainteviction.New(s.config("taint-eviction-controller")))
 	},
 	names.ReplicationControllerController: func(_ context.Context, s *parts) error {
-		r, err := replicaset.NewReplicationController(replicaset.Config{
-			Client: s.client, Informers: s.informers, Recorder: s.recorder("replication-controller"), Clock: s.cfg.Clock,
-		})
-		if err != nil {
-			return err
-		}
-		return r.SetupWithManager(s.mgr)
+		return s.add(replicaset.NewReplicationController(s.config("replication-controller")))
 	},
 	names.NodeLifecycleController: func(_ context.Context, s *parts) error {
-		r, err := nodelifecycle.New(nodelifecycle.Config{
+		return s.add(nodelifecycle.New(nodelifecycle.Config{
 			Client: s.client, Informers: s.informers, Recorder: s.recorder("node-controller"), Clock: s.cfg.Clock,
-		})
-		if err != nil {
-			return err
-		}
-		return r.SetupWithManager(s.mgr)
+		}))
 	},
 	names.PodGarbageCollectorController: func(_ context.Context, s *parts) error {
-		r, err := podgc.New(podgc.Config{
+		return s.add(podgc.New(podgc.Config{
 			Client: s.client, Informers: s.informers, Clock: s.cfg.Clock,
 			Threshold: int(s.component.PodGCController.TerminatedPodGCThreshold),
-		})
-		if err != nil {
-			return err
-		}
-		return r.SetupWithManager(s.mgr)
+		}))
 	},
 	nodelabels.Name: func(_ context.Context, s *parts) error {
 		return nodelabels.New(s.cfg.NodeLabels).SetupWithManager(s.mgr)

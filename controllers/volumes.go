@@ -3,6 +3,7 @@ package controllers
 import (
 	"context"
 
+	"k8s.io/client-go/kubernetes"
 	csitranslation "k8s.io/csi-translation-lib"
 	"k8s.io/klog/v2"
 	"k8s.io/kubernetes/cmd/kube-controller-manager/app"
@@ -18,23 +19,24 @@ import (
 // Upstream's controllers of volumes have their plugins from a list that is
 // compiled in. Here ours come after it.
 
-// withOurs are the plugins of upstream's list, and those of ours that can do
-// what the controller asks of them.
-func (u *upstream) withOurs(ctx context.Context, list func(klog.Logger, persistentvolumeconfig.VolumeConfiguration) ([]volume.VolumePlugin, error), can func(volume.VolumePlugin) bool) ([]volume.VolumePlugin, error) {
+// withOurs are a controller's client and plugins: upstream's list of them, and
+// those of ours that can do what the controller asks of them.
+func (u *upstream) withOurs(ctx context.Context, name string, list func(klog.Logger, persistentvolumeconfig.VolumeConfiguration) ([]volume.VolumePlugin, error), can func(volume.VolumePlugin) bool) (kubernetes.Interface, []volume.VolumePlugin, error) {
 	plugins, err := list(klog.FromContext(ctx), u.context.ComponentConfig.PersistentVolumeBinderController.VolumeConfiguration)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	ours, err := u.volumePlugins()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	for _, p := range ours {
 		if can(p) {
 			plugins = append(plugins, p)
 		}
 	}
-	return plugins, nil
+	client, err := u.context.NewClient(name)
+	return client, plugins, err
 }
 
 // is tells whether a plugin has an interface.
@@ -47,11 +49,7 @@ func is[T any](p volume.VolumePlugin) bool {
 // drivers: a machine has no directory for them, and the prober would make one.
 func (u *upstream) attachDetach(ctx context.Context) (app.Controller, error) {
 	component := u.context.ComponentConfig
-	plugins, err := u.withOurs(ctx, app.ProbeAttachableVolumePlugins, is[volume.AttachableVolumePlugin])
-	if err != nil {
-		return nil, err
-	}
-	client, err := u.context.NewClient("attachdetach-controller")
+	client, plugins, err := u.withOurs(ctx, "attachdetach-controller", app.ProbeAttachableVolumePlugins, is[volume.AttachableVolumePlugin])
 	if err != nil {
 		return nil, err
 	}
@@ -72,11 +70,7 @@ func (u *upstream) attachDetach(ctx context.Context) (app.Controller, error) {
 
 // volumeBinder is upstream's controller of claims and PersistentVolumes.
 func (u *upstream) volumeBinder(ctx context.Context) (app.Controller, error) {
-	plugins, err := u.withOurs(ctx, app.ProbeProvisionableRecyclableVolumePlugins, is[volume.ProvisionableVolumePlugin])
-	if err != nil {
-		return nil, err
-	}
-	client, err := u.context.NewClient("persistent-volume-binder")
+	client, plugins, err := u.withOurs(ctx, "persistent-volume-binder", app.ProbeProvisionableRecyclableVolumePlugins, is[volume.ProvisionableVolumePlugin])
 	if err != nil {
 		return nil, err
 	}
@@ -96,11 +90,7 @@ func (u *upstream) volumeBinder(ctx context.Context) (app.Controller, error) {
 
 // volumeExpander is upstream's controller of claims that grow.
 func (u *upstream) volumeExpander(ctx context.Context) (app.Controller, error) {
-	plugins, err := u.withOurs(ctx, app.ProbeExpandableVolumePlugins, is[volume.ExpandableVolumePlugin])
-	if err != nil {
-		return nil, err
-	}
-	client, err := u.context.NewClient("expand-controller")
+	client, plugins, err := u.withOurs(ctx, "expand-controller", app.ProbeExpandableVolumePlugins, is[volume.ExpandableVolumePlugin])
 	if err != nil {
 		return nil, err
 	}

@@ -67,3 +67,21 @@ func (a *API) BareNamespace(t testing.TB) string {
 	}
 	return ns.Name
 }
+
+// AloneUpstream runs one of upstream's controllers without any other until the
+// test ends. build makes it and returns what runs it.
+func (a *API) AloneUpstream(t testing.TB, build func(context.Context, informers.SharedInformerFactory) (run func(context.Context), err error)) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	factory := informers.NewSharedInformerFactory(a.Client, 0)
+	run, err := build(ctx, factory)
+	if err != nil {
+		cancel()
+		t.Fatal(err)
+	}
+	factory.Start(ctx.Done())
+	factory.WaitForCacheSync(ctx.Done())
+	done := make(chan struct{})
+	go func() { defer close(done); run(ctx) }()
+	t.Cleanup(func() { cancel(); <-done; factory.Shutdown() })
+}

@@ -70,9 +70,7 @@ func (w world) cron(change func(*batchv1.CronJob)) {
 
 func (w world) patch(patch string) {
 	w.Helper()
-	if _, err := w.api.Client.BatchV1().CronJobs(w.ns).Patch(w.Context(), "c", types.MergePatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
-		w.Fatal(err)
-	}
+	apitest.Patch(w, w.api.Client.BatchV1().CronJobs(w.ns), "c", types.MergePatchType, patch)
 }
 
 func (w world) resume() { w.Helper(); w.patch(`{"spec":{"suspend":false}}`) }

@@ -15,12 +15,9 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/informers"
-	"k8s.io/client-go/kubernetes"
 	appslisters "k8s.io/client-go/listers/apps/v1"
 	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/tools/cache"
-	"k8s.io/client-go/tools/record"
 	"k8s.io/client-go/util/flowcontrol"
 	"k8s.io/klog/v2"
 	"k8s.io/kubernetes/cmd/kube-controller-manager/names"
@@ -29,7 +26,6 @@ import (
 	"k8s.io/kubernetes/pkg/controller/daemon"
 	"k8s.io/kubernetes/pkg/controller/daemon/util"
 	"k8s.io/kubernetes/pkg/controller/util/consistency"
-	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
@@ -52,13 +48,7 @@ var (
 )
 
 // Config is what the reconciler works with.
-type Config struct {
-	Client    kubernetes.Interface
-	Informers informers.SharedInformerFactory
-	// Recorder writes events as daemonset-controller.
-	Recorder record.EventRecorder
-	Clock    clock.WithTicker
-}
+type Config = shared.Config
 
 // Reconciler keeps a Pod of a DaemonSet on every node that shall have one.
 type Reconciler struct {
@@ -99,11 +89,7 @@ func New(cfg Config) (*Reconciler, error) {
 		doomed: map[types.NamespacedName]map[types.UID]bool{},
 	}
 	r.backoff.Clock = cfg.Clock
-	r.control = controller.RealPodControl{KubeClient: cfg.Client, Recorder: cfg.Recorder, OnWrite: func(pod *corev1.Pod, owner *metav1.OwnerReference) {
-		if owner != nil {
-			r.written.WroteAt(types.NamespacedName{Namespace: pod.Namespace, Name: owner.Name}, owner.UID, podResource, pod.ResourceVersion)
-		}
-	}}
+	r.control = cfg.PodControl(r.written)
 	return r, nil
 }
 

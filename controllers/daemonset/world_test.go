@@ -11,7 +11,6 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
@@ -47,9 +46,7 @@ func (w world) cleanNodes(letters ...string) {
 
 func (w world) patchNode(letter, patch string) {
 	w.Helper()
-	if _, err := w.api.Client.CoreV1().Nodes().Patch(w.Context(), w.ns+"-"+letter, types.MergePatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
-		w.Fatal(err)
-	}
+	apitest.Patch(w, w.api.Client.CoreV1().Nodes(), w.ns+"-"+letter, types.MergePatchType, patch)
 }
 
 // set creates a DaemonSet named web for the world's nodes.
@@ -76,14 +73,12 @@ func (w world) create(options metav1.CreateOptions, change func(*appsv1.DaemonSe
 
 func (w world) patch(patch string) {
 	w.Helper()
-	if _, err := w.api.Client.AppsV1().DaemonSets(w.ns).Patch(w.Context(), "web", types.StrategicMergePatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
-		w.Fatal(err)
-	}
+	apitest.Patch(w, w.api.Client.AppsV1().DaemonSets(w.ns), "web", types.StrategicMergePatchType, patch)
 }
 
 func (w world) image(image string) {
 	w.Helper()
-	w.patch(fmt.Sprintf(`{"spec":{"template":{"spec":{"containers":[{"name":"c","image":%q}]}}}}`, image))
+	apitest.SetImage(w, w.api.Client.AppsV1().DaemonSets(w.ns), "web", image)
 }
 
 // podOn is the name of a Pod on the node that is not being deleted.
@@ -115,16 +110,7 @@ func (w world) deletePodOn(letter string) {
 
 func (w world) delete(policy metav1.DeletionPropagation) {
 	w.Helper()
-	sets := w.api.Client.AppsV1().DaemonSets(w.ns)
-	if err := sets.Delete(w.Context(), "web", metav1.DeleteOptions{PropagationPolicy: &policy}); err != nil {
-		w.Fatal(err)
-	}
-	apitest.Eventually(w, func() string {
-		if _, err := sets.Get(w.Context(), "web", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
-			return fmt.Sprint("still there: ", err)
-		}
-		return ""
-	})
+	apitest.Delete(w, w.api.Client.AppsV1().DaemonSets(w.ns), "web", policy)
 }
 
 // Dump prints the DaemonSet, its revisions, Pods and events.

@@ -46,14 +46,12 @@ func (w world) deploy(replicas int32, change func(*appsv1.Deployment)) {
 
 func (w world) patch(patch string) {
 	w.Helper()
-	if _, err := w.api.Client.AppsV1().Deployments(w.ns).Patch(w.Context(), "web", types.StrategicMergePatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
-		w.Fatal(err)
-	}
+	apitest.Patch(w, w.api.Client.AppsV1().Deployments(w.ns), "web", types.StrategicMergePatchType, patch)
 }
 
 func (w world) image(image string) {
 	w.Helper()
-	w.patch(fmt.Sprintf(`{"spec":{"template":{"spec":{"containers":[{"name":"c","image":%q}]}}}}`, image))
+	apitest.SetImage(w, w.api.Client.AppsV1().Deployments(w.ns), "web", image)
 }
 
 // done waits until the rollout of the image is complete.

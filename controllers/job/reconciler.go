@@ -14,19 +14,15 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/sets"
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
-	"k8s.io/client-go/informers"
-	"k8s.io/client-go/kubernetes"
 	batchlisters "k8s.io/client-go/listers/batch/v1"
 	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/tools/cache"
-	"k8s.io/client-go/tools/record"
 	"k8s.io/klog/v2"
 	"k8s.io/kubernetes/cmd/kube-controller-manager/names"
 	"k8s.io/kubernetes/pkg/controller"
 	"k8s.io/kubernetes/pkg/controller/job/util"
 	"k8s.io/kubernetes/pkg/controller/util/consistency"
 	"k8s.io/kubernetes/pkg/features"
-	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
@@ -40,13 +36,7 @@ var (
 )
 
 // Config is what the reconciler works with.
-type Config struct {
-	Client    kubernetes.Interface
-	Informers informers.SharedInformerFactory
-	// Recorder writes events as job-controller.
-	Recorder record.EventRecorder
-	Clock    clock.WithTicker
-}
+type Config = shared.Config
 
 // Reconciler runs Jobs.
 type Reconciler struct {
@@ -84,11 +74,7 @@ func New(cfg Config) (*Reconciler, error) {
 			podsResource: podInformer.Informer().GetStore(),
 		})
 	}
-	r.control = controller.RealPodControl{KubeClient: cfg.Client, Recorder: cfg.Recorder, OnWrite: func(pod *corev1.Pod, owner *metav1.OwnerReference) {
-		if owner != nil {
-			r.written.WroteAt(types.NamespacedName{Namespace: pod.Namespace, Name: owner.Name}, owner.UID, podsResource, pod.ResourceVersion)
-		}
-	}}
+	r.control = cfg.PodControl(r.written)
 	return r, nil
 }
 

@@ -55,9 +55,7 @@ func byIndex(job *batchv1.Job, completions int32) {
 
 func (w world) patch(patch string) {
 	w.Helper()
-	if _, err := w.api.Client.BatchV1().Jobs(w.ns).Patch(w.Context(), "a", types.StrategicMergePatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
-		w.Fatal(err)
-	}
+	apitest.Patch(w, w.api.Client.BatchV1().Jobs(w.ns), "a", types.StrategicMergePatchType, patch)
 }
 
 func (w world) delete(policy metav1.DeletionPropagation) {

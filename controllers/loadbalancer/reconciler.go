@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"time"
 
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
@@ -29,18 +28,15 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/skiff-k8s/skiff/controllers/shared"
 )
 
 // Name is upstream's, of the controller that asks a cloud for load balancers.
 const Name = cloudnames.ServiceLBController
 
-const (
-	// behindRecheck is how long the event of an own write may be late before
-	// the Services are looked at anyway.
-	behindRecheck = time.Second
-	// writers bounds the parallel writes of a pass.
-	writers = 5
-)
+// writers bounds the parallel writes of a pass.
+const writers = 5
 
 // Config is what the reconciler works with.
 type Config struct {
@@ -107,7 +103,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, _ reconcile.Request) (reconc
 		return reconcile.Result{}, err
 	}
 	if r.behind(services) {
-		return reconcile.Result{RequeueAfter: behindRecheck}, nil
+		return reconcile.Result{RequeueAfter: shared.BehindRecheck}, nil
 	}
 	decisions := plan(r.cfg.Ranges, services)
 	written := make([]*corev1.Service, len(decisions))

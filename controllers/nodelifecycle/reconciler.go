@@ -40,15 +40,10 @@ const (
 	MonitorGrace = 50 * time.Second
 )
 
-const (
-	// evictionDelay is how long a node may be not ready before it is tainted
-	// NoExecute: upstream looks every five seconds. Nodes that just start
-	// become ready in between.
-	evictionDelay = 5 * time.Second
-	// behindRecheck is how long the event of another's write may be late
-	// before the node is looked at anyway.
-	behindRecheck = time.Second
-)
+// evictionDelay is how long a node may be not ready before it is tainted
+// NoExecute: upstream looks every five seconds. Nodes that just start become
+// ready in between.
+const evictionDelay = 5 * time.Second
 
 // Config is what the reconciler works with.
 type Config struct {
@@ -127,7 +122,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 	left := h.silentAt(r.cfg.StartupGrace, r.cfg.MonitorGrace).Sub(now)
 	if left <= 0 {
 		if wrote, err := r.giveUp(ctx, node, now); err != nil || wrote {
-			return quiet(reconcile.Result{RequeueAfter: behindRecheck}, err)
+			return quiet(reconcile.Result{RequeueAfter: shared.BehindRecheck}, err)
 		}
 		left = 0 // until the kubelet speaks
 	}
@@ -143,7 +138,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 // write comes here as an event.
 func quiet(result reconcile.Result, err error) (reconcile.Result, error) {
 	if apierrors.IsConflict(err) || apierrors.IsInvalid(err) || apierrors.IsNotFound(err) {
-		return reconcile.Result{RequeueAfter: behindRecheck}, nil
+		return reconcile.Result{RequeueAfter: shared.BehindRecheck}, nil
 	}
 	if err != nil {
 		return reconcile.Result{}, err
@@ -272,15 +267,9 @@ func (r *Reconciler) unreadyPods(ctx context.Context, node *corev1.Node) error {
 	if ready := condition(node, corev1.NodeReady); ready == nil || ready.Status != corev1.ConditionUnknown {
 		return nil
 	}
-	found, err := r.podsByNode.ByIndex(controller.PodNodeNameKeyIndex, node.Name)
+	pods, err := shared.PodsOn(r.podsByNode, node.Name)
 	if err != nil {
 		return err
-	}
-	var pods []*corev1.Pod
-	for _, o := range found {
-		if pod, ok := o.(*corev1.Pod); ok {
-			pods = append(pods, pod)
-		}
 	}
 	return nodeutil.MarkPodsNotReady(ctx, r.cfg.Client, r.cfg.Recorder, pods, node.Name)
 }

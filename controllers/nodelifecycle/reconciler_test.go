@@ -42,19 +42,15 @@ func runOurs(t *testing.T, api *apitest.API) {
 
 // runUpstream runs upstream's, as impatiently.
 func runUpstream(t *testing.T, api *apitest.API) {
-	ctx, cancel := context.WithCancel(context.Background())
-	factory := informers.NewSharedInformerFactory(api.Client, 0)
-	core := factory.Core().V1()
-	c, err := upstream.NewNodeLifecycleController(ctx, factory.Coordination().V1().Leases(), core.Pods(), core.Nodes(),
-		factory.Apps().V1().DaemonSets(), api.Client, 100*time.Millisecond, grace, grace, 0.1, 0.01, 50, 0.55)
-	if err != nil {
-		t.Fatal(err)
-	}
-	factory.Start(ctx.Done())
-	factory.WaitForCacheSync(ctx.Done())
-	done := make(chan struct{})
-	go func() { defer close(done); c.Run(ctx) }()
-	t.Cleanup(func() { cancel(); <-done; factory.Shutdown() })
+	api.AloneUpstream(t, func(ctx context.Context, factory informers.SharedInformerFactory) (func(context.Context), error) {
+		core := factory.Core().V1()
+		c, err := upstream.NewNodeLifecycleController(ctx, factory.Coordination().V1().Leases(), core.Pods(), core.Nodes(),
+			factory.Apps().V1().DaemonSets(), api.Client, 100*time.Millisecond, grace, grace, 0.1, 0.01, 50, 0.55)
+		if err != nil {
+			return nil, err
+		}
+		return c.Run, nil
+	})
 }
 
 type world struct {

@@ -4,7 +4,6 @@ import (
 	"context"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/kubernetes/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
@@ -37,28 +36,19 @@ func (r *Reconciler) onPod() handler.Funcs {
 
 // onNode asks for the Pods of a node that is gone or out of service.
 func (r *Reconciler) onNode() handler.Funcs {
-	pods := func(name string, q shared.Queue) {
-		found, err := r.pods.ByIndex(controller.PodNodeNameKeyIndex, name)
-		if err != nil {
-			return // the index is there since New
-		}
-		for _, o := range found {
-			if pod, ok := o.(*corev1.Pod); ok {
-				q.Add(shared.Request(pod))
-			}
-		}
-	}
 	look := func(o any, q shared.Queue) {
 		if node, ok := o.(*corev1.Node); ok {
 			r.forget(node.Name)
 			if outOfService(node) {
-				pods(node.Name, q)
+				shared.AskForPodsOn(q, r.pods, node.Name)
 			}
 		}
 	}
 	return handler.Funcs{
 		CreateFunc: func(_ context.Context, e event.CreateEvent, q shared.Queue) { look(e.Object, q) },
 		UpdateFunc: func(_ context.Context, e event.UpdateEvent, q shared.Queue) { look(e.ObjectNew, q) },
-		DeleteFunc: func(_ context.Context, e event.DeleteEvent, q shared.Queue) { pods(e.Object.GetName(), q) },
+		DeleteFunc: func(_ context.Context, e event.DeleteEvent, q shared.Queue) {
+			shared.AskForPodsOn(q, r.pods, e.Object.GetName())
+		},
 	}
 }

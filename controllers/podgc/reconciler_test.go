@@ -40,15 +40,10 @@ func runOurs(t *testing.T, api *apitest.API) {
 
 // runUpstream runs upstream's, impatiently.
 func runUpstream(t *testing.T, api *apitest.API) {
-	ctx, cancel := context.WithCancel(context.Background())
-	factory := informers.NewSharedInformerFactory(api.Client, 0)
-	core := factory.Core().V1()
-	c := upstream.NewPodGCInternal(ctx, api.Client, core.Pods(), core.Nodes(), threshold, 50*time.Millisecond, quarantine)
-	factory.Start(ctx.Done())
-	factory.WaitForCacheSync(ctx.Done())
-	done := make(chan struct{})
-	go func() { defer close(done); c.Run(ctx) }()
-	t.Cleanup(func() { cancel(); <-done; factory.Shutdown() })
+	api.AloneUpstream(t, func(ctx context.Context, factory informers.SharedInformerFactory) (func(context.Context), error) {
+		core := factory.Core().V1()
+		return upstream.NewPodGCInternal(ctx, api.Client, core.Pods(), core.Nodes(), threshold, 50*time.Millisecond, quarantine).Run, nil
+	})
 }
 
 type world struct {

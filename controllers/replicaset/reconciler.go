@@ -13,16 +13,12 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
-	"k8s.io/client-go/informers"
-	"k8s.io/client-go/kubernetes"
 	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/tools/cache"
-	"k8s.io/client-go/tools/record"
 	"k8s.io/klog/v2"
 	"k8s.io/kubernetes/pkg/controller"
 	"k8s.io/kubernetes/pkg/controller/util/consistency"
 	"k8s.io/kubernetes/pkg/features"
-	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
@@ -32,13 +28,7 @@ import (
 var pods = corev1.Resource("pods")
 
 // Config is what the reconciler works with.
-type Config struct {
-	Client    kubernetes.Interface
-	Informers informers.SharedInformerFactory
-	// Recorder writes events as the controller.
-	Recorder record.EventRecorder
-	Clock    clock.WithTicker
-}
+type Config = shared.Config
 
 // Reconciler keeps the Pods of a ReplicaSet.
 type Reconciler struct {
@@ -81,11 +71,7 @@ func newReconciler(cfg Config, of resource) (*Reconciler, error) {
 			pods:     podInformer.Informer().GetStore(),
 		})
 	}
-	r.control = controller.RealPodControl{KubeClient: cfg.Client, Recorder: cfg.Recorder, OnWrite: func(pod *corev1.Pod, owner *metav1.OwnerReference) {
-		if owner != nil {
-			r.written.WroteAt(types.NamespacedName{Namespace: pod.Namespace, Name: owner.Name}, owner.UID, pods, pod.ResourceVersion)
-		}
-	}}
+	r.control = cfg.PodControl(r.written)
 	return r, nil
 }
 

@@ -25,7 +25,7 @@ func Request(o client.Object) reconcile.Request {
 	return reconcile.Request{NamespacedName: client.ObjectKeyFromObject(o)}
 }
 
-// BehindRecheck is how long the event of an own write may be late before the
+// BehindRecheck is how long the event of a write may be late before the
 // object is looked at anyway.
 const BehindRecheck = time.Second
 

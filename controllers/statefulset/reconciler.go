@@ -9,20 +9,15 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apimachinery/pkg/types"
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
-	"k8s.io/client-go/informers"
-	"k8s.io/client-go/kubernetes"
 	appslisters "k8s.io/client-go/listers/apps/v1"
 	"k8s.io/client-go/tools/cache"
-	"k8s.io/client-go/tools/record"
 	"k8s.io/kubernetes/cmd/kube-controller-manager/names"
 	"k8s.io/kubernetes/pkg/controller"
 	"k8s.io/kubernetes/pkg/controller/history"
 	upstream "k8s.io/kubernetes/pkg/controller/statefulset"
 	"k8s.io/kubernetes/pkg/controller/util/consistency"
 	"k8s.io/kubernetes/pkg/features"
-	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
@@ -37,13 +32,7 @@ var (
 )
 
 // Config is what the reconciler works with.
-type Config struct {
-	Client    kubernetes.Interface
-	Informers informers.SharedInformerFactory
-	// Recorder writes events as statefulset-controller.
-	Recorder record.EventRecorder
-	Clock    clock.WithTicker
-}
+type Config = shared.Config
 
 // Reconciler calls upstream's algorithm for StatefulSets.
 type Reconciler struct {
@@ -83,11 +72,7 @@ func New(cfg Config) (*Reconciler, error) {
 		upstream.NewRealStatefulSetStatusUpdater(cfg.Client, r.sets, r.written),
 		history.NewHistory(cfg.Client, apps.ControllerRevisions().Lister(), apps.ControllerRevisions().Informer().GetIndexer()),
 	)
-	r.pods = controller.RealPodControl{KubeClient: cfg.Client, Recorder: cfg.Recorder, OnWrite: func(pod *corev1.Pod, owner *metav1.OwnerReference) {
-		if owner != nil {
-			r.written.WroteAt(types.NamespacedName{Namespace: pod.Namespace, Name: owner.Name}, owner.UID, pods, pod.ResourceVersion)
-		}
-	}}
+	r.pods = cfg.PodControl(r.written)
 	return r, nil
 }
 

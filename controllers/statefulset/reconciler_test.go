@@ -10,7 +10,6 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -49,14 +48,12 @@ func (w world) set(replicas int32, change func(*appsv1.StatefulSet)) {
 
 func (w world) patch(patch string) {
 	w.Helper()
-	if _, err := w.api.Client.AppsV1().StatefulSets(w.ns).Patch(w.Context(), "web", types.StrategicMergePatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
-		w.Fatal(err)
-	}
+	apitest.Patch(w, w.api.Client.AppsV1().StatefulSets(w.ns), "web", types.StrategicMergePatchType, patch)
 }
 
 func (w world) image(image string) {
 	w.Helper()
-	w.patch(fmt.Sprintf(`{"spec":{"template":{"spec":{"containers":[{"name":"c","image":%q}]}}}}`, image))
+	apitest.SetImage(w, w.api.Client.AppsV1().StatefulSets(w.ns), "web", image)
 }
 
 func (w world) deletePod(name string) {
@@ -85,16 +82,7 @@ func (w world) renewed(name string, change func()) {
 
 func (w world) delete(policy metav1.DeletionPropagation) {
 	w.Helper()
-	sets := w.api.Client.AppsV1().StatefulSets(w.ns)
-	if err := sets.Delete(w.Context(), "web", metav1.DeleteOptions{PropagationPolicy: &policy}); err != nil {
-		w.Fatal(err)
-	}
-	apitest.Eventually(w, func() string {
-		if _, err := sets.Get(w.Context(), "web", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
-			return fmt.Sprint("still there: ", err)
-		}
-		return ""
-	})
+	apitest.Delete(w, w.api.Client.AppsV1().StatefulSets(w.ns), "web", policy)
 }
 
 // Dump prints the set, its revisions, Pods, claims, and the events of each of

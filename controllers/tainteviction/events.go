@@ -5,7 +5,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
-	"k8s.io/kubernetes/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 
@@ -29,24 +28,15 @@ func (r *Reconciler) onPod() handler.Funcs {
 
 // onNode asks for the Pods of a node whose taints evict others than before.
 func (r *Reconciler) onNode() handler.Funcs {
-	all := func(node string, q shared.Queue) {
-		found, err := r.pods.ByIndex(controller.PodNodeNameKeyIndex, node)
-		if err != nil {
-			return // the index is there since New
-		}
-		for _, o := range found {
-			if pod, ok := o.(*corev1.Pod); ok {
-				q.Add(shared.Request(pod))
-			}
-		}
-	}
 	return handler.Funcs{
-		CreateFunc: func(_ context.Context, e event.CreateEvent, q shared.Queue) { all(e.Object.GetName(), q) },
+		CreateFunc: func(_ context.Context, e event.CreateEvent, q shared.Queue) {
+			shared.AskForPodsOn(q, r.pods, e.Object.GetName())
+		},
 		UpdateFunc: func(_ context.Context, e event.UpdateEvent, q shared.Queue) {
 			old, ok := e.ObjectOld.(*corev1.Node)
 			now, ok2 := e.ObjectNew.(*corev1.Node)
 			if ok && ok2 && !equality.Semantic.DeepEqual(noExecute(old.Spec.Taints), noExecute(now.Spec.Taints)) {
-				all(now.Name, q)
+				shared.AskForPodsOn(q, r.pods, now.Name)
 			}
 		},
 	}

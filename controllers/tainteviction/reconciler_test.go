@@ -39,21 +39,17 @@ func runOurs(c clock.WithTicker) func(*testing.T, *apitest.API) {
 }
 
 func runUpstream(t *testing.T, api *apitest.API) {
-	ctx, cancel := context.WithCancel(context.Background())
-	factory := informers.NewSharedInformerFactory(api.Client, 0)
-	core := factory.Core().V1()
-	if err := controller.AddPodNodeNameIndexer(core.Pods().Informer()); err != nil {
-		t.Fatal(err)
-	}
-	c, err := upstream.New(ctx, api.Client, core.Pods(), core.Nodes(), names.TaintEvictionController)
-	if err != nil {
-		t.Fatal(err)
-	}
-	factory.Start(ctx.Done())
-	factory.WaitForCacheSync(ctx.Done())
-	done := make(chan struct{})
-	go func() { defer close(done); c.Run(ctx) }()
-	t.Cleanup(func() { cancel(); <-done; factory.Shutdown() })
+	api.AloneUpstream(t, func(ctx context.Context, factory informers.SharedInformerFactory) (func(context.Context), error) {
+		core := factory.Core().V1()
+		if err := controller.AddPodNodeNameIndexer(core.Pods().Informer()); err != nil {
+			return nil, err
+		}
+		c, err := upstream.New(ctx, api.Client, core.Pods(), core.Nodes(), names.TaintEvictionController)
+		if err != nil {
+			return nil, err
+		}
+		return c.Run, nil
+	})
 }
 
 // world has a namespace, and nodes called <ns>-<name>.
