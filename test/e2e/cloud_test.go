@@ -112,7 +112,7 @@ cloud:
 		c, r = create("cloud", config)
 		DeferCleanup(c.delete)
 		r.must()
-		skiff("load", "image-archive", filepath.Join(root, "_output/images.tar"), "--name", c.name).must()
+		c.loadImages()
 	})
 
 	It("is not there before an object names it", func() {

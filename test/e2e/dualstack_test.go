@@ -190,12 +190,7 @@ spec:
 				return
 			}
 			It("goes on without one of its control planes", func() {
-				dead := c.holder("kube-scheduler")
-				skiff("kill", "node", dead, "--name", c.name).must()
-				c.writes("after-kill")
-				c.schedules("after-kill")
-				Expect(c.holder("kube-scheduler")).NotTo(Equal(dead))
-				c.served()
+				c.losesAControlPlane()
 				Expect(curl("b", "-k", "https://kubernetes/readyz").must()).To(Equal("ok"))
 			})
 		})

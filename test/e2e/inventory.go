@@ -39,21 +39,6 @@ func ofLiving(path string) bool {
 	return living != "" && strings.Contains(path+"/", "/"+living+"/")
 }
 
-// difference lists what after has and before has not.
-func difference(before, after []string) []string {
-	count := map[string]int{}
-	for _, b := range before {
-		count[b]++
-	}
-	var extra []string
-	for _, a := range after {
-		if count[a]--; count[a] < 0 {
-			extra = append(extra, a)
-		}
-	}
-	return extra
-}
-
 func processes() ([]string, error) {
 	dirs, err := filepath.Glob("/proc/[0-9]*")
 	if err != nil {

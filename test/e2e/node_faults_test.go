@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"path/filepath"
 	"strings"
 
 	. "github.com/onsi/ginkgo/v2"
@@ -60,7 +59,7 @@ var _ = Describe("a node that is small", Ordered, func() {
 		c, r = create("small", smallNode)
 		DeferCleanup(c.delete)
 		r.must()
-		skiff("load", "image-archive", filepath.Join(root, "_output/images.tar"), "--name", c.name).must()
+		c.loadImages()
 	})
 	ended := func(pod string) string {
 		return c.get("pod/"+pod, "{.status.phase} {.status.reason} {.status.containerStatuses[0].state.terminated.reason} {.status.containerStatuses[0].state.terminated.exitCode}")

@@ -77,7 +77,7 @@ removedVolumes: emulate
 		c, r = create("removed", config)
 		DeferCleanup(c.delete)
 		r.must()
-		skiff("load", "image-archive", filepath.Join(root, "_output/images.tar"), "--name", c.name).must()
+		c.loadImages()
 	})
 
 	It("follow Pods, from an inline volume to a PersistentVolume", func() {

@@ -86,6 +86,18 @@ func (c cluster) schedules(name string) {
 	Eventually(func() string { return c.get("pod/"+name, "{.spec.nodeName}") }).WithTimeout(20 * time.Second).ShouldNot(BeEmpty())
 }
 
+// losesAControlPlane kills the one that schedules: the others go on, and it
+// comes back.
+func (c cluster) losesAControlPlane() {
+	GinkgoHelper()
+	dead := c.holder("kube-scheduler")
+	skiff("kill", "node", dead, "--name", c.name).must()
+	c.writes("after-kill")
+	c.schedules("after-kill")
+	Expect(c.holder("kube-scheduler")).NotTo(Equal(dead))
+	c.served()
+}
+
 // served waits until everybody serves again.
 func (c cluster) served() {
 	GinkgoHelper()

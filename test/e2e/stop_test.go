@@ -16,6 +16,8 @@ import (
 	. "github.com/onsi/gomega"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/skiff-k8s/skiff/test/leftovers"
 )
 
 // diary is a StatefulSet with a volume and a Service: each life of its pod
@@ -102,7 +104,7 @@ func (c cluster) expectOnlyTheDirectory(before []string) {
 	dir := "file /var/lib/skiff/clusters/" + c.name
 	Eventually(func() ([]string, error) {
 		after, err := inventory()
-		return slices.DeleteFunc(difference(before, after), func(what string) bool {
+		return slices.DeleteFunc(leftovers.Added(before, after), func(what string) bool {
 			return what == dir || strings.HasPrefix(what, dir+"/")
 		}), err
 	}).WithTimeout(20 * time.Second).Should(BeEmpty())

@@ -8,6 +8,8 @@ import (
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
+
+	"github.com/skiff-k8s/skiff/test/leftovers"
 )
 
 // threeNodes is the config of the suite's own cluster.
@@ -63,7 +65,7 @@ var _ = BeforeSuite(func() {
 	for _, p := range shared.ranges() {
 		Expect(uplinks.covers(p)).To(BeTrue(), "the firewall counter does not watch "+p.String())
 	}
-	skiff("load", "image-archive", filepath.Join(root, "_output/images.tar"), "--name", shared.name).must()
+	shared.loadImages()
 })
 
 var _ = AfterSuite(func() {
@@ -77,12 +79,18 @@ var _ = AfterSuite(func() {
 	Expect(uplinks.seen()).To(BeEmpty(), "packets of cluster ranges at the host's uplinks")
 })
 
+// loadImages gives the cluster those of the suite.
+func (c cluster) loadImages() {
+	GinkgoHelper()
+	skiff("load", "image-archive", filepath.Join(root, "_output/images.tar"), "--name", c.name).must()
+}
+
 // expectNothingLeft compares the host with an earlier inventory. The kernel
 // frees BPF objects and network namespaces a little after the last reference.
 func expectNothingLeft(before []string) {
 	GinkgoHelper()
 	Eventually(func() ([]string, error) {
 		after, err := inventory()
-		return difference(before, after), err
+		return leftovers.Added(before, after), err
 	}).WithTimeout(20 * time.Second).Should(BeEmpty())
 }

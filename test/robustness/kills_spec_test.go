@@ -18,6 +18,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	machinev1alpha1 "github.com/skiff-k8s/skiff/apis/machine/v1alpha1"
+	"github.com/skiff-k8s/skiff/test/leftovers"
 )
 
 const (
@@ -110,7 +111,7 @@ var _ = Describe("the process of a node", Ordered, ContinueOnFailure, Label("kil
 			n.rest(ctx)
 			before := n.entries(s.pattern)
 			Expect(createPod(ctx, client, p)).To(Succeed())
-			n.until(ctx, func() bool { return len(extra(before, n.entries(s.pattern))) > 0 })
+			n.until(ctx, func() bool { return len(leftovers.Added(before, n.entries(s.pattern))) > 0 })
 			Expect(n.kill()).To(Succeed())
 			Expect(w.until(ctx, p.Name, "running", started)).To(Succeed())
 			Expect(n.duplicates(ctx)).To(BeEmpty())
@@ -139,11 +140,11 @@ var _ = Describe("the process of a node", Ordered, ContinueOnFailure, Label("kil
 			before := n.entries(s.pattern)
 			Expect(createPod(ctx, client, p)).To(Succeed())
 			Expect(w.until(ctx, p.Name, "running", started)).To(Succeed())
-			own := extra(before, n.entries(s.pattern))
+			own := leftovers.Added(before, n.entries(s.pattern))
 			Expect(client.CoreV1().Pods(podNamespace).Delete(ctx, p.Name, metav1.DeleteOptions{})).To(Succeed())
 			if s.pattern != "" {
 				Expect(own).NotTo(BeEmpty(), s.pattern)
-				n.until(ctx, func() bool { return len(extra(n.entries(s.pattern), own)) > 0 })
+				n.until(ctx, func() bool { return len(leftovers.Added(n.entries(s.pattern), own)) > 0 })
 			}
 			Expect(n.kill()).To(Succeed())
 			Expect(w.until(ctx, p.Name, "gone", absent)).To(Succeed())
@@ -195,7 +196,7 @@ func (n *node) quiet(ctx context.Context) (all []string) {
 			return err
 		}
 		if !slices.Equal(before, all) {
-			return fmt.Errorf("it changes: %v, %v", extra(before, all), extra(all, before))
+			return fmt.Errorf("it changes: %v, %v", leftovers.Added(before, all), leftovers.Added(all, before))
 		}
 		return nil
 	}).Should(Succeed())
@@ -214,7 +215,7 @@ func (n *node) leaks(ctx context.Context, baseline []string) (more []string) {
 			more = []string{err.Error()}
 			continue
 		}
-		if more = extra(baseline, now); len(more) == 0 {
+		if more = leftovers.Added(baseline, now); len(more) == 0 {
 			return nil
 		}
 	}

@@ -249,18 +249,3 @@ func (n *node) devices() ([]string, error) {
 	}
 	return all, nil
 }
-
-// extra lists what after has and before has not.
-func extra(before, after []string) []string {
-	count := map[string]int{}
-	for _, b := range before {
-		count[b]++
-	}
-	var more []string
-	for _, a := range after {
-		if count[a]--; count[a] < 0 {
-			more = append(more, a)
-		}
-	}
-	return more
-}
