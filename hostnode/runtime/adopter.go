@@ -254,7 +254,7 @@ func (a *adopter) take(ctx context.Context, image imagestore.Image) (err error) 
 	}()
 	ctx = namespaces.WithNamespace(ctx, namespace)
 	// The lease keeps the garbage collector off until the image has a name.
-	lease, err := a.leases.Create(ctx, leases.WithRandomID(), leases.WithExpiration(time.Hour), leases.WithLabel(adoptionLabel, image.LoadedAt.Format(time.RFC3339Nano)))
+	lease, err := a.leases.Create(ctx, leases.WithRandomID(), leases.WithExpiration(time.Hour))
 	if err != nil {
 		return err
 	}

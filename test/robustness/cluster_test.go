@@ -180,6 +180,7 @@ func (c *cluster) dir(machine string) string {
 // process of the cluster.
 type process struct {
 	pid     int
+	parent  int
 	command string
 	// machine is empty for the supervisor and its watcher.
 	machine string
@@ -196,12 +197,15 @@ func (c *cluster) processes() []process {
 		if err != nil || !ok {
 			continue
 		}
-		if stat, err := os.ReadFile(dir + "/stat"); err != nil || strings.Contains(string(stat), ") Z ") {
+		stat, err := os.ReadFile(dir + "/stat")
+		_, state, ok := strings.Cut(string(stat), ") ")
+		if err != nil || !ok || strings.HasPrefix(state, "Z") {
 			continue
 		}
 		command, _ := os.ReadFile(dir + "/cmdline")
 		p := process{command: strings.TrimSpace(strings.ReplaceAll(string(command), "\x00", " "))}
 		p.pid, _ = strconv.Atoi(filepath.Base(dir))
+		p.parent, _ = strconv.Atoi(strings.Fields(state)[1])
 		p.machine, _, _ = strings.Cut(strings.Split(after, "\n")[0], "/")
 		if strings.HasPrefix(p.machine, ".") {
 			p.machine = ""

@@ -47,12 +47,15 @@ func (c *cluster) node(name string) *node {
 // at is a path of the machine as the host reaches it.
 func (n *node) at(path string) string { return fmt.Sprintf("/proc/%d/root%s", n.init, path) }
 
-// process is the node's, 0 while there is none.
+// process is the node's, 0 while there is none. A child of it that has not yet
+// become another program has the same command line, and after the death of
+// its parent the same parent.
 func (n *node) process() int {
-	if all := n.c.find(nodeWord, n.name); len(all) == 1 {
-		return all[0].pid
+	all := slices.DeleteFunc(n.c.find(nodeWord, n.name), func(p process) bool { return p.parent != n.init })
+	if len(all) != 1 {
+		return 0
 	}
-	return 0
+	return all[0].pid
 }
 
 // The machine's init waits longer before each restart of a process that keeps
@@ -72,7 +75,7 @@ func (n *node) rest(ctx context.Context) {
 
 // kill the process, and wait until there is another one.
 func (n *node) kill() error {
-	old := n.process()
+	old := n.other(0)
 	if old == 0 {
 		return fmt.Errorf("%s: no process to kill", n.name)
 	}
@@ -80,13 +83,21 @@ func (n *node) kill() error {
 		return fmt.Errorf("kill %d: %w", old, err)
 	}
 	n.kills++
+	if n.other(old) == 0 {
+		return fmt.Errorf("%s: no new process %v after its death", n.name, recoveryBound)
+	}
+	n.born = time.Now()
+	return nil
+}
+
+// other waits for a process that is not the old one.
+func (n *node) other(old int) int {
 	for deadline := time.Now().Add(recoveryBound); time.Now().Before(deadline); time.Sleep(2 * time.Millisecond) {
 		if pid := n.process(); pid != 0 && pid != old {
-			n.born = time.Now()
-			return nil
+			return pid
 		}
 	}
-	return fmt.Errorf("%s: no new process %v after its death", n.name, recoveryBound)
+	return 0
 }
 
 // cri calls the node's containerd as crictl does.
