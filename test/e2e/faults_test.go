@@ -12,6 +12,8 @@ import (
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
+
+	"github.com/skiff-k8s/skiff/test/reboot"
 )
 
 // victim is a process of the cluster that a spec kills.
@@ -179,13 +181,7 @@ var _ = Describe("leaks", func() {
 		Expect(err).NotTo(HaveOccurred())
 		c, r := create("dead", threeNodes)
 		r.must()
-		Eventually(func() []int {
-			pids := processesOf("dead")
-			for _, pid := range pids {
-				_ = syscall.Kill(pid, syscall.SIGKILL)
-			}
-			return pids
-		}).Should(BeEmpty())
+		Expect(reboot.Kill(c.name)).To(Succeed())
 		c.delete().must()
 		expectNothingLeft(start)
 	})

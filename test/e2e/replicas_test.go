@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/skiff-k8s/skiff/apis/storage/pagesum/pagesumtest"
+	"github.com/skiff-k8s/skiff/test/reboot"
 )
 
 const replicatedConfig = `
@@ -288,7 +289,7 @@ var _ = Describe("several control planes", Ordered, ContinueOnFailure, Label("re
 
 	It("survives a reboot of the host, and a bit that flips in a member's database then", func() {
 		c.writes("last")
-		c.rebootHost()
+		Expect(reboot.Host(c.name, c.ranges())).To(Succeed())
 		skiff("snapshot", "create", "e2e-ha-killed", "--name", c.name).must()
 		dir := "/var/lib/skiff/clusters/ha/machines/ha-control-plane3/var/lib/etcd/"
 		at, err := pagesumtest.Find(dir+"member/snap/db", "after-kill")

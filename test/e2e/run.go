@@ -97,29 +97,6 @@ func (c cluster) get(object, path string, flags ...string) string {
 	return c.kubectl(append([]string{"get", object, "--ignore-not-found", "-o", "jsonpath=" + path}, flags...)...).out
 }
 
-// processesOf lists the processes of a cluster: the supervisor's by their
-// command line, the machines' by their cgroup.
-func processesOf(name string) []int {
-	dirs, _ := filepath.Glob("/proc/[0-9]*")
-	var pids []int
-	for _, d := range dirs {
-		cmdline, err := os.ReadFile(d + "/cmdline")
-		if err != nil {
-			continue
-		}
-		cgroup, _ := os.ReadFile(d + "/cgroup")
-		words := strings.ReplaceAll(string(cmdline), "\x00", " ")
-		if !strings.Contains(words, "supervise "+name) && !strings.Contains(string(cgroup), "/skiff/"+name+"/") {
-			continue
-		}
-		var pid int
-		if _, err := fmt.Sscan(filepath.Base(d), &pid); err == nil {
-			pids = append(pids, pid)
-		}
-	}
-	return pids
-}
-
 // interruptedCreate sends SIGINT to a create after a while, as ^C does, and
 // waits for it; a create that was faster is deleted.
 func interruptedCreate(name string, after time.Duration) {

@@ -3,21 +3,18 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
-	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
-	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 
 	"github.com/skiff-k8s/skiff/test/leftovers"
+	"github.com/skiff-k8s/skiff/test/reboot"
 )
 
 // diary is a StatefulSet with a volume and a Service: each life of its pod
@@ -110,70 +107,6 @@ func (c cluster) expectOnlyTheDirectory(before []string) {
 	}).WithTimeout(20 * time.Second).Should(BeEmpty())
 }
 
-// rebootHost does to a cluster what a reboot of the host does: its processes,
-// mounts, namespaces, devices, cgroups, firewall rules and its run directory
-// are gone, and nobody asked its pods.
-func (c cluster) rebootHost() {
-	GinkgoHelper()
-	Eventually(func() []int {
-		pids := processesOf(c.name)
-		for _, pid := range pids {
-			_ = syscall.Kill(pid, syscall.SIGKILL)
-		}
-		return pids
-	}).Should(BeEmpty())
-	dir := "/run/skiff/" + c.name
-	mounted, err := mounts()
-	Expect(err).NotTo(HaveOccurred())
-	slices.Reverse(mounted)
-	for _, m := range mounted {
-		if point := strings.TrimPrefix(m, "mount "); strings.HasPrefix(point, dir+"/") {
-			// The last reference to a network namespace, or to bpf pins.
-			Expect(unix.Unmount(point, unix.MNT_DETACH)).To(Succeed())
-		}
-	}
-	Expect(os.RemoveAll(dir)).To(Succeed())
-	dirs, err := filepath.Glob("/sys/fs/cgroup/*/skiff/" + c.name)
-	Expect(err).NotTo(HaveOccurred())
-	for _, dir := range append(dirs, "/sys/fs/cgroup/skiff/"+c.name) {
-		removeCgroup(dir)
-	}
-	for line := range strings.Lines(run("", "nft", "list", "tables").must()) {
-		if f := strings.Fields(line); len(f) == 3 && f[2] == "skiff-"+c.name {
-			run("", "nft", "delete", "table", f[1], f[2]).must()
-		}
-	}
-	// The host's end of a cable goes with the other end's namespace; routes of
-	// the host's own that lead nowhere do not.
-	Eventually(func() ([]string, error) {
-		var left []string
-		all, err := netlink.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Type: unix.RTN_UNREACHABLE}, netlink.RT_FILTER_TYPE)
-		for _, r := range all {
-			for _, own := range c.ranges() {
-				if r.Dst != nil && own.Contains(netip.MustParseAddr(r.Dst.IP.String())) {
-					left = append(left, r.String())
-					_ = netlink.RouteDel(&r)
-				}
-			}
-		}
-		return left, err
-	}).Should(BeEmpty())
-}
-
-// removeCgroup removes a directory without processes, deepest first.
-func removeCgroup(dir string) {
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return
-	}
-	for _, e := range entries {
-		if e.IsDir() {
-			removeCgroup(filepath.Join(dir, e.Name()))
-		}
-	}
-	Eventually(func() error { return unix.Rmdir(dir) }).Should(Or(Succeed(), MatchError(unix.ENOENT)))
-}
-
 var _ = Describe("stop and start", Ordered, func() {
 	var (
 		c    cluster
@@ -238,7 +171,7 @@ nodes:
 	})
 
 	It("brings the same cluster back after a reboot of the host", func() {
-		c.rebootHost()
+		Expect(reboot.Host(c.name, c.ranges())).To(Succeed())
 		c.expectOnlyTheDirectory(bare)
 		Expect(skiff("get", "clusters", "-o", "wide").must()).To(MatchRegexp(`(?m)^stop +stopped `))
 		r := skiff("start", "cluster", "--name", c.name)

@@ -234,20 +234,3 @@ func signal(sig syscall.Signal, processes []process) error {
 	}
 	return nil
 }
-
-// killAll ends every process, as a power cut does: some start others while
-// they are looked for.
-func (c *cluster) killAll() {
-	GinkgoHelper()
-	quiet := 0
-	Eventually(func() int {
-		all := c.processes()
-		for _, p := range all {
-			_ = syscall.Kill(p.pid, syscall.SIGKILL)
-		}
-		if quiet++; len(all) > 0 {
-			quiet = 0
-		}
-		return quiet
-	}).WithTimeout(20 * time.Second).WithPolling(10 * time.Millisecond).Should(BeNumerically(">", 10))
-}

@@ -22,6 +22,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/skiff-k8s/skiff/apis/storage/pagesum/pagesumtest"
+	"github.com/skiff-k8s/skiff/test/reboot"
 )
 
 // written are objects that must never change again.
@@ -112,7 +113,7 @@ var _ = Describe("etcd's files", Ordered, func() {
 	DescribeTable("damaged while nothing runs: the start names the file and serves nothing, and serves all once the file is back",
 		func(ctx context.Context, end []string, pattern string, do damage) {
 			if end == nil {
-				c.killAll()
+				Expect(reboot.Kill(c.name)).To(Succeed())
 			} else {
 				_, err := skiff("", append(end, "--name", c.name)...)
 				Expect(err).NotTo(HaveOccurred())
@@ -176,7 +177,7 @@ var _ = Describe("etcd's files of one control plane of three", Ordered, func() {
 		func(ctx context.Context, end []string, number int, pattern string, do damage) {
 			victim, other := c.controlPlanes()[number], c.controlPlanes()[(number+1)%3]
 			if end == nil {
-				c.killAll()
+				Expect(reboot.Kill(c.name)).To(Succeed())
 			} else {
 				_, err := skiff("", append(end, "--name", c.name)...)
 				Expect(err).NotTo(HaveOccurred())

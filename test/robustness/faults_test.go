@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"syscall"
 	"time"
+
+	"github.com/skiff-k8s/skiff/test/reboot"
 )
 
 // fault is one that the suite can make: inject brings it about, undo ends it
@@ -53,7 +55,7 @@ func faults() []fault {
 		{Fault: Fault{Name: "stop", Weight: 2, Least: second / 10, Most: second}, inject: command("stop"), undo: starting},
 		{Fault: Fault{Name: "stop --now", Weight: 2, Least: second / 10, Most: second}, inject: command("stop", "--now"), undo: starting},
 		{Fault: Fault{Name: "restart", Weight: 1}, inject: command("restart")},
-		{Fault: Fault{Name: "reboot of the host", Weight: 2}, inject: reboot, undo: starting},
+		{Fault: Fault{Name: "reboot of the host", Weight: 2}, inject: rebootHost, undo: starting},
 		{Fault: Fault{Name: "cable cut", Weight: 3, Least: second, Most: 8 * second}, inject: cutting(true), undo: cutting(false)},
 		{Fault: Fault{Name: "control planes parted", Weight: 6, Least: second, Most: 8 * second, Needs: several}, inject: parting(true), undo: parting(false)},
 		{Fault: Fault{Name: "majority of control planes killed", Weight: 2, Needs: several}, inject: killMajority},
@@ -107,8 +109,7 @@ func starting(ctx context.Context, c *cluster, target int) error {
 }
 
 func blackout(_ context.Context, c *cluster, _ int) error {
-	c.killAll()
-	return nil
+	return reboot.Kill(c.name)
 }
 
 // killMajority kills the control planes' machines but a minority's, at once.

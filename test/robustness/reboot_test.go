@@ -4,110 +4,22 @@ package robustness
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
-	"net/netip"
-	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
-	"time"
-
-	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 
 	"github.com/skiff-k8s/skiff/dataplane/fabric"
+	"github.com/skiff-k8s/skiff/test/reboot"
 )
 
-// reboot does to a cluster what a reboot of the host does: its processes,
-// mounts, namespaces, devices, cgroups, routes and its run directory are gone,
-// and nobody asked its Pods.
-func reboot(_ context.Context, c *cluster, _ int) error {
+// rebootHost does to a cluster what a reboot of the host does.
+func rebootHost(_ context.Context, c *cluster, _ int) error {
 	ranges, err := c.ranges()
 	if err != nil {
 		return err
 	}
-	c.killAll()
-	return errors.Join(c.unmount(), c.removeCgroups(), removeRoutes(ranges))
-}
-
-func (c *cluster) unmount() error {
-	run := filepath.Join(runDir, c.name)
-	mounts, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		return err
-	}
-	lines := slices.Collect(strings.Lines(string(mounts)))
-	slices.Reverse(lines)
-	for _, line := range lines {
-		if f := strings.Fields(line); len(f) > 4 && strings.HasPrefix(f[4], run+"/") {
-			// The last reference to a network namespace, or to bpf pins.
-			if err := unix.Unmount(f[4], unix.MNT_DETACH); err != nil {
-				return fmt.Errorf("unmount %s: %w", f[4], err)
-			}
-		}
-	}
-	return os.RemoveAll(run)
-}
-
-// removeCgroups removes directories deepest first.
-func (c *cluster) removeCgroups() error {
-	roots, err := filepath.Glob("/sys/fs/cgroup/*/skiff/" + c.name)
-	if err != nil {
-		return err
-	}
-	for _, root := range append(roots, "/sys/fs/cgroup/skiff/"+c.name) {
-		var dirs []string
-		_ = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
-			if err == nil && d.IsDir() {
-				dirs = append(dirs, path)
-			}
-			return nil
-		})
-		for _, dir := range slices.Backward(dirs) {
-			if err := removeCgroup(dir); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-// removeCgroup waits for the kernel, which lets go of dead processes a little
-// after they are gone from /proc.
-func removeCgroup(dir string) error {
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-		err := unix.Rmdir(dir)
-		if err == nil || errors.Is(err, unix.ENOENT) {
-			return nil
-		}
-		if time.Now().After(deadline) {
-			return fmt.Errorf("remove cgroup %s: %w", dir, err)
-		}
-	}
-}
-
-// removeRoutes removes the host's routes of the cluster that are bound to no
-// device, and so do not go with one.
-func removeRoutes(ranges []netip.Prefix) error {
-	all, err := netlink.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Type: unix.RTN_UNREACHABLE}, netlink.RT_FILTER_TYPE)
-	if err != nil {
-		return fmt.Errorf("list routes: %w", err)
-	}
-	for _, r := range all {
-		if r.Dst == nil {
-			continue
-		}
-		to, _ := netip.AddrFromSlice(r.Dst.IP)
-		if slices.ContainsFunc(ranges, func(p netip.Prefix) bool { return p.Contains(to.Unmap()) }) {
-			if err := netlink.RouteDel(&r); err != nil && !errors.Is(err, unix.ESRCH) {
-				return fmt.Errorf("remove route %s: %w", r, err)
-			}
-		}
-	}
-	return nil
+	return reboot.Host(c.name, ranges)
 }
 
 // cutting lays a machine's cable still, in both directions, or lets it work
