@@ -10,7 +10,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/klog/v2"
 	"k8s.io/kubernetes/pkg/controller/job/util"
-	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 
 	"github.com/skiff-k8s/skiff/controllers/shared"
@@ -19,27 +18,13 @@ import (
 // onPod meets expectations and asks for the Pod's Job, or for those that may
 // adopt it.
 func (r *Reconciler) onPod() handler.Funcs {
-	return handler.Funcs{
-		CreateFunc: func(ctx context.Context, e event.CreateEvent, q shared.Queue) {
-			if pod, ok := e.Object.(*corev1.Pod); ok {
-				r.podCreated(ctx, q, pod)
-			}
-		},
-		UpdateFunc: func(ctx context.Context, e event.UpdateEvent, q shared.Queue) {
-			old, ok := e.ObjectOld.(*corev1.Pod)
-			now, ok2 := e.ObjectNew.(*corev1.Pod)
-			if ok && ok2 && old.ResourceVersion != now.ResourceVersion {
-				r.podUpdated(ctx, q, old, now)
-			}
-		},
-		DeleteFunc: func(ctx context.Context, e event.DeleteEvent, q shared.Queue) {
-			if pod, ok := e.Object.(*corev1.Pod); ok {
-				r.podEnds(ctx, q, pod)
-				if job := r.owner(pod); job != nil {
-					r.released.seen(shared.Request(job).NamespacedName, pod.UID)
-				}
-			}
-		},
+	return shared.On(r.podCreated, r.podUpdated, r.podDeleted)
+}
+
+func (r *Reconciler) podDeleted(ctx context.Context, q shared.Queue, pod *corev1.Pod) {
+	r.podEnds(ctx, q, pod)
+	if job := r.owner(pod); job != nil {
+		r.released.seen(shared.Request(job).NamespacedName, pod.UID)
 	}
 }
 

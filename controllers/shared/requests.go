@@ -64,29 +64,40 @@ func OnItself(forget func(context.Context, types.NamespacedName, types.UID)) han
 // OnOwned asks for the controller of an object of type T, or for those that
 // may adopt it. askOwner tells whether it has a controller at all.
 func OnOwned[T client.Object](askOwner func(Queue, T) bool, askAdopters func(Queue, T)) handler.Funcs {
+	return On(func(_ context.Context, q Queue, o T) {
+		if !askOwner(q, o) && o.GetDeletionTimestamp() == nil {
+			askAdopters(q, o)
+		}
+	}, func(_ context.Context, q Queue, old, now T) {
+		moved := !equality.Semantic.DeepEqual(metav1.GetControllerOf(old), metav1.GetControllerOf(now))
+		if moved {
+			askOwner(q, old)
+		}
+		if !askOwner(q, now) && (moved || !maps.Equal(old.GetLabels(), now.GetLabels())) {
+			askAdopters(q, now)
+		}
+	}, func(_ context.Context, q Queue, o T) { askOwner(q, o) })
+}
+
+// On calls the functions for objects of type T as they come, change and go; a
+// change is one of the resource version.
+func On[T client.Object](created func(context.Context, Queue, T), updated func(ctx context.Context, q Queue, old, now T), deleted func(context.Context, Queue, T)) handler.Funcs {
 	return handler.Funcs{
-		CreateFunc: func(_ context.Context, e event.CreateEvent, q Queue) {
-			if o, ok := e.Object.(T); ok && !askOwner(q, o) && o.GetDeletionTimestamp() == nil {
-				askAdopters(q, o)
+		CreateFunc: func(ctx context.Context, e event.CreateEvent, q Queue) {
+			if o, ok := e.Object.(T); ok {
+				created(ctx, q, o)
 			}
 		},
-		UpdateFunc: func(_ context.Context, e event.UpdateEvent, q Queue) {
+		UpdateFunc: func(ctx context.Context, e event.UpdateEvent, q Queue) {
 			old, ok := e.ObjectOld.(T)
 			now, ok2 := e.ObjectNew.(T)
-			if !ok || !ok2 || old.GetResourceVersion() == now.GetResourceVersion() {
-				return
-			}
-			moved := !equality.Semantic.DeepEqual(metav1.GetControllerOf(old), metav1.GetControllerOf(now))
-			if moved {
-				askOwner(q, old)
-			}
-			if !askOwner(q, now) && (moved || !maps.Equal(old.GetLabels(), now.GetLabels())) {
-				askAdopters(q, now)
+			if ok && ok2 && old.GetResourceVersion() != now.GetResourceVersion() {
+				updated(ctx, q, old, now)
 			}
 		},
-		DeleteFunc: func(_ context.Context, e event.DeleteEvent, q Queue) {
+		DeleteFunc: func(ctx context.Context, e event.DeleteEvent, q Queue) {
 			if o, ok := e.Object.(T); ok {
-				askOwner(q, o)
+				deleted(ctx, q, o)
 			}
 		},
 	}
