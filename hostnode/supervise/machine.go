@@ -180,7 +180,7 @@ func (m *roomMachine) openSockets(ctx context.Context) error {
 		}
 		f, err := shared(open, name)
 		if f == nil && err == nil {
-			f, err = openSocket(ctx, s)
+			f, err = openKept(ctx, s)
 		}
 		if err != nil {
 			return fmt.Errorf("machine %s: %w", m.name, err)

@@ -9,10 +9,22 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
+	"k8s.io/apimachinery/pkg/util/wait"
 
 	machine "github.com/skiff-k8s/skiff/apis/machine/v1alpha1"
+)
+
+// errInUse says that somebody has the port.
+var errInUse = errors.New("is in use")
+
+const (
+	// dyingBound is how long processes that were killed may keep a port on a
+	// busy host.
+	dyingBound = 2 * time.Second
+	dyingRetry = 10 * time.Millisecond
 )
 
 // openSocket opens a listener (TCP) or a bound socket (UDP) of the host.
@@ -39,7 +51,7 @@ func openSocket(ctx context.Context, s socket) (*os.File, error) {
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
 		_, port, _ := net.SplitHostPort(s.address)
-		return nil, &Refusal{Field: s.portField, Err: fmt.Errorf("port %s is in use (%s)", port, s.address),
+		return nil, &Refusal{Field: s.portField, Err: fmt.Errorf("port %s %w (%s)", port, errInUse, s.address),
 			Help: "choose another port, or 0 for a free one; `ss -tulnp 'sport = :" + port + "'` shows who has it"}
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
 		host, _, _ := net.SplitHostPort(s.address)
@@ -66,9 +78,15 @@ func portOf(f *os.File) (int32, error) {
 	return 0, fmt.Errorf("read port of %s: not an internet socket", f.Name())
 }
 
-// openKept opens a socket that the cluster had before.
-func openKept(ctx context.Context, s socket) (*os.File, error) {
-	f, err := openSocket(ctx, s)
+// openKept opens a socket that the cluster had before. Processes of its earlier
+// life that were killed a moment ago may have it still.
+func openKept(ctx context.Context, s socket) (f *os.File, err error) {
+	patient, cancel := context.WithTimeout(ctx, dyingBound)
+	defer cancel()
+	_ = wait.PollUntilContextCancel(patient, dyingRetry, true, func(context.Context) (bool, error) {
+		f, err = openSocket(ctx, s)
+		return !errors.Is(err, errInUse), nil
+	})
 	var refusal *Refusal
 	if errors.As(err, &refusal) {
 		host, port, _ := net.SplitHostPort(s.address)

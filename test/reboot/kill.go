@@ -43,7 +43,7 @@ func Kill(cluster string) error {
 	return nil
 }
 
-// processes lists what runs in the cluster's cgroups, and its supervisor.
+// processes lists what runs in the cluster's cgroups.
 func processes(cluster string) ([]int, error) {
 	dirs, err := filepath.Glob("/proc/[0-9]*")
 	if err != nil {
@@ -51,15 +51,9 @@ func processes(cluster string) ([]int, error) {
 	}
 	var pids []int
 	for _, dir := range dirs {
-		// Any of them may end meanwhile; a process that has ended and was not
-		// waited for has no command line.
-		command, err := os.ReadFile(dir + "/cmdline")
-		if err != nil || len(command) == 0 {
-			continue
-		}
-		cgroup, _ := os.ReadFile(dir + "/cgroup")
-		words := strings.ReplaceAll(string(command), "\x00", " ")
-		if !strings.Contains(string(cgroup), "/skiff/"+cluster+"/") && !strings.Contains(words, "supervise "+cluster+" ") {
+		// Any of them may end meanwhile.
+		cgroup, err := os.ReadFile(dir + "/cgroup")
+		if err != nil || !strings.Contains(string(cgroup), "/skiff/"+cluster+"/") || ended(dir) {
 			continue
 		}
 		if pid, err := strconv.Atoi(filepath.Base(dir)); err == nil {
@@ -67,4 +61,16 @@ func processes(cluster string) ([]int, error) {
 		}
 	}
 	return pids, nil
+}
+
+// ended tells a process that only its parent has not taken note of. Its first
+// thread may have ended before the others, which keep its files open.
+func ended(dir string) bool {
+	stat, err := os.ReadFile(dir + "/stat")
+	if err != nil {
+		return true
+	}
+	_, state, _ := strings.Cut(string(stat), ") ")
+	threads, err := os.ReadDir(dir + "/task")
+	return strings.HasPrefix(state, "Z") && (err != nil || len(threads) <= 1)
 }
