@@ -161,7 +161,7 @@ func (s *Shared) cached(config *storagebackend.ConfigForResource, resourcePrefix
 	}
 	s.remember(cacher)
 	delegator := cacherstorage.NewCacheDelegator(cacher, raw)
-	return delegator, sync.OnceFunc(func() {
+	return &fresh{Interface: delegator, cache: cacher, until: time.Now().Add(freshBound)}, sync.OnceFunc(func() {
 		delegator.Stop()
 		cacher.Stop()
 		destroyRaw()
