@@ -114,7 +114,7 @@ var _ = Describe("the process of a node", Ordered, ContinueOnFailure, Label("kil
 			n.until(ctx, func() bool { return len(leftovers.Added(before, n.entries(s.pattern))) > 0 })
 			Expect(n.kill()).To(Succeed())
 			Expect(w.until(ctx, p.Name, "running", started)).To(Succeed())
-			Expect(n.duplicates(ctx)).To(BeEmpty())
+			Eventually(n.duplicates).WithContext(ctx).Should(BeEmpty())
 			Expect(client.CoreV1().Pods(podNamespace).Delete(ctx, p.Name, metav1.DeleteOptions{})).To(Succeed())
 			Expect(w.until(ctx, p.Name, "gone", absent)).To(Succeed())
 		},
