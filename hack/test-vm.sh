@@ -8,6 +8,9 @@
 # suite/package/suite takes the package from that suite alone: a suite that is
 # on its way to the archive names security updates which are gone already.
 #
+# What a run found is in _output/vm/run-*: findings.jsonl, console.log, and
+# evidence.log with what the cluster said where a check failed.
+#
 # report: write test/vm/REPORT.md only, of the last run of every kernel.
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -5,5 +5,6 @@
 // beside the disk, and writes a report of all kernels that were tried.
 //
 // The guest has no network device. Its only ways out are two serial ports: the
-// console, and the findings.
+// console, and the findings. By the latter comes also what the cluster, the
+// kernel and the dataplane said when a check had failed: evidence.log.
 package main

@@ -70,15 +70,25 @@ func (m machine) run(ctx context.Context) error {
 		return m.qemu(ctx)
 	})
 	group.Go(func() error { return m.watch(ended) })
-	if err := group.Wait(); err != nil {
+	if err := errors.Join(group.Wait(), m.judge()); err != nil {
 		return fmt.Errorf("%w; the console is in %s", err, m.file("console.log"))
 	}
+	return nil
+}
+
+// judge says what is wrong with the findings, and writes down why as far as
+// the guest could tell.
+func (m machine) judge() error {
 	found, err := readRun(m.dir)
 	if err != nil {
 		return err
 	}
 	if err := found.Err(); err != nil {
-		return fmt.Errorf("%w; the console is in %s", err, m.file("console.log"))
+		if evidence := found.Evidence(); evidence != "" {
+			return errors.Join(fmt.Errorf("%w; what the cluster said is in %s", err, m.file("evidence.log")),
+				os.WriteFile(m.file("evidence.log"), []byte(evidence), 0o644))
+		}
+		return err
 	}
 	return nil
 }

@@ -14,7 +14,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"time"
 
@@ -74,7 +73,6 @@ func run() error {
 	boots := []func(){g.first, g.afterReboot, g.afterPowerCut}
 	boots[g.state.Boot-1]()
 	if g.failed || g.over || g.state.Boot == len(boots) {
-		g.logs()
 		g.tell(report.Finding{Last: true})
 		return command("systemctl", "poweroff")
 	}
@@ -136,8 +134,9 @@ func (g *guest) tell(f report.Finding) {
 
 func (g *guest) fact(name, value string) { g.tell(report.Finding{Fact: name, Value: value}) }
 
-// check does one check and says whether it holds.
-func (g *guest) check(name string, do func() (seen string, err error)) bool {
+// check does one check and says whether it holds; if not, also what the
+// evidence says.
+func (g *guest) check(name string, do func() (seen string, err error), more ...evidence) bool {
 	began := time.Now()
 	f := report.Finding{Check: name}
 	var err error
@@ -147,6 +146,9 @@ func (g *guest) check(name string, do func() (seen string, err error)) bool {
 		f.Error = err.Error()
 	}
 	g.tell(f)
+	if err != nil {
+		g.secure(append(more, ofAll)...)
+	}
 	return err == nil
 }
 
@@ -154,21 +156,4 @@ func (g *guest) check(name string, do func() (seen string, err error)) bool {
 func (g *guest) must(name string, do func() (seen string, err error)) bool {
 	g.failed = g.failed || !g.check(name, do)
 	return !g.failed
-}
-
-// logs puts the cluster's logs on the console.
-func (g *guest) logs() {
-	if !g.failed {
-		return
-	}
-	for _, args := range [][]string{
-		{"kubectl", "get", "nodes,pods,pvc", "-A", "-o", "wide"},
-		{"kubectl", "get", "events", "-A"},
-		{"journalctl", "-b", "-u", "skiff.service", "--no-pager"},
-		{"sh", "-c", "tail -n 100 /var/lib/skiff/clusters/*/logs/*.log /var/lib/skiff/clusters/*/logs/*/*"},
-	} {
-		cmd := exec.Command(args[0], args[1:]...)
-		cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
-		_ = cmd.Run()
-	}
 }

@@ -14,15 +14,17 @@ import (
 // Finding is one line of the guest.
 type Finding struct {
 	// Check is what was looked at, as a sentence; Fact names a value that is
-	// only told. Last ends the findings. One of them is set.
-	Check string `json:"check,omitempty"`
-	Fact  string `json:"fact,omitempty"`
-	Last  bool   `json:"last,omitempty"`
+	// only told. Evidence is a command that was asked about the failed check
+	// before it. Last ends the findings. One of them is set.
+	Check    string `json:"check,omitempty"`
+	Fact     string `json:"fact,omitempty"`
+	Evidence string `json:"evidence,omitempty"`
+	Last     bool   `json:"last,omitempty"`
 	// Boot counts the guest's boots from 1.
 	Boot int `json:"boot"`
 	// Error says why a check failed; empty: it holds.
 	Error string `json:"error,omitempty"`
-	// Value is the fact's, or what a check saw.
+	// Value is the fact's, what a check saw, or what the command printed.
 	Value string `json:"value,omitempty"`
 	// Seconds that a check took, in the guest's clock.
 	Seconds float64 `json:"seconds,omitempty"`
@@ -33,6 +35,8 @@ func (f Finding) String() string {
 	switch {
 	case f.Last:
 		return "the guest is done"
+	case f.Evidence != "":
+		return fmt.Sprintf("      %d lines of evidence: %s", strings.Count(f.Value, "\n"), f.Evidence)
 	case f.Fact != "":
 		return fmt.Sprintf("      %s: %s", f.Fact, f.Value)
 	case f.Error != "":
@@ -49,11 +53,15 @@ type Run struct {
 	Findings []Finding
 }
 
+// longest is what a line may have: a command's output is one.
+const longest = 64 << 20
+
 // Read reads a serial port's file; what the console's firmware may have left
 // between lines is no JSON and is skipped.
 func Read(r io.Reader) (Run, error) {
 	var run Run
 	lines := bufio.NewScanner(r)
+	lines.Buffer(nil, longest)
 	for lines.Scan() {
 		if f, ok := Parse(lines.Text()); ok {
 			run.Findings = append(run.Findings, f)
@@ -69,7 +77,7 @@ func Read(r io.Reader) (Run, error) {
 func Parse(line string) (Finding, bool) {
 	var f Finding
 	err := json.Unmarshal([]byte(strings.TrimSpace(line)), &f)
-	return f, err == nil && (f.Check != "" || f.Fact != "" || f.Last)
+	return f, err == nil && (f.Check != "" || f.Fact != "" || f.Evidence != "" || f.Last)
 }
 
 // Fact is the value of the last fact of that name.
@@ -106,6 +114,21 @@ func (r Run) Err() error {
 		return fmt.Errorf("the guest checked nothing")
 	}
 	return nil
+}
+
+// Evidence is what was asked about checks that failed, for somebody who wants
+// to know why; empty: none failed.
+func (r Run) Evidence() string {
+	var b strings.Builder
+	for _, f := range r.Findings {
+		switch {
+		case f.Error != "":
+			fmt.Fprintf(&b, "#### boot %d: %s: %s\n\n", f.Boot, f.Check, f.Error)
+		case f.Evidence != "":
+			fmt.Fprintf(&b, "== %s\n%s\n", f.Evidence, f.Value)
+		}
+	}
+	return b.String()
 }
 
 // boots are the headings of a guest's boots.

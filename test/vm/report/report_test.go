@@ -56,3 +56,18 @@ func TestThePageHasEveryCheckOfEveryRun(t *testing.T) {
 		}
 	}
 }
+
+func TestEvidenceIsToldOfWhatFailed(t *testing.T) {
+	long := strings.Repeat("an event; ", 1<<14)
+	run, err := Read(strings.NewReader(serial + `{"check":"bad","error":"why","boot":2}` + "\n" +
+		`{"evidence":"kubectl get events","value":"` + long + `","boot":2}` + "\n" + `{"last":true,"boot":2}` + "\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want, have := "#### boot 2: bad: why\n\n== kubectl get events\n"+long+"\n", run.Evidence(); have != want {
+		t.Errorf("%d bytes, want %d: %.100s", len(have), len(want), have)
+	}
+	if err := run.Err(); err == nil || !strings.Contains(err.Error(), "1 of 3 checks failed: bad") {
+		t.Errorf("evidence is taken for a check: %v", err)
+	}
+}
