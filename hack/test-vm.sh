@@ -63,7 +63,7 @@ disk() { # suite package dir
 
 	mkdir -p "$root/opt/skiff"
 	cp -a bin "$root/opt/skiff/bin"
-	cp "$out/guest" "$out/images.tar" config/samples/demo.yaml "$root/opt/skiff/"
+	cp "$out/guest" "$out/nodenat.test" "$out/images.tar" config/samples/demo.yaml "$root/opt/skiff/"
 	ln -s /opt/skiff/bin/skiff "$root/usr/local/bin/skiff"
 	cp _output/bin/kubectl "$root/usr/local/bin/kubectl"
 	cp test/vm/guest/skiff-vm.service "$root/etc/systemd/system/"
@@ -89,6 +89,7 @@ need qemu-system-x86_64 qemu-system-x86
 need mke2fs e2fsprogs
 mkdir -p "$out"
 go build -ldflags '-s -w' -o "$out/guest" ./test/vm/guest
+go test -c -o "$out/nodenat.test" ./dataplane/lb/nodenat
 go run ./test/images -set vm -cache "$out/images" -o "$out/images.tar"
 failed=0
 for k in "${kernels[@]}"; do

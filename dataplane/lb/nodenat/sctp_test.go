@@ -181,8 +181,9 @@ func (n *network) dial(from *place, port uint16, to netip.AddrPort) association 
 	return a
 }
 
-// patience bounds the wait for what must come.
-const patience = 5 * time.Second
+// patience bounds the wait for what must come, also where the machine is an
+// emulated one.
+const patience = 30 * time.Second
 
 // ask sends a chunk and waits for the answer, which is of type want.
 func (a association) ask(chunk, want byte) (string, error) {

@@ -44,7 +44,9 @@ func (g *guest) first() {
 	g.check("a Pod of each QoS class is in its cgroup, with its limits", qosTree)
 	g.check("cluster DNS and the Service answer in a Pod", g.fromPod)
 	g.check("NetworkPolicy", g.networkPolicy)
+	g.check("the kernel's SCTP reaches everybody from everywhere through the programs", sctpAssociations)
 	g.check("a Service and a host port of SCTP answer", sctpService, ofSCTP)
+	g.check("NetworkPolicy on protocol SCTP", sctpPolicy, ofSCTP)
 	g.check("a container that takes more than its limit is OOMKilled", oom)
 	g.check("a Pod that takes the node's memory is evicted, the others stay", evict)
 	if g.failed {

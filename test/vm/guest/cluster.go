@@ -160,13 +160,7 @@ func (g *guest) networkPolicy() (string, error) {
 		if !strings.Contains(g.state.Said, missing.Error()) {
 			return "", fmt.Errorf("create said %q, want %w", g.state.Said, missing)
 		}
-		err = until(func() error {
-			events, err := kubectl("get", "events", "--field-selector", "reason=NotEnforced", "-o", "jsonpath={.items[*].message}")
-			if err == nil && events == "" {
-				err = errors.New("no Event NotEnforced")
-			}
-			return err
-		})
+		err = notEnforced("closed")
 	} else {
 		err = until(func() error {
 			if _, err := kubectl("exec", "besteffort", "--", "wget", "-qO-", "-T", "20", "http://demo.default.svc.cluster.local"); err == nil {
@@ -183,6 +177,17 @@ func (g *guest) networkPolicy() (string, error) {
 	}
 	// Or it was something else that kept the answer away.
 	return seen, until(func() error { _, err := g.fromPod(); return err })
+}
+
+// notEnforced waits for the Event that says so of a NetworkPolicy.
+func notEnforced(policy string) error {
+	return until(func() error {
+		events, err := kubectl("get", "events", "--field-selector", "reason=NotEnforced,involvedObject.name="+policy, "-o", "jsonpath={.items[*].message}")
+		if err == nil && events == "" {
+			err = fmt.Errorf("networkpolicy/%s: no Event NotEnforced", policy)
+		}
+		return err
+	})
 }
 
 func oom() (string, error) {

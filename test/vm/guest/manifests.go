@@ -138,7 +138,7 @@ spec:
 ---
 apiVersion: v1
 kind: Pod
-metadata: {name: caller}
+metadata: {name: caller, labels: {friend: "true"}}
 spec:
   nodeName: skiff-worker
   terminationGracePeriodSeconds: 0
@@ -152,6 +152,29 @@ metadata: {name: node-caller}
 spec:
   nodeName: skiff-worker
   hostNetwork: true
+  terminationGracePeriodSeconds: 0
+  containers:
+  - {name: c, image: ` + shellImage + `, command: [sleep, "100000"], volumeMounts: [{name: guest, mountPath: /guest}]}
+  volumes: [{name: guest, hostPath: {path: ` + here + `/guest}}]
+`
+
+// friends lets one who is marked so call the phone, and stranger is not.
+const friends = `
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: friends}
+spec:
+  podSelector: {matchLabels: {app: phone}}
+  policyTypes: [Ingress]
+  ingress:
+  - from: [{podSelector: {matchLabels: {friend: "true"}}}]
+    ports: [{protocol: SCTP, port: 7000}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: stranger}
+spec:
+  nodeName: skiff-worker
   terminationGracePeriodSeconds: 0
   containers:
   - {name: c, image: ` + shellImage + `, command: [sleep, "100000"], volumeMounts: [{name: guest, mountPath: /guest}]}
