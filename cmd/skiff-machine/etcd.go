@@ -47,7 +47,10 @@ func etcdCommand(ctx context.Context, args []string) error {
 		if len(members) == 0 {
 			members = memberFlag{{Member: backup.Alone, dir: dirs[0]}}
 		}
-		return restoreEtcd(ctx, *file, *token, *plan, members)
+		if err := restoreEtcd(ctx, *file, *token, *plan, members); err != nil {
+			return err
+		}
+		return printVolumes(*file)
 	}
 	return fmt.Errorf("unknown verb %q: want save or restore", args[0])
 }

@@ -27,8 +27,9 @@ func (a *app) snapshotRestoreCommand() *cobra.Command {
 
 The cluster that the snapshot was taken of is stopped, gets the objects of the
 snapshot, and starts with the addresses, ports and kubeconfig that it has. What
-is in its volumes stays as it is now. If it does not start, or the command is
-interrupted, it gets back what it had.
+is in its volumes stays as it is now; a volume that is gone since begins empty,
+which is told. If it does not start, or the command is interrupted, it gets back
+what it had.
 
 With --name of a cluster that does not exist, that is made of the snapshot. Its
 nodes have names of its own, and its ranges and ports are the snapshot's unless

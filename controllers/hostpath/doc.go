@@ -11,4 +11,11 @@
 // it and its reclaim policy is Delete; a finalizer keeps the object until then.
 // The directory's name is computed from the PersistentVolume's, never read from
 // an object.
+//
+// Only the provisioner makes directories, and a restore of a snapshot, for
+// volumes that have none. One that vanishes otherwise is missed: Pods that ask
+// for its volume have FailedMount events with its path and wait until it is
+// back, as with any hostPath of type Directory. Volumes of clusters that an
+// older skiff made keep the type DirectoryOrCreate, as a volume's source never
+// changes: theirs begin anew.
 package hostpath

@@ -30,6 +30,15 @@ func volumeName(claim *corev1.PersistentVolumeClaim) string {
 	return "pvc-" + string(claim.UID)
 }
 
+// Directory is the name of a volume's directory, or empty if the volume is not
+// one of ours.
+func Directory(pv *corev1.PersistentVolume) string {
+	if pv.Annotations[volumehelpers.AnnDynamicallyProvisioned] != Provisioner {
+		return ""
+	}
+	return pv.Name
+}
+
 // asks tells whether the binder wants a volume of ours for the claim.
 func asks(claim *corev1.PersistentVolumeClaim) bool {
 	return claim.Annotations[volumehelpers.AnnStorageProvisioner] == Provisioner &&
@@ -64,7 +73,9 @@ func planClaim(claim *corev1.PersistentVolumeClaim, class *storagev1.StorageClas
 			VolumeMode:                    claim.Spec.VolumeMode,
 			PersistentVolumeSource: corev1.PersistentVolumeSource{HostPath: &corev1.HostPathVolumeSource{
 				Path: filepath.Join(volumes, name),
-				Type: ptr.To(corev1.HostPathDirectoryOrCreate),
+				// Not DirectoryOrCreate: a directory that vanished took data with
+				// it, and its Pod is to say so, not to begin anew.
+				Type: ptr.To(corev1.HostPathDirectory),
 			}},
 			ClaimRef: &corev1.ObjectReference{
 				APIVersion: "v1", Kind: "PersistentVolumeClaim",
@@ -108,7 +119,7 @@ type step struct {
 //	Bound ─ claim deleted → Released ─ policy Delete → erased → object deleted
 //	                                 └ policy Retain → stays; deleted by its owner, the directory stays
 func planVolume(pv *corev1.PersistentVolume) step {
-	if pv.Annotations[volumehelpers.AnnDynamicallyProvisioned] != Provisioner {
+	if Directory(pv) == "" {
 		return step{}
 	}
 	deleted, held := pv.DeletionTimestamp != nil, slices.Contains(pv.Finalizers, finalizer)

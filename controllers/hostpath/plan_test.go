@@ -88,8 +88,14 @@ func TestPlanClaim(t *testing.T) {
 			case c.want != volume && c.want != nothing && (pv != nil || !strings.Contains(refusal, string(c.want))):
 				t.Errorf("volume %v, %q", pv, refusal)
 			}
-			if pv != nil && pv.Spec.HostPath.Path != "/volumes/pvc-uid" {
-				t.Errorf("path %s", pv.Spec.HostPath.Path)
+			if pv == nil {
+				return
+			}
+			if source := pv.Spec.HostPath; source.Path != "/volumes/pvc-uid" || *source.Type != corev1.HostPathDirectory {
+				t.Errorf("path %s of type %s", source.Path, *source.Type)
+			}
+			if Directory(pv) != "pvc-uid" {
+				t.Errorf("directory %q", Directory(pv))
 			}
 		})
 	}

@@ -152,7 +152,7 @@ func (o *origin) changes(rec *record) (notes []string) {
 }
 
 // fillFrom gives a new cluster's directory what the snapshot has: authorities
-// and keys, from which its certificates are made, and objects.
+// and keys, from which its certificates are made, objects, and empty volumes.
 func (p Paths) fillFrom(ctx context.Context, dir string, rec *record, from *origin) error {
 	if err := copyPlain(filepath.Join(from.dir, snapshot.PKIDir), filepath.Join(dir, "pki")); err != nil {
 		return err
@@ -169,7 +169,11 @@ func (p Paths) fillFrom(ctx context.Context, dir string, rec *record, from *orig
 	for _, m := range rec.controlPlanes() {
 		dirs = append(dirs, etcdDir(dir, m.Name))
 	}
-	if err := p.restoreEtcd(ctx, rec, from, dirs, plan); err != nil {
+	volumes, err := p.restoreEtcd(ctx, rec, from, dirs, plan)
+	if err != nil {
+		return err
+	}
+	if _, err := makeVolumes(dir, volumes); err != nil {
 		return err
 	}
 	return os.Remove(plan)

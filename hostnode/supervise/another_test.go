@@ -52,6 +52,9 @@ func TestASnapshotMakesAnotherCluster(t *testing.T) {
 		if another.Machines[1].Name != "svt-copy-worker" || another.PodSubnet == info.PodSubnet || another.ServiceSubnet == info.ServiceSubnet || another.Endpoint == info.Endpoint {
 			t.Errorf("%+v", another)
 		}
+		if !exists(filepath.Join(p.Cluster("svt-copy"), "volumes", "pvc-saved")) {
+			t.Error("a volume that the objects have is not there")
+		}
 		port := another.Cluster.Nodes[1].ExtraPortMappings[0].HostPort
 		if port == info.Cluster.Nodes[1].ExtraPortMappings[0].HostPort {
 			t.Errorf("both have port %d", port)

@@ -79,7 +79,7 @@ func (p Paths) fill(ctx context.Context, dir string, rec *record, h host, from *
 	if err := os.Chmod(dir, 0o700); err != nil {
 		return err
 	}
-	for _, d := range []string{filepath.Join(dir, "volumes"), p.Images()} {
+	for _, d := range []string{volumesDir(dir), p.Images()} {
 		if err := os.MkdirAll(d, 0o755); err != nil {
 			return err
 		}

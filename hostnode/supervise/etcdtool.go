@@ -14,7 +14,7 @@ import (
 )
 
 // etcdTool runs `skiff-machine etcd` on the host: etcd is in the big program.
-// What it prints is read into result, if that is not nil.
+// What it prints is read into result.
 func (p Paths) etcdTool(ctx context.Context, result any, args ...string) error {
 	cmd := exec.CommandContext(ctx, filepath.Join(p.Libexec, machineProgram), append([]string{"etcd"}, args...)...)
 	cmd.Env = p.environment()
@@ -32,8 +32,6 @@ func (p Paths) etcdTool(ctx context.Context, result any, args ...string) error {
 		return context.Cause(ctx)
 	case err != nil:
 		return toolError(stderr.String(), err)
-	case result == nil:
-		return nil
 	}
 	if err := json.Unmarshal(out, result); err != nil {
 		return fmt.Errorf("read what %s etcd prints: %w", machineProgram, err)

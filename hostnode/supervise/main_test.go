@@ -152,6 +152,7 @@ func playEtcdTool(string) error {
 		for _, dir := range dirs {
 			errs = append(errs, os.MkdirAll(dir, 0o700), os.WriteFile(filepath.Join(dir, "value"), data, 0o600))
 		}
+		fmt.Println(`{"volumes": ["pvc-saved"]}`)
 		return errors.Join(append(errs, err)...)
 	}
 	var last []byte

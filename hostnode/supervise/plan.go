@@ -269,7 +269,7 @@ func planMounts(rec *record, i int, h host) []machine.Mount {
 		machine.Mount{Source: own + "/kubernetes", Target: "/etc/kubernetes", Type: "bind"},
 		machine.Mount{Source: own + "/var", Target: "/var", Type: "bind"},
 		machine.Mount{Source: dir + "/logs/" + m.Name, Target: logDir, Type: "bind"},
-		machine.Mount{Source: dir + "/volumes", Target: machine.VolumesDir, Type: "bind"},
+		machine.Mount{Source: volumesDir(dir), Target: machine.VolumesDir, Type: "bind"},
 		machine.Mount{Source: h.paths.Images(), Target: machine.ImageStoreDir, Type: "rbind", ReadOnly: true},
 		machine.Mount{Source: h.paths.pulled(c.Name), Target: machine.PulledDir, Type: "bind", ReadOnly: true},
 		machine.Mount{Source: h.paths.Libexec, Target: machine.LibexecDir, Type: "bind", ReadOnly: true},

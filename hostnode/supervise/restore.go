@@ -128,17 +128,23 @@ func (o *origin) fits(rec *record) error {
 }
 
 // restoreSame gives a cluster the state that the snapshot has. Volumes stay as
-// they are.
+// they are; those that are gone begin empty, and the user is told.
 func (p Paths) restoreSame(ctx context.Context, rec *record, from *origin, opts RestoreOptions) (*Info, error) {
 	name := rec.Cluster.Name
 	r := p.replacement(name)
 	end := begin(opts.Progress, StepRestore)
-	live, err := p.stage(ctx, rec, from, r)
+	live, volumes, err := p.stage(ctx, rec, from, r)
 	if err := end(err); err != nil {
 		return nil, errors.Join(roomy(err, r.dir), r.drop())
 	}
 	ran := p.meantToRun(name) == nil
 	err = p.stop(ctx, rec, StopOptions{Now: opts.Now, Progress: opts.Progress})
+	// Before anything has a use for them: one that no object has is swept away
+	// by the next control plane.
+	var made []string
+	if err == nil {
+		made, err = makeVolumes(p.Cluster(name), volumes)
+	}
 	if err == nil {
 		err = r.exchange(live)
 	}
@@ -147,48 +153,55 @@ func (p Paths) restoreSame(ctx context.Context, rec *record, from *origin, opts 
 		info, err = p.start(ctx, rec, StartOptions{Progress: opts.Progress})
 	}
 	if err != nil {
-		return nil, errors.Join(err, p.unrestore(ctx, rec, r, ran, opts))
+		return nil, errors.Join(err, p.unrestore(ctx, rec, r, made, ran, opts))
+	}
+	for _, volume := range made {
+		opts.Progress(Event{Step: StepRestore, Done: true, Note: "volume " + volume + " was gone: it begins empty"})
 	}
 	return info, r.drop()
 }
 
-// stage makes the new directories and returns whose places they take.
-func (p Paths) stage(ctx context.Context, rec *record, from *origin, r replacement) ([]string, error) {
-	live := []string{"pki"}
+// stage makes the new directories and returns whose places they take, and the
+// volumes that there are to be.
+func (p Paths) stage(ctx context.Context, rec *record, from *origin, r replacement) (live, volumes []string, err error) {
+	live = []string{"pki"}
 	for _, m := range rec.controlPlanes() {
 		live = append(live, etcdDir("", m.Name))
 	}
 	if err := r.stage(live); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if err := copyPlain(filepath.Join(from.dir, snapshot.PKIDir), r.next(0)); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	dirs := make([]string, len(live)-1)
 	for i := range dirs {
 		dirs[i] = r.next(i + 1)
 	}
-	return live, p.restoreEtcd(ctx, rec, from, dirs, "")
+	volumes, err = p.restoreEtcd(ctx, rec, from, dirs, "")
+	return live, volumes, err
 }
 
 // etcdPeerPort is where members of an etcd with several serve each other.
 const etcdPeerPort = 2380
 
 // restoreEtcd makes the data directories of a new etcd's members, one for each
-// control plane in their order. plan is a file that says what is called
-// otherwise, if anything is. Each of several has all that there is: one that is
-// lost later joins the others, see memberLost.
-func (p Paths) restoreEtcd(ctx context.Context, rec *record, from *origin, dirs []string, plan string) error {
+// control plane in their order, and returns the directories of volumes that the
+// objects have. plan is a file that says what is called otherwise, if anything
+// is. Each of several has all that there is: one that is lost later joins the
+// others, see memberLost.
+func (p Paths) restoreEtcd(ctx context.Context, rec *record, from *origin, dirs []string, plan string) ([]string, error) {
 	args := []string{"restore", "--file", filepath.Join(from.dir, snapshot.EtcdFile), "--token", rec.ID, "--relocate", plan}
-	if err := p.etcdTool(ctx, nil, append(args, memberArgs(rec, dirs)...)...); err != nil || len(dirs) == 1 {
-		return err
+	var has struct{ Volumes []string }
+	if err := p.etcdTool(ctx, &has, append(args, memberArgs(rec, dirs)...)...); err != nil || len(dirs) == 1 {
+		return has.Volumes, err
 	}
 	for _, dir := range dirs {
 		if err := os.WriteFile(filepath.Join(dir, filepath.Base(machine.EtcdFormedFile)), nil, 0o600); err != nil {
-			return fmt.Errorf("restore etcd: %w", err)
+			return nil, fmt.Errorf("restore etcd: %w", err)
 		}
 	}
-	return nil
+	return has.Volumes, nil
 }
 
 func memberArgs(rec *record, dirs []string) []string {
@@ -202,13 +215,16 @@ func memberArgs(rec *record, dirs []string) []string {
 	return args
 }
 
-// unrestore brings a cluster back whose restore failed; the caller's ctx may
-// be what has ended.
-func (p Paths) unrestore(ctx context.Context, rec *record, r replacement, ran bool, opts RestoreOptions) error {
+// unrestore brings a cluster back whose restore failed, without the volumes that
+// it made; the caller's ctx may be what has ended.
+func (p Paths) unrestore(ctx context.Context, rec *record, r replacement, made []string, ran bool, opts RestoreOptions) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoBound)
 	defer cancel()
 	end := begin(opts.Progress, StepUndo)
 	err := p.stop(ctx, rec, StopOptions{Now: true})
+	if err == nil {
+		err = unmakeVolumes(r.cluster, made)
+	}
 	if err == nil {
 		err = r.reverse()
 	}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -73,6 +74,8 @@ func TestARestoreBringsTheClusterBackToTheSnapshot(t *testing.T) {
 	if err := os.WriteFile(volume, []byte("kept"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	// saved is one that the snapshots' objects have.
+	saved := filepath.Join(p.Cluster(c.Name), "volumes", "pvc-saved")
 	restored := func(t *testing.T, info *Info) {
 		t.Helper()
 		if got := identity(t, c.Name); got != was || !serves(info) {
@@ -95,12 +98,28 @@ func TestARestoreBringsTheClusterBackToTheSnapshot(t *testing.T) {
 			t.Errorf("%+v", m)
 		}
 		setValue(t, c.Name, "two")
-		info, err := RestoreSnapshot(t.Context(), RestoreOptions{Snapshot: "svt-one"})
+		var notes []string
+		opts := RestoreOptions{Snapshot: "svt-one", Progress: func(e Event) {
+			if e.Note != "" {
+				notes = append(notes, e.Note)
+			}
+		}}
+		info, err := RestoreSnapshot(t.Context(), opts)
 		if err != nil {
 			t.Fatal(err)
 		}
 		expectValue(t, c.Name, "one")
 		restored(t, info)
+		if st, err := os.Stat(saved); err != nil || st.Mode().Perm() != 0o777 {
+			t.Errorf("a volume that was gone: %v, %v", st, err)
+		}
+		if !slices.Contains(notes, "volume pvc-saved was gone: it begins empty") {
+			t.Errorf("the user is told %q", notes)
+		}
+		// The next time it is there, with what is in it.
+		if err := os.WriteFile(filepath.Join(saved, "data"), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
 	})
 	t.Run("of a cluster that is stopped", func(t *testing.T) {
 		if err := Stop(t.Context(), c.Name, StopOptions{}); err != nil {
@@ -118,6 +137,12 @@ func TestARestoreBringsTheClusterBackToTheSnapshot(t *testing.T) {
 		}
 		expectValue(t, c.Name, "three")
 		restored(t, info)
+		if !exists(filepath.Join(saved, "data")) {
+			t.Error("what was in a volume is gone")
+		}
+		if err := os.RemoveAll(saved); err != nil {
+			t.Fatal(err)
+		}
 	})
 	t.Run("that does not start is undone", func(t *testing.T) {
 		setValue(t, c.Name, "broken")
@@ -131,6 +156,9 @@ func TestARestoreBringsTheClusterBackToTheSnapshot(t *testing.T) {
 		}
 		expectValue(t, c.Name, "five")
 		restored(t, describe(t, c.Name))
+		if exists(saved) {
+			t.Error("a volume of the snapshot's is left behind")
+		}
 	})
 	t.Run("that is damaged is refused before anything happens", func(t *testing.T) {
 		m := save(t, c.Name, "svt-damaged")

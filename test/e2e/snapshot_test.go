@@ -119,6 +119,18 @@ var _ = Describe("snapshots", Ordered, func() {
 		serves(c)
 	})
 
+	It("say which volumes are gone since, and begin them empty", func() {
+		dir := volume(c)
+		c.kubectl("delete", "statefulset/notes", "pvc/data-notes-0", "--wait=true").must()
+		Eventually(func() string { return dir }).ShouldNot(BeAnExistingFile())
+		r := skiff("snapshot", "restore", "e2e-one", "--kubeconfig", c.kubeconfig)
+		r.must()
+		Expect(r.errOut).To(ContainSubstring("Note: volume " + filepath.Base(dir) + " was gone: it begins empty"))
+		Expect(os.ReadDir(dir)).To(BeEmpty())
+		c.kubectl("wait", "pod/notes-0", "--for=condition=Ready", "--timeout=20s").must()
+		serves(c)
+	})
+
 	It("make another cluster beside the first", func() {
 		nodes := c.get("nodes", "{.items[*].metadata.uid}")
 		skiff("snapshot", "restore", "e2e-one", "--name", second.name, "--kubeconfig", second.kubeconfig).must()
