@@ -111,6 +111,7 @@ func runKubelet(ctx context.Context, node *machinev1alpha1.NodeConfiguration, ne
 			Node:    *node,
 			Runtime: cri.RuntimeService(),
 			Images:  cri.ImageService(),
+			Damaged: tellDamage,
 		})
 	}()
 	select {

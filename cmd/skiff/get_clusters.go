@@ -30,7 +30,7 @@ func (a *app) getClustersCommand() *cobra.Command {
 				if info.Trouble != "" {
 					a.say("Cluster %q: %s\n  Mend: %s", info.Name, info.Trouble, strings.ReplaceAll(info.Mend, "\n", "\n  "))
 				}
-				a.sayAside(&info, time.Time{})
+				a.sayNodes(&info, time.Time{})
 			}
 			return printRows(a, output, clusterHeader, rows)
 		},
@@ -39,9 +39,13 @@ func (a *app) getClustersCommand() *cobra.Command {
 	return cmd
 }
 
-// sayAside names the etcd members that were damaged, and made anew since then.
-func (a *app) sayAside(info *supervise.Info, since time.Time) {
+// sayNodes names the nodes whose kubelet does not start, and the etcd members
+// that were damaged, and made anew since then.
+func (a *app) sayNodes(info *supervise.Info, since time.Time) {
 	for _, m := range info.Machines {
+		if m.Kubelet != nil {
+			a.say("Node %q: %s\n  Mend: %s", m.Name, m.Kubelet.Trouble, strings.ReplaceAll(m.Kubelet.Mend, "\n", "\n  "))
+		}
 		if m.SetAside != nil && m.SetAside.Since.After(since) {
 			a.say("Node %q: %s\n  It was made anew from the other control planes, %s ago. What it had is in %[4]s: rm -r %[4]s when that is of no use",
 				m.Name, m.SetAside.Cause, age(m.SetAside.Since, a.now()), m.SetAside.Dir)

@@ -27,7 +27,7 @@ func (a *app) getNodesCommand() *cobra.Command {
 				}
 				for _, info := range list {
 					rows = append(rows, nodeRows(&info)...)
-					a.sayAside(&info, time.Time{})
+					a.sayNodes(&info, time.Time{})
 				}
 				if len(rows) == 0 {
 					a.say("No skiff clusters found.")
@@ -42,7 +42,7 @@ func (a *app) getNodesCommand() *cobra.Command {
 			if err != nil {
 				return a.about("get nodes", err)
 			}
-			a.sayAside(info, time.Time{})
+			a.sayNodes(info, time.Time{})
 			return printRows(a, output, nodeHeader, nodeRows(info))
 		},
 	}

@@ -166,7 +166,7 @@ func (a *app) started(ctx context.Context, info *supervise.Info, f startFlags, s
 }
 
 // warnOfDamage names the etcd members that a start has found damaged while the
-// others are enough.
+// others are enough, and kubelets that do not start.
 func (a *app) warnOfDamage(ctx context.Context, name string, began time.Time) {
 	info, err := supervise.Get(ctx, name)
 	if err != nil {
@@ -175,7 +175,7 @@ func (a *app) warnOfDamage(ctx context.Context, name string, began time.Time) {
 	if info.Trouble != "" {
 		a.say("Warning: %s\n  Mend: %s", info.Trouble, info.Mend)
 	}
-	a.sayAside(info, began)
+	a.sayNodes(info, began)
 }
 
 // refresh gives the user's kubeconfigs, those of now and those that the

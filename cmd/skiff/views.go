@@ -74,6 +74,8 @@ func (n nodeRow) cells(now time.Time) []string {
 			state = "paused"
 		} else if n.Trouble != "" {
 			state = "etcd in trouble"
+		} else if n.Kubelet != nil {
+			state = "kubelet does not start"
 		} else if n.APIServer != "" && n.APIServer != "serving" {
 			state = "API server " + n.APIServer
 		}

@@ -69,6 +69,10 @@ type Config struct {
 	// CgroupRoot is the cgroup, in every hierarchy, below which the kubelet
 	// works. Default "/": the machine has a cgroup namespace.
 	CgroupRoot string
+
+	// Damaged is told what the kubelet does not start with, and nil when it
+	// starts. Optional.
+	Damaged func(*Damage)
 }
 
 // Run runs the kubelet until ctx ends. One process runs one kubelet, once:
@@ -108,8 +112,12 @@ func Run(ctx context.Context, cfg Config) error {
 		watchExits(ctx, cfg.Runtime, handle.requestRelist)
 		return ctx.Err()
 	})
+	recorder := eventRecorder(ctx, cfg, c)
 	group.Go(func() error {
-		deps, err := dependencies(ctx, cfg, s, c, d, handle, drivers)
+		if err := awaitCheckpoints(ctx, cfg, s, recorder); err != nil {
+			return err
+		}
+		deps, err := dependencies(ctx, cfg, s, c, d, handle, drivers, recorder)
 		if err != nil {
 			return err
 		}
@@ -146,8 +154,17 @@ func applyGates(s *options.KubeletServer) error {
 // and go.
 const eventMemory = 1024
 
+// eventRecorder is the kubelet's.
+func eventRecorder(ctx context.Context, cfg Config, c *clients) record.EventRecorderLogger {
+	broadcaster := record.NewBroadcaster(record.WithContext(ctx), record.WithCorrelatorOptions(record.CorrelatorOptions{LRUCacheSize: eventMemory}))
+	broadcaster.StartStructuredLogging(3)
+	broadcaster.StartRecordingToSink(&clientcorev1.EventSinkImpl{Interface: c.events.Events("")})
+	return broadcaster.NewRecorder(legacyscheme.Scheme, corev1.EventSource{Component: server.ComponentKubelet, Host: cfg.Node.NodeName})
+}
+
 // dependencies are all that upstream's kubelet is given.
-func dependencies(ctx context.Context, cfg Config, s *options.KubeletServer, c *clients, d *doors, handle *kubeletHandle, drivers *cloud.Registrar) (*kubelet.Dependencies, error) {
+func dependencies(ctx context.Context, cfg Config, s *options.KubeletServer, c *clients, d *doors, handle *kubeletHandle, drivers *cloud.Registrar,
+	recorder record.EventRecorderLogger) (*kubelet.Dependencies, error) {
 	logger := klog.FromContext(ctx)
 	nodeName := types.NodeName(cfg.Node.NodeName)
 
@@ -160,11 +177,6 @@ func dependencies(ctx context.Context, cfg Config, s *options.KubeletServer, c *
 	if err != nil {
 		return nil, fmt.Errorf("describe machine %s: %w", cfg.Node.NodeName, err)
 	}
-
-	broadcaster := record.NewBroadcaster(record.WithContext(ctx), record.WithCorrelatorOptions(record.CorrelatorOptions{LRUCacheSize: eventMemory}))
-	recorder := broadcaster.NewRecorder(legacyscheme.Scheme, corev1.EventSource{Component: server.ComponentKubelet, Host: cfg.Node.NodeName})
-	broadcaster.StartStructuredLogging(3)
-	broadcaster.StartRecordingToSink(&clientcorev1.EventSinkImpl{Interface: c.events.Events("")})
 
 	mounter := mount.New("")
 	manager, err := containerManager(ctx, s, mounter, machine, recorder, c.kube)

@@ -116,6 +116,9 @@ func (cfg Config) complete() Config {
 	set(&cfg.StaticPodDir, machinev1alpha1.StaticPodDir)
 	set(&cfg.RuntimeEndpoint, "unix://"+machinev1alpha1.ContainerdSocket)
 	set(&cfg.CgroupRoot, "/")
+	if cfg.Damaged == nil {
+		cfg.Damaged = func(*Damage) {}
+	}
 	return cfg
 }
 

@@ -22,7 +22,7 @@ type State string
 const (
 	// Running: the supervisor and every machine run.
 	Running State = "running"
-	// Degraded: some of them do.
+	// Degraded: some of them do, or a part of a machine does not.
 	Degraded State = "degraded"
 	// Stopped: nothing runs.
 	Stopped State = "stopped"
@@ -86,6 +86,8 @@ type MachineInfo struct {
 	APIServer string `json:"apiServer,omitempty"`
 	// Trouble is what keeps its etcd member from serving; empty: nothing does.
 	Trouble string `json:"trouble,omitempty"`
+	// Kubelet says why the node's kubelet does not start; nil: it does.
+	Kubelet *Kubelet `json:"kubelet,omitempty"`
 	// SetAside is what a damaged etcd member had before it was made anew from
 	// the others; nil: nothing was, or somebody has removed it.
 	SetAside *SetAside `json:"setAside,omitempty"`
@@ -210,6 +212,7 @@ func (p Paths) describe(rec *record) *Info {
 		mi := MachineInfo{Name: m.Name, Role: m.Role, IP: m.IPs[0].String(), PodCIDR: m.PodCIDRs[0].String(), IPs: m.IPs, PodCIDRs: m.PodCIDRs}
 		if proc, state, err := findProcess(p.machineState(c.Name, m.Name)); err == nil {
 			mi.PID, mi.Running, mi.Started = proc.PID, true, state.Started
+			mi.Kubelet = p.kubeletTrouble(c.Name, m.Name, proc)
 			proc.Close()
 			up++
 			running++
@@ -252,6 +255,9 @@ func (p Paths) describeTroubles(rec *record, info *Info) {
 	}
 	for i := range info.Machines {
 		m := &info.Machines[i]
+		if m.Kubelet != nil && info.State == Running {
+			info.State = Degraded
+		}
 		m.SetAside = p.setAside(name, m.Name)
 		for _, t := range all {
 			if t.machine == m.Name {

@@ -15,6 +15,7 @@ import (
 
 	cluster "github.com/skiff-k8s/skiff/apis/cluster/v1alpha1"
 	machine "github.com/skiff-k8s/skiff/apis/machine/v1alpha1"
+	"github.com/skiff-k8s/skiff/hostnode/namespaces"
 )
 
 // trouble of a control-plane machine, in the host's words.
@@ -69,17 +70,45 @@ func (p Paths) troubleOf(name, machineName string) (trouble, error) {
 	path := p.troubleNote(name, machineName)
 	if proc, _, err := findProcess(p.machineState(name, machineName)); err == nil {
 		defer proc.Close()
-		path = fmt.Sprintf("/proc/%d/root%s", proc.PID, machine.TroubleFile)
+		path = inRoot(proc, machine.TroubleFile)
 	}
-	data, err := os.ReadFile(path)
+	told, err := readTrouble(path)
 	if err != nil {
 		return trouble{}, err
 	}
-	var told machine.Trouble
-	if err := json.Unmarshal(data, &told); err != nil {
-		return trouble{}, err
-	}
 	return trouble{machine: machineName, file: p.onHost(name, machineName, told.File), damaged: told.Damaged, cause: told.Cause}, nil
+}
+
+// inRoot is the host's path of a file in the root of a machine that runs.
+func inRoot(proc *namespaces.Process, path string) string {
+	return fmt.Sprintf("/proc/%d/root%s", proc.PID, path)
+}
+
+func readTrouble(path string) (told machine.Trouble, err error) {
+	data, err := os.ReadFile(path)
+	if err == nil {
+		err = json.Unmarshal(data, &told)
+	}
+	return told, err
+}
+
+// Kubelet says why the kubelet of a machine that runs does not start.
+type Kubelet struct {
+	// Trouble is upstream's error, which names a file in the machine.
+	Trouble string    `json:"trouble"`
+	Since   time.Time `json:"since"`
+	// Mend is what to do about it on the host.
+	Mend string `json:"mend"`
+}
+
+// kubeletTrouble is nil when there is none.
+func (p Paths) kubeletTrouble(name, machineName string, proc *namespaces.Process) *Kubelet {
+	told, err := readTrouble(inRoot(proc, machine.KubeletTroubleFile))
+	if err != nil {
+		return nil
+	}
+	return &Kubelet{Trouble: "the kubelet does not start: " + told.Cause, Since: told.Since,
+		Mend: "rm " + p.onHost(name, machineName, told.File) + "\nit is made anew, and the kubelet starts by itself; containers run on meanwhile"}
 }
 
 // SetAside is what a damaged etcd member had.

@@ -1,7 +1,11 @@
 package e2e
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
+	"syscall"
+	"time"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
@@ -89,5 +93,75 @@ var _ = Describe("a node that is small", Ordered, func() {
 
 		Expect(c.get("pod/content", "{.status.containerStatuses[0].containerID} {.status.containerStatuses[0].restartCount}")).To(Equal(was + " 0"))
 		Expect(c.get("nodes", `{.items[*].status.conditions[?(@.type=="Ready")].status}`)).To(Equal("True True"))
+	})
+})
+
+// The kubelet's checkpoints are its own files. Upstream's does not start with
+// one that is damaged, until somebody deletes it.
+var _ = Describe("a kubelet's checkpoint that is damaged", Ordered, func() {
+	const node = "e2e-worker"
+	const witness = `
+apiVersion: v1
+kind: Pod
+metadata: {name: witness}
+spec:
+  nodeName: e2e-worker
+  terminationGracePeriodSeconds: 0
+  containers: [{name: c, image: registry.k8s.io/e2e-test-images/agnhost:2.66.1, args: [netexec]}]
+`
+	container := func() string {
+		return shared.get("pod/witness", "{.status.containerStatuses[0].containerID} {.status.containerStatuses[0].restartCount}")
+	}
+	healthy := func() int { return shared.kubectl("get", "--raw", "/api/v1/nodes/"+node+"/proxy/healthz").code }
+
+	It("keeps the kubelet from starting and nothing else, is named with its mend, and is made anew", func() {
+		shared.apply(witness).must()
+		DeferCleanup(func() { shared.kubectl("delete", "pod", "witness", "--wait=true").must() })
+		shared.kubectl("wait", "pod/witness", "--for=condition=Ready", "--timeout=30s").must()
+		was, address := container(), shared.get("pod/witness", "{.status.podIP}")
+		files, err := filepath.Glob(filepath.Join("/var/lib/skiff/clusters", shared.name, "machines", node, "var/lib/kubelet/*_state"))
+		Expect(err).NotTo(HaveOccurred())
+		Expect(files).To(HaveLen(5), "the checkpoints of a node with a Pod")
+
+		for _, file := range files {
+			By("half of " + file)
+			info, err := os.Stat(file)
+			Expect(err).NotTo(HaveOccurred())
+			Expect(os.Truncate(file, info.Size()/2)).To(Succeed())
+			for _, pid := range find("skiff-machine node", node) {
+				Expect(syscall.Kill(pid, syscall.SIGKILL)).To(Succeed())
+			}
+			inside := "/var/lib/kubelet/" + filepath.Base(file)
+			Eventually(func() string {
+				r := skiff("get", "nodes", "--name", shared.name, "-o", "wide")
+				return r.must() + r.errOut
+			}).Should(And(
+				MatchRegexp(`(?m)^e2e-worker +e2e +worker +kubelet does not start `), MatchRegexp(`(?m)^e2e-worker2 +e2e +worker +running `),
+				ContainSubstring(`Node "e2e-worker": the kubelet does not start: could not restore state from checkpoint: `),
+				ContainSubstring(inside), ContainSubstring("Mend: rm "+file)))
+			Expect(skiff("get", "clusters", "-o", "wide").must()).To(MatchRegexp(`(?m)^e2e +degraded `))
+			Eventually(func() string {
+				return shared.kubectl("events", "--for", "node/"+node, "--types=Warning", "--no-headers").out
+			}).Should(MatchRegexp(`KubeletSetupFailed .*delete .* checkpoint file "` + inside + `" before restarting Kubelet`))
+			Expect(skiff("logs", node, "--name", shared.name).must()).To(ContainSubstring("kubelet does not start"))
+
+			// The other half of its process runs, and so do containers.
+			pids := find("skiff-machine node", node)
+			Expect(pids).To(HaveLen(1))
+			Consistently(func() []int { return find("skiff-machine node", node) }).WithTimeout(time.Second).Should(Equal(pids))
+			Expect(healthy()).NotTo(BeZero())
+			Expect(fetch("http://" + address + ":8080/hostname")).To(Equal("witness"))
+
+			Expect(os.Remove(file)).To(Succeed())
+			Eventually(healthy).Should(BeZero())
+			Eventually(func() string {
+				r := skiff("get", "nodes", "--name", shared.name, "-o", "wide")
+				return r.must() + r.errOut
+			}).Should(And(MatchRegexp(`(?m)^e2e-worker +e2e +worker +running `), Not(ContainSubstring("does not start"))))
+			Eventually(func() int { return shared.kubectl("exec", "witness", "--", "true").code }).Should(BeZero())
+			Eventually(file).Should(BeAnExistingFile())
+		}
+		Expect(container()).To(Equal(was))
+		Expect(shared.get("nodes", `{.items[*].status.conditions[?(@.type=="Ready")].status}`)).To(Equal("True True True"))
 	})
 })

@@ -7,7 +7,11 @@ import "time"
 // the trouble is with.
 const TroubleFile = RunDir + "/trouble.json"
 
-// Trouble of a control plane with its files.
+// KubeletTroubleFile is where the node's process says why its kubelet does not
+// start, for as long as it does not.
+const KubeletTroubleFile = RunDir + "/kubelet-trouble.json"
+
+// Trouble of a control plane or a kubelet with its files.
 type Trouble struct {
 	// File is a path in the machine.
 	File string `json:"file"`
