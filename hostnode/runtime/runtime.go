@@ -95,6 +95,7 @@ type Runtime struct {
 	server  *server.Server
 	service *service
 	shim    *nodeshim.Shim
+	reserve *reserve
 	// shared is the host's image store; nil without one.
 	shared *imagestore.Reader
 	// capabilities are the ones that this process has: no container can have
@@ -160,6 +161,8 @@ func (r *Runtime) prepare() error {
 			return err
 		}
 	}
+	r.reserve = &reserve{dir: r.cfg.Root, log: r.cfg.Log}
+	r.reserve.open()
 	// containerd looks for a shim by this name, in PATH.
 	link := filepath.Join(bin, "containerd-shim-runc-v2")
 	if err := os.Remove(link); err != nil && !errors.Is(err, os.ErrNotExist) {

@@ -2,6 +2,7 @@ package runtime
 
 import (
 	"context"
+	"time"
 
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs/pkg/errgrpc"
@@ -10,18 +11,18 @@ import (
 )
 
 // Calls that go to upstream's service as they are; none starts anything while
-// the node stops.
+// the node stops, and those that end something do so on a full disk too.
 
 func (s *service) Version(ctx context.Context, r *runtimeapi.VersionRequest) (*runtimeapi.VersionResponse, error) {
 	return call(ctx, s.cri.Version, r)
 }
 
 func (s *service) StopPodSandbox(ctx context.Context, r *runtimeapi.StopPodSandboxRequest) (*runtimeapi.StopPodSandboxResponse, error) {
-	return call(ctx, s.cri.StopPodSandbox, r)
+	return spend(ctx, s.runtime.reserve, s.cri.StopPodSandbox, r)
 }
 
 func (s *service) RemovePodSandbox(ctx context.Context, r *runtimeapi.RemovePodSandboxRequest) (*runtimeapi.RemovePodSandboxResponse, error) {
-	return call(ctx, s.cri.RemovePodSandbox, r)
+	return spend(ctx, s.runtime.reserve, s.cri.RemovePodSandbox, r)
 }
 
 func (s *service) PodSandboxStatus(ctx context.Context, r *runtimeapi.PodSandboxStatusRequest) (*runtimeapi.PodSandboxStatusResponse, error) {
@@ -38,11 +39,12 @@ func (s *service) StartContainer(ctx context.Context, r *runtimeapi.StartContain
 }
 
 func (s *service) StopContainer(ctx context.Context, r *runtimeapi.StopContainerRequest) (*runtimeapi.StopContainerResponse, error) {
+	defer s.runtime.reserve.attend(time.Duration(r.GetTimeout()) * time.Second)()
 	return call(ctx, s.cri.StopContainer, r)
 }
 
 func (s *service) RemoveContainer(ctx context.Context, r *runtimeapi.RemoveContainerRequest) (*runtimeapi.RemoveContainerResponse, error) {
-	return call(ctx, s.cri.RemoveContainer, r)
+	return spend(ctx, s.runtime.reserve, s.cri.RemoveContainer, r)
 }
 
 func (s *service) ListContainers(ctx context.Context, r *runtimeapi.ListContainersRequest) (*runtimeapi.ListContainersResponse, error) {
