@@ -64,6 +64,9 @@ type Config struct {
 	// ImageDir is the directory whose file system holds images and
 	// containers. Default: containerd's.
 	ImageDir string
+	// SharedDir is a directory of the host's disk. Default: the machine's with
+	// the cluster's volumes.
+	SharedDir string
 	// StaticPodDir has manifests of static pods. Default: the machine's.
 	StaticPodDir string
 	// CgroupRoot is the cgroup, in every hierarchy, below which the kubelet

@@ -1,7 +1,9 @@
 package agent
 
 import (
+	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -9,8 +11,10 @@ import (
 	"strconv"
 	"strings"
 
+	"golang.org/x/sys/unix"
 	"k8s.io/kubernetes/cmd/kubelet/app/options"
 	kubeletconfig "k8s.io/kubernetes/pkg/kubelet/apis/config"
+	"k8s.io/kubernetes/pkg/kubelet/eviction"
 
 	machinev1alpha1 "github.com/skiff-k8s/skiff/apis/machine/v1alpha1"
 )
@@ -77,18 +81,49 @@ func kubeletServer(cfg Config) (*options.KubeletServer, error) {
 	c.FailCgroupV1 = false
 	c.FailSwapOn = false
 	c.MakeIPTablesUtilChains = false
-	// Disks are the developer's and often fairly full: as in kind, neither a
-	// full disk evicts pods nor are images collected. The store is the host's.
-	c.EvictionHard = map[string]string{
-		"memory.available":   "100Mi",
-		"nodefs.available":   "0%",
-		"nodefs.inodesFree":  "0%",
-		"imagefs.available":  "0%",
-		"imagefs.inodesFree": "0%",
-	}
-	c.ImageGCHighThresholdPercent = 100
 	c.SerializeImagePulls = false
-	return s, nil
+	return s, spareHostDisk(cfg, c)
+}
+
+// spareHostDisk takes upstream's limits off file systems that are the host's:
+// they are the developer's and often fairly full, so, as in kind, neither evicts
+// a full one Pods nor are images collected. A node with a file system of its
+// own, by extraMounts, keeps them.
+func spareHostDisk(cfg Config, c *kubeletconfig.KubeletConfiguration) error {
+	hard := maps.Clone(eviction.DefaultEvictionHard)
+	for _, disk := range []struct{ dir, signals string }{{cfg.RootDir, "nodefs"}, {cfg.ImageDir, "imagefs"}} {
+		own, err := apart(disk.dir, cfg.SharedDir)
+		if err != nil {
+			return fmt.Errorf("find the file system of %s: %w", disk.dir, err)
+		}
+		if own {
+			continue
+		}
+		hard[disk.signals+".available"], hard[disk.signals+".inodesFree"] = "0%", "0%"
+		if disk.dir == cfg.ImageDir {
+			c.ImageGCHighThresholdPercent = 100
+		}
+	}
+	c.EvictionHard = hard
+	return nil
+}
+
+// apart says whether two directories are on different file systems. One that is
+// not there yet is where all others are.
+func apart(a, b string) (bool, error) {
+	var dev [2]uint64
+	for i, dir := range []string{a, b} {
+		var st unix.Stat_t
+		err := unix.Stat(dir, &st)
+		if errors.Is(err, unix.ENOENT) {
+			return false, nil
+		}
+		if err != nil {
+			return false, err
+		}
+		dev[i] = st.Dev
+	}
+	return dev[0] != dev[1], nil
 }
 
 func oomScore() (int32, error) {
@@ -113,6 +148,7 @@ func (cfg Config) complete() Config {
 	set(&cfg.PKIDir, machinev1alpha1.PKIDir)
 	set(&cfg.RootDir, machinev1alpha1.KubeletDir)
 	set(&cfg.ImageDir, machinev1alpha1.ContainerdRoot)
+	set(&cfg.SharedDir, machinev1alpha1.VolumesDir)
 	set(&cfg.StaticPodDir, machinev1alpha1.StaticPodDir)
 	set(&cfg.RuntimeEndpoint, "unix://"+machinev1alpha1.ContainerdSocket)
 	set(&cfg.CgroupRoot, "/")

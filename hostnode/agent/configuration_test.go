@@ -87,6 +87,35 @@ func versioned(t *testing.T, cfg *kubeletconfig.KubeletConfiguration) string {
 	return string(out)
 }
 
+// TestANodesOwnDiskKeepsUpstreamsLimits: the host's has none.
+func TestANodesOwnDiskKeepsUpstreamsLimits(t *testing.T) {
+	cfg := testConfig(t)
+	cfg.SharedDir = t.TempDir()
+	for _, tt := range []struct {
+		name, root, image, nodefs, imagefs string
+		collect                            int32
+	}{
+		{"the host's", cfg.SharedDir, cfg.SharedDir, "0%", "0%", 100},
+		{"the kubelet's own", "/proc", cfg.SharedDir, "10%", "0%", 100},
+		{"containerd's own", cfg.SharedDir, "/proc", "0%", "15%", 85},
+		{"both's own", "/proc", "/proc", "10%", "15%", 85},
+		{"not there yet", "/no/such/dir", "/no/such/dir", "0%", "0%", 100},
+	} {
+		cfg.RootDir, cfg.ImageDir = tt.root, tt.image
+		s, err := kubeletServer(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := s.EvictionHard; got["nodefs.available"] != tt.nodefs || got["imagefs.available"] != tt.imagefs || got["memory.available"] != "100Mi" ||
+			s.ImageGCHighThresholdPercent != tt.collect {
+			t.Errorf("%s: %v, images are collected at %d%%", tt.name, got, s.ImageGCHighThresholdPercent)
+		}
+		if err := options.ValidateKubeletServer(s); err != nil {
+			t.Errorf("%s: upstream refuses it: %v", tt.name, err)
+		}
+	}
+}
+
 func TestAConfigNeedsANodeAndARuntime(t *testing.T) {
 	for name, change := range map[string]func(*Config){
 		"nodeName":  func(c *Config) { c.Node.NodeName = "" },
