@@ -54,6 +54,33 @@ spec:
   - name: c
     image: registry.k8s.io/e2e-test-images/busybox:1.37.0-2
     command: [dd, if=/dev/zero, of=/dev/null, bs=64M, count=1]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: volume}
+spec:
+  nodeName: small-worker
+  restartPolicy: Never
+  terminationGracePeriodSeconds: 0
+  containers:
+  - name: c
+    image: registry.k8s.io/e2e-test-images/busybox:1.37.0-2
+    command: [sh, -c, "dd if=/dev/zero of=/data/file bs=1M count=4; sleep 1000"]
+    volumeMounts: [{name: data, mountPath: /data}]
+  volumes: [{name: data, emptyDir: {sizeLimit: 1Mi}}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: layer}
+spec:
+  nodeName: small-worker
+  restartPolicy: Never
+  terminationGracePeriodSeconds: 0
+  containers:
+  - name: c
+    image: registry.k8s.io/e2e-test-images/busybox:1.37.0-2
+    command: [sh, -c, "dd if=/dev/zero of=/file bs=1M count=4; sleep 1000"]
+    resources: {limits: {ephemeral-storage: 1Mi}}
 `
 
 var _ = Describe("a node that is small", Ordered, func() {
@@ -90,9 +117,60 @@ var _ = Describe("a node that is small", Ordered, func() {
 		was := c.get("pod/content", "{.status.containerStatuses[0].containerID}")
 		Eventually(func() string { return ended("container") }).Should(Equal("Failed  OOMKilled 137"))
 		Eventually(func() string { return ended("together") }).Should(Equal("Failed  OOMKilled 137"))
+		// Upstream's kubelet measures volumes once a minute.
+		for pod, why := range map[string]string{
+			"volume": `Usage of EmptyDir volume "data" exceeds the limit "1Mi". `,
+			"layer":  `Pod ephemeral local storage usage exceeds the total limit of containers 1Mi. `,
+		} {
+			Eventually(func() string { return c.get("pod/"+pod, "{.status.phase} {.status.reason} {.status.message}") }).
+				WithTimeout(2 * time.Minute).Should(Equal("Failed Evicted " + why))
+			Expect(c.kubectl("events", "--for", "pod/"+pod, "--types=Warning", "--no-headers").out).To(ContainSubstring("Evicted"))
+		}
 
 		Expect(c.get("pod/content", "{.status.containerStatuses[0].containerID} {.status.containerStatuses[0].restartCount}")).To(Equal(was + " 0"))
 		Expect(c.get("nodes", `{.items[*].status.conditions[?(@.type=="Ready")].status}`)).To(Equal("True True"))
+	})
+})
+
+var _ = Describe("a node of the default size", func() {
+	It("takes 110 of 200 Pods, says why the others wait, and stays as it is", func() {
+		const node = "e2e-worker2"
+		ready := func() string { return shared.get("nodes", `{.items[*].status.conditions[?(@.type=="Ready")].status}`) }
+		phases := func(selector ...string) map[string]int {
+			count := map[string]int{}
+			args := append([]string{"get", "pods", "-A", "-o", "jsonpath={.items[*].status.phase}"}, selector...)
+			for _, phase := range strings.Fields(shared.kubectl(args...).must()) {
+				count[phase]++
+			}
+			return count
+		}
+		before := phases("--field-selector", "spec.nodeName="+node)
+		shared.apply(`
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: crowd}
+spec:
+  replicas: 200
+  selector: {matchLabels: {app: crowd}}
+  template:
+    metadata: {labels: {app: crowd}}
+    spec:
+      nodeSelector: {kubernetes.io/hostname: ` + node + `}
+      terminationGracePeriodSeconds: 0
+      containers: [{name: c, image: registry.k8s.io/pause:3.10.2}]
+`).must()
+		DeferCleanup(func() {
+			shared.kubectl("delete", "deployment/crowd", "--ignore-not-found").must()
+			Eventually(func() map[string]int { return phases("-l", "app=crowd") }).WithTimeout(2 * time.Minute).Should(BeEmpty())
+		})
+		room := 110 - before["Running"] - before["Pending"]
+		Eventually(func() map[string]int { return phases("-l", "app=crowd") }).WithTimeout(3 * time.Minute).WithPolling(time.Second).
+			Should(Equal(map[string]int{"Running": room, "Pending": 200 - room}))
+		Eventually(func() string {
+			return shared.kubectl("get", "events", "--field-selector", "reason=FailedScheduling").out
+		}).
+			Should(ContainSubstring("1 Too many pods"))
+		Expect(ready()).To(Equal("True True True"))
 	})
 })
 
