@@ -90,9 +90,16 @@ func killing(word string, where place) func(context.Context, *cluster, int) erro
 	return signalling(syscall.SIGKILL, word, where)
 }
 
+// signalling waits for a process: one that an earlier fault ended may be about
+// to come back.
 func signalling(sig syscall.Signal, word string, where place) func(context.Context, *cluster, int) error {
-	return func(_ context.Context, c *cluster, target int) error {
-		return signal(sig, c.find(word, where(c, target)))
+	return func(ctx context.Context, c *cluster, target int) error {
+		for deadline := time.Now().Add(recoveryBound); ; sleep(ctx, recoveryPoll) {
+			found := c.find(word, where(c, target))
+			if len(found) > 0 || ctx.Err() != nil || time.Now().After(deadline) {
+				return signal(sig, found)
+			}
+		}
 	}
 }
 
