@@ -96,25 +96,37 @@ func find(pattern, node string) []int {
 }
 
 // find lists the processes of the cluster whose command line has pattern and,
-// if node is given, that live in that machine.
+// if node is given, that live in that machine. A child that has not yet become
+// another program has its parent's command line, and does not count.
 func (c cluster) find(pattern, node string) []int {
 	GinkgoHelper()
+	within := "/skiff/" + c.name + "/"
+	if node != "" {
+		within += node + "/"
+	}
 	dirs, err := filepath.Glob("/proc/[0-9]*")
 	Expect(err).NotTo(HaveOccurred())
-	var pids []int
+	parents := map[int]int{}
 	for _, d := range dirs {
+		// Any of them may end meanwhile.
 		cmdline, err := os.ReadFile(d + "/cmdline")
 		if err != nil || !strings.Contains(strings.ReplaceAll(string(cmdline), "\x00", " "), pattern) {
 			continue
 		}
 		cgroup, err := os.ReadFile(d + "/cgroup")
-		if err != nil || (node != "" && !strings.Contains(strings.ReplaceAll(string(cgroup), "\n", "/"), "/skiff/"+c.name+"/"+node+"/")) {
+		if err != nil || !strings.Contains(strings.ReplaceAll(string(cgroup), "\n", "/"), within) {
 			continue
 		}
-		if stat, err := os.ReadFile(d + "/stat"); err != nil || strings.Contains(string(stat), ") Z ") {
-			continue
+		stat, _ := os.ReadFile(d + "/stat")
+		_, state, _ := strings.Cut(string(stat), ") ")
+		if f := strings.Fields(state); len(f) > 1 && f[0] != "Z" {
+			pid, _ := strconv.Atoi(filepath.Base(d))
+			parents[pid], _ = strconv.Atoi(f[1])
 		}
-		if pid, err := strconv.Atoi(filepath.Base(d)); err == nil {
+	}
+	var pids []int
+	for pid, parent := range parents {
+		if _, child := parents[parent]; !child {
 			pids = append(pids, pid)
 		}
 	}
