@@ -95,7 +95,7 @@ spec: {selector: {app: db}, ports: [{port: 80, targetPort: 8080}]}
 
 		By("a supervisor that starts again mends what somebody has taken away")
 		Expect(os.WriteFile(filepath.Join(string(etc), "resolv.conf"), []byte(before), 0o644)).To(Succeed())
-		for _, pid := range find("supervise names", "") {
+		for _, pid := range c.find("supervise names", "") {
 			Expect(syscall.Kill(pid, syscall.SIGKILL)).To(Succeed())
 		}
 		Eventually(etc.resolvConf).Should(And(HavePrefix("# skiff: begin"), HaveSuffix(before)))

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -9,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	. "github.com/onsi/ginkgo/v2"
@@ -188,10 +190,18 @@ var _ = Describe("several control planes", Ordered, ContinueOnFailure, Label("re
 		seen, err := os.Create(filepath.Join(GinkgoT().TempDir(), "seen"))
 		Expect(err).NotTo(HaveOccurred())
 		defer seen.Close()
-		watch := exec.Command(filepath.Join(root, "_output/bin/kubectl"), "--kubeconfig", c.kubeconfig, "get", "configmaps", "--watch", "-o", "name")
-		watch.Stdout = seen
-		Expect(watch.Start()).To(Succeed())
-		defer func() { _ = watch.Process.Kill(); _ = watch.Wait() }()
+		// As every client with a watch, it begins again when a server ends its
+		// watches, which one does that saw no leader for a moment.
+		watching, end := context.WithCancel(context.Background())
+		var watch sync.WaitGroup
+		defer func() { end(); watch.Wait() }()
+		watch.Go(func() {
+			for watching.Err() == nil {
+				kubectl := exec.CommandContext(watching, filepath.Join(root, "_output/bin/kubectl"), "--kubeconfig", c.kubeconfig, "get", "configmaps", "--watch", "-o", "name")
+				kubectl.Stdout = seen
+				_ = kubectl.Run()
+			}
+		})
 		sees := func() string { raw, _ := os.ReadFile(seen.Name()); return string(raw) }
 		Eventually(sees).Should(ContainSubstring("configmap/kube-root-ca.crt"))
 

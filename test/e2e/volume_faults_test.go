@@ -46,7 +46,7 @@ var _ = Describe("a volume whose directory is gone", Ordered, func() {
 		Expect(os.Rename(dir, aside)).To(Succeed())
 		c.kubectl("scale", "statefulset/diary", "--replicas=1").must()
 		Eventually(mounts).Should(And(ContainSubstring("FailedMount"), ContainSubstring(event)))
-		Expect(looks()).To(Equal(wait))
+		Eventually(looks).Should(Equal(wait))
 		Expect(c.get("pvc/data-diary-0", "{.status.phase}")).To(Equal("Bound"))
 
 		// The next volume is made, on the same node.
