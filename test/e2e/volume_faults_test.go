@@ -53,7 +53,7 @@ var _ = Describe("a volume whose directory is gone", Ordered, func() {
 		c.apply(another).must()
 		c.kubectl("wait", "pod/another", "--for=condition=Ready", "--timeout=60s").must()
 		Expect(c.get("nodes", `{.items[*].status.conditions[?(@.type=="Ready")].status}`)).To(Equal("True True"))
-		Expect(looks()).To(Equal(wait))
+		Eventually(looks).Should(Equal(wait))
 		Expect(dir).NotTo(BeAnExistingFile())
 	})
 
@@ -61,7 +61,7 @@ var _ = Describe("a volume whose directory is gone", Ordered, func() {
 		skiff("restart", "cluster", "--name", c.name, "--now").must()
 		c.kubectl("delete", "events", "--all").must()
 		Eventually(mounts).WithTimeout(3 * time.Minute).Should(ContainSubstring(event))
-		Expect(looks()).To(Equal(wait))
+		Eventually(looks).Should(Equal(wait))
 		Expect(dir).NotTo(BeAnExistingFile())
 		c.kubectl("wait", "pod/another", "--for=condition=Ready", "--timeout=60s").must()
 	})
