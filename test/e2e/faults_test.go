@@ -3,9 +3,6 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
-	"os"
-	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -13,6 +10,7 @@ import (
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 
+	"github.com/skiff-k8s/skiff/test/processes"
 	"github.com/skiff-k8s/skiff/test/reboot"
 )
 
@@ -96,38 +94,14 @@ func find(pattern, node string) []int {
 }
 
 // find lists the processes of the cluster whose command line has pattern and,
-// if node is given, that live in that machine. A child that has not yet become
-// another program has its parent's command line, and does not count.
-func (c cluster) find(pattern, node string) []int {
+// if node is given, that live in that machine.
+func (c cluster) find(pattern, node string) (pids []int) {
 	GinkgoHelper()
-	within := "/skiff/" + c.name + "/"
-	if node != "" {
-		within += node + "/"
-	}
-	dirs, err := filepath.Glob("/proc/[0-9]*")
+	all, err := processes.Of(c.name)
 	Expect(err).NotTo(HaveOccurred())
-	parents := map[int]int{}
-	for _, d := range dirs {
-		// Any of them may end meanwhile.
-		cmdline, err := os.ReadFile(d + "/cmdline")
-		if err != nil || !strings.Contains(strings.ReplaceAll(string(cmdline), "\x00", " "), pattern) {
-			continue
-		}
-		cgroup, err := os.ReadFile(d + "/cgroup")
-		if err != nil || !strings.Contains(strings.ReplaceAll(string(cgroup), "\n", "/"), within) {
-			continue
-		}
-		stat, _ := os.ReadFile(d + "/stat")
-		_, state, _ := strings.Cut(string(stat), ") ")
-		if f := strings.Fields(state); len(f) > 1 && f[0] != "Z" {
-			pid, _ := strconv.Atoi(filepath.Base(d))
-			parents[pid], _ = strconv.Atoi(f[1])
-		}
-	}
-	var pids []int
-	for pid, parent := range parents {
-		if _, child := parents[parent]; !child {
-			pids = append(pids, pid)
+	for _, p := range processes.WithoutForks(all) {
+		if strings.Contains(p.Command, pattern) && (node == "" || p.Machine == node) {
+			pids = append(pids, p.PID)
 		}
 	}
 	return pids

@@ -19,7 +19,7 @@ import (
 // the leak test compares two of them.
 func inventory() ([]string, error) {
 	var all []string
-	for _, take := range []func() ([]string, error){processes, mounts, links, routes, tables, cgroups, programs, files} {
+	for _, take := range []func() ([]string, error){running, mounts, links, routes, tables, cgroups, programs, files} {
 		some, err := take()
 		if err != nil {
 			return nil, err
@@ -39,7 +39,7 @@ func ofLiving(path string) bool {
 	return living != "" && strings.Contains(path+"/", "/"+living+"/")
 }
 
-func processes() ([]string, error) {
+func running() ([]string, error) {
 	dirs, err := filepath.Glob("/proc/[0-9]*")
 	if err != nil {
 		return nil, err

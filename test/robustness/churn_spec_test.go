@@ -147,11 +147,11 @@ func (f *flatness) sample(ctx context.Context) (map[Figure]float64, error) {
 	values := map[Figure]float64{}
 	for _, p := range f.c.processes() {
 		for word, program := range programs {
-			if !strings.Contains(p.command, word) || word == initWord && p.machine == "" {
+			if !strings.Contains(p.Command, word) || word == initWord && p.Machine == "" {
 				continue // outside of a machine it is the watcher
 			}
-			subject := strings.TrimSpace(p.machine + " " + program)
-			if err := weigh(values, subject, p.pid); err != nil {
+			subject := strings.TrimSpace(p.Machine + " " + program)
+			if err := weigh(values, subject, p.PID); err != nil {
 				return nil, fmt.Errorf("%s: %w", subject, err)
 			}
 		}

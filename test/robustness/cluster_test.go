@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -24,6 +23,8 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/client-go/util/connrotation"
+
+	"github.com/skiff-k8s/skiff/test/processes"
 )
 
 const (
@@ -177,59 +178,28 @@ func (c *cluster) dir(machine string) string {
 	return filepath.Join(stateDir, c.name, "machines", machine)
 }
 
-// process of the cluster.
-type process struct {
-	pid     int
-	parent  int
-	command string
-	// machine is empty for the supervisor and its watcher.
-	machine string
-}
-
 // processes of the cluster that run.
-func (c *cluster) processes() []process {
-	dirs, _ := filepath.Glob("/proc/[0-9]*")
-	var all []process
-	for _, dir := range dirs {
-		// Any of them may end meanwhile.
-		cgroup, err := os.ReadFile(dir + "/cgroup")
-		_, after, ok := strings.Cut(string(cgroup), "/skiff/"+c.name+"/")
-		if err != nil || !ok {
-			continue
-		}
-		stat, err := os.ReadFile(dir + "/stat")
-		_, state, ok := strings.Cut(string(stat), ") ")
-		if err != nil || !ok || strings.HasPrefix(state, "Z") {
-			continue
-		}
-		command, _ := os.ReadFile(dir + "/cmdline")
-		p := process{command: strings.TrimSpace(strings.ReplaceAll(string(command), "\x00", " "))}
-		p.pid, _ = strconv.Atoi(filepath.Base(dir))
-		p.parent, _ = strconv.Atoi(strings.Fields(state)[1])
-		p.machine, _, _ = strings.Cut(strings.Split(after, "\n")[0], "/")
-		if strings.HasPrefix(p.machine, ".") {
-			p.machine = ""
-		}
-		all = append(all, p)
-	}
+func (c *cluster) processes() []processes.Process {
+	all, err := processes.Of(c.name)
+	Expect(err).NotTo(HaveOccurred())
 	return all
 }
 
 // find lists the processes with a word of their command line, on a machine.
-func (c *cluster) find(word, machine string) []process {
-	return slices.DeleteFunc(c.processes(), func(p process) bool {
-		return !strings.Contains(p.command, word) || p.machine != machine
+func (c *cluster) find(word, machine string) []processes.Process {
+	return slices.DeleteFunc(c.processes(), func(p processes.Process) bool {
+		return !strings.Contains(p.Command, word) || p.Machine != machine
 	})
 }
 
 // signal the processes; those that have ended are fine.
-func signal(sig syscall.Signal, processes []process) error {
-	if len(processes) == 0 {
+func signal(sig syscall.Signal, found []processes.Process) error {
+	if len(found) == 0 {
 		return fmt.Errorf("no process to send %v to", sig)
 	}
-	for _, p := range processes {
-		if err := syscall.Kill(p.pid, sig); err != nil && err != syscall.ESRCH {
-			return fmt.Errorf("%v to %d (%s): %w", sig, p.pid, p.command, err)
+	for _, p := range found {
+		if err := syscall.Kill(p.PID, sig); err != nil && err != syscall.ESRCH {
+			return fmt.Errorf("%v to %d (%s): %w", sig, p.PID, p.Command, err)
 		}
 	}
 	return nil

@@ -135,8 +135,8 @@ func jumping(offset time.Duration) func(context.Context, *cluster, int) error {
 	return func(_ context.Context, c *cluster, target int) error {
 		machine := anywhere(c, target)
 		for _, p := range append(c.find(controlPlaneWord, machine), c.find(nodeWord, machine)...) {
-			if err := setClock(p.pid, offset); err != nil {
-				return fmt.Errorf("set the clock of %s on %s: %w", p.command, machine, err)
+			if err := setClock(p.PID, offset); err != nil {
+				return fmt.Errorf("set the clock of %s on %s: %w", p.Command, machine, err)
 			}
 		}
 		return nil

@@ -226,14 +226,14 @@ func (n *node) leaks(ctx context.Context, baseline []string) (more []string) {
 // container's name holds.
 func (n *node) processesOf(pods map[string]map[string]string) (pids []int) {
 	for _, p := range n.c.processes() {
-		cgroup, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", p.pid))
+		cgroup, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", p.PID))
 		if err != nil {
 			continue // it ended meanwhile
 		}
 		for _, containers := range pods {
 			for _, id := range containers {
 				if strings.Contains(string(cgroup), strings.TrimPrefix(id, "containerd://")) {
-					pids = append(pids, p.pid)
+					pids = append(pids, p.PID)
 				}
 			}
 		}

@@ -23,6 +23,7 @@ import (
 
 	machinev1alpha1 "github.com/skiff-k8s/skiff/apis/machine/v1alpha1"
 	"github.com/skiff-k8s/skiff/dataplane/fabric"
+	"github.com/skiff-k8s/skiff/test/processes"
 )
 
 // node is a machine seen from the host, whose containerd and kubelet are one
@@ -41,7 +42,7 @@ type node struct {
 func (c *cluster) node(name string) *node {
 	inits := c.find(initWord, name)
 	Expect(inits).To(HaveLen(1))
-	return &node{c: c, name: name, init: inits[0].pid, born: time.Now()}
+	return &node{c: c, name: name, init: inits[0].PID, born: time.Now()}
 }
 
 // at is a path of the machine as the host reaches it.
@@ -51,11 +52,11 @@ func (n *node) at(path string) string { return fmt.Sprintf("/proc/%d/root%s", n.
 // become another program has the same command line, and after the death of
 // its parent the same parent.
 func (n *node) process() int {
-	all := slices.DeleteFunc(n.c.find(nodeWord, n.name), func(p process) bool { return p.parent != n.init })
+	all := slices.DeleteFunc(n.c.find(nodeWord, n.name), func(p processes.Process) bool { return p.Parent != n.init })
 	if len(all) != 1 {
 		return 0
 	}
-	return all[0].pid
+	return all[0].PID
 }
 
 // The machine's init waits longer before each restart of a process that keeps
@@ -181,8 +182,8 @@ var logDirs = []string{"/var/log/pods/*", "/var/log/containers/*"}
 func (n *node) remains() ([]string, error) {
 	var all []string
 	for _, p := range n.c.processes() {
-		if p.machine == n.name {
-			all = append(all, "process "+p.command)
+		if p.Machine == n.name {
+			all = append(all, "process "+p.Command)
 		}
 	}
 	for _, list := range []func() ([]string, error){n.mounts, n.cgroups, n.devices, n.records} {
