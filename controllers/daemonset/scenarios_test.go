@@ -47,7 +47,7 @@ var scenarios = map[string]func(w world){
 			other.all(3)
 		})
 		apitest.Eventually(w, func() string {
-			w.collect("c")
+			w.drive("c") // as the garbage collector of Pods does after 40 seconds
 			return w.problem(2)
 		})
 	},
@@ -87,7 +87,10 @@ var scenarios = map[string]func(w world){
 		w.nodes("a", "b")
 		w.patchNode("a", repelled)
 		w.set(nil)
-		w.all(1)
+		apitest.Eventually(w, func() string {
+			w.drive("a") // the set may be seen before the taint is
+			return w.problem(1)
+		})
 		w.patch(`{"spec":{"template":{"spec":{"tolerations":[{"key":"full","operator":"Exists"}]}}}}`)
 		w.all(2)
 		w.patchNode("b", expelled)

@@ -192,9 +192,8 @@ func (w world) problem(n int) string {
 	return ""
 }
 
-// collect takes away the Pods of a node that is gone, as the garbage collector
-// of Pods does after 40 seconds.
-func (w world) collect(letter string) {
+// drive takes away the Pods of a node.
+func (w world) drive(letter string) {
 	w.Helper()
 	err := w.api.Client.CoreV1().Pods(w.ns).DeleteCollection(w.Context(), *metav1.NewDeleteOptions(0),
 		metav1.ListOptions{FieldSelector: "spec.nodeName=" + w.ns + "-" + letter})
