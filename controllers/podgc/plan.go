@@ -22,6 +22,11 @@ type verdict struct {
 	wait time.Duration
 }
 
+// unscheduledGrace is how long a Pod that is deleted without a node may still be
+// there, from its whole second on: the API server marks it and takes it away,
+// and only when it died in between is there something to do.
+const unscheduledGrace = 2 * time.Second
+
 // plan decides about a Pod. node is the one it is on, nil if that is missing
 // since the time given.
 func plan(pod *corev1.Pod, node *corev1.Node, missing, now time.Time, quarantine time.Duration) verdict {
@@ -29,6 +34,9 @@ func plan(pod *corev1.Pod, node *corev1.Node, missing, now time.Time, quarantine
 	case deleted(pod):
 		return verdict{}
 	case pod.Spec.NodeName == "" && pod.DeletionTimestamp != nil:
+		if left := pod.DeletionTimestamp.Add(unscheduledGrace).Sub(now); left > 0 {
+			return verdict{wait: min(left, unscheduledGrace)} // clocks may differ
+		}
 		return verdict{reason: metrics.PodGCReasonTerminatingUnscheduled}
 	case pod.Spec.NodeName == "":
 		return verdict{}

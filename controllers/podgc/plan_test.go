@@ -20,6 +20,10 @@ func TestPlan(t *testing.T) {
 		}
 		return p
 	}
+	since := func(d time.Duration, p *corev1.Pod) *corev1.Pod {
+		p.DeletionTimestamp.Time = now.Add(-d)
+		return p
+	}
 	node := func(ready corev1.ConditionStatus, taints ...string) *corev1.Node {
 		n := &corev1.Node{Status: corev1.NodeStatus{Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: ready}}}}
 		for _, key := range taints {
@@ -37,7 +41,9 @@ func TestPlan(t *testing.T) {
 	}{
 		"runs on its node":                            {pod("n", corev1.PodRunning, nil), node(corev1.ConditionTrue), 0, verdict{}},
 		"waits for a node":                            {pod("", corev1.PodPending, nil), nil, 0, verdict{}},
-		"deleted without a node":                      {pod("", corev1.PodPending, zero), nil, 0, verdict{reason: metrics.PodGCReasonTerminatingUnscheduled}},
+		"deleted without a node":                      {pod("", corev1.PodPending, zero), nil, 0, verdict{wait: 2 * time.Second}},
+		"deleted without a node, and left there":      {since(2*time.Second, pod("", corev1.PodPending, zero)), nil, 0, verdict{reason: metrics.PodGCReasonTerminatingUnscheduled}},
+		"deleted in an hour, by another clock":        {since(-time.Hour, pod("", corev1.PodPending, zero)), nil, 0, verdict{wait: 2 * time.Second}},
 		"deleted without a node, and held by another": {pod("", corev1.PodFailed, zero), nil, 0, verdict{}},
 		"its node is missing for a second":            {pod("n", corev1.PodRunning, nil), nil, time.Second, verdict{wait: 39 * time.Second}},
 		"its node is missing for long":                {pod("n", corev1.PodRunning, nil), nil, 40 * time.Second, verdict{reason: metrics.PodGCReasonOrphaned}},

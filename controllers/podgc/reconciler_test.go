@@ -14,7 +14,9 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/tools/record"
+	"k8s.io/component-base/metrics/testutil"
 	upstream "k8s.io/kubernetes/pkg/controller/podgc"
+	"k8s.io/kubernetes/pkg/controller/podgc/metrics"
 	"k8s.io/utils/clock"
 
 	"github.com/skiff-k8s/skiff/controllers/apitest"
@@ -194,4 +196,24 @@ func stage(run func(*testing.T, *apitest.API)) apitest.Stage[world] {
 
 func TestAsUpstream(t *testing.T) {
 	apitest.AsUpstream(t, scenarios, stage(runOurs), stage(runUpstream))
+}
+
+// TestUnscheduled: a Pod without a node is the API server's to delete.
+func TestUnscheduled(t *testing.T) {
+	w := stage(runOurs)(t)(t)
+	pods := w.api.Client.CoreV1().Pods(w.ns)
+	for i := range 20 {
+		name := fmt.Sprint("a", i)
+		if _, err := pods.Create(w.Context(), &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: apitest.PodSpec()}, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		w.delete(name)
+	}
+	w.pod("held", "", nil) // a finalizer stays when the API server is done
+	w.delete("held")
+	apitest.Until(w, "held Failed observed=2 deleted grace=0")
+	count, err := testutil.GetCounterMetricValue(metrics.DeletingPodsTotal.WithLabelValues(w.ns, metrics.PodGCReasonTerminatingUnscheduled))
+	if err != nil || count != 1 {
+		t.Errorf("%v Pods deleted (%v), want one: the one that stayed", count, err)
+	}
 }
