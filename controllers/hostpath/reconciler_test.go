@@ -196,10 +196,11 @@ func TestRefusal(t *testing.T) {
 	ctx := t.Context()
 	api := apitest.Run(t)
 	class := &storagev1.StorageClass{
-		ObjectMeta: metav1.ObjectMeta{Name: "immediate"}, Provisioner: hostpath.Provisioner,
+		ObjectMeta: metav1.ObjectMeta{GenerateName: "immediate-"}, Provisioner: hostpath.Provisioner,
 		VolumeBindingMode: ptr.To(storagev1.VolumeBindingImmediate),
 	}
-	if _, err := api.Client.StorageV1().StorageClasses().Create(ctx, class, metav1.CreateOptions{}); err != nil {
+	class, err := api.Client.StorageV1().StorageClasses().Create(ctx, class, metav1.CreateOptions{})
+	if err != nil {
 		t.Fatal(err)
 	}
 	ns := api.Namespace(t)
