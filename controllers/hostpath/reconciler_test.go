@@ -152,20 +152,28 @@ func gone(t *testing.T, api *apitest.API, name, path string) func() string {
 	}
 }
 
+// immediate makes a StorageClass whose volumes wait for no Pod, and returns its
+// name.
+func immediate(t *testing.T, api *apitest.API, policy corev1.PersistentVolumeReclaimPolicy) string {
+	t.Helper()
+	class, err := api.Client.StorageV1().StorageClasses().Create(t.Context(), &storagev1.StorageClass{
+		ObjectMeta: metav1.ObjectMeta{GenerateName: "immediate-"}, Provisioner: hostpath.Provisioner,
+		ReclaimPolicy: &policy, VolumeBindingMode: ptr.To(storagev1.VolumeBindingImmediate),
+	}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return class.Name
+}
+
 // TestOwnClasses: immediate binding, any access mode, and Retain keeps the
 // directory through the deletion of claim and volume.
 func TestOwnClasses(t *testing.T) {
 	ctx := t.Context()
 	api := apitest.Run(t)
-	class := &storagev1.StorageClass{
-		ObjectMeta: metav1.ObjectMeta{Name: "kept"}, Provisioner: hostpath.Provisioner,
-		ReclaimPolicy: ptr.To(corev1.PersistentVolumeReclaimRetain), VolumeBindingMode: ptr.To(storagev1.VolumeBindingImmediate),
-	}
-	if _, err := api.Client.StorageV1().StorageClasses().Create(ctx, class, metav1.CreateOptions{}); err != nil {
-		t.Fatal(err)
-	}
+	class := immediate(t, api, corev1.PersistentVolumeReclaimRetain)
 	ns := api.Namespace(t)
-	if _, err := api.Client.CoreV1().PersistentVolumeClaims(ns).Create(ctx, newClaim(&class.Name, corev1.ReadWriteMany, corev1.ReadWriteOnce), metav1.CreateOptions{}); err != nil {
+	if _, err := api.Client.CoreV1().PersistentVolumeClaims(ns).Create(ctx, newClaim(&class, corev1.ReadWriteMany, corev1.ReadWriteOnce), metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	pv := bound(t, api, ns)
@@ -195,16 +203,9 @@ func TestOwnClasses(t *testing.T) {
 func TestRefusal(t *testing.T) {
 	ctx := t.Context()
 	api := apitest.Run(t)
-	class := &storagev1.StorageClass{
-		ObjectMeta: metav1.ObjectMeta{GenerateName: "immediate-"}, Provisioner: hostpath.Provisioner,
-		VolumeBindingMode: ptr.To(storagev1.VolumeBindingImmediate),
-	}
-	class, err := api.Client.StorageV1().StorageClasses().Create(ctx, class, metav1.CreateOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	class := immediate(t, api, corev1.PersistentVolumeReclaimDelete)
 	ns := api.Namespace(t)
-	block := newClaim(&class.Name, corev1.ReadWriteOnce)
+	block := newClaim(&class, corev1.ReadWriteOnce)
 	block.Spec.VolumeMode = ptr.To(corev1.PersistentVolumeBlock)
 	if _, err := api.Client.CoreV1().PersistentVolumeClaims(ns).Create(ctx, block, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)

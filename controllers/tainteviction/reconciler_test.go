@@ -124,8 +124,7 @@ func (w world) patch(pod, patch string) {
 	}
 }
 
-// Dump prints Pods and what was said about them, not how often: upstream's says
-// it for the Pod and for the node, as they become known.
+// Dump prints Pods and what was said about them.
 func (w world) Dump() string {
 	pods, err := w.api.Client.CoreV1().Pods(w.ns).List(w.Context(), metav1.ListOptions{})
 	if err != nil {
@@ -144,7 +143,7 @@ func (w world) Dump() string {
 		w.Fatal(err)
 	}
 	for _, e := range events.Items {
-		lines = append(lines, strings.ReplaceAll(fmt.Sprint("event ", e.Source.Component, " ", e.Type, " ", e.InvolvedObject.Kind, " ", e.InvolvedObject.Name, " ", e.Reason, ": ", e.Message), w.ns, "ns"))
+		lines = append(lines, strings.ReplaceAll(fmt.Sprint("event ", e.Source.Component, " ", e.Type, " ", e.InvolvedObject.Kind, " ", e.InvolvedObject.Name, " ", e.Reason, ": ", e.Message, " ", max(1, e.Count)), w.ns, "ns"))
 	}
 	slices.Sort(lines)
 	return strings.Join(lines, "\n")
