@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -124,60 +126,60 @@ func (a *adopter) load(ctx context.Context) error {
 // adopt makes sure that the node has the image of the host's store that ref
 // names, and returns its id; empty if the store has none.
 func (a *adopter) adopt(ctx context.Context, ref string) (id string, err error) {
-	return a.find(ctx, ref, true)
-}
-
-// reveal is adopt for those who only look: an image that was removed from this
-// node stays removed.
-func (a *adopter) reveal(ctx context.Context, ref string) error {
-	_, err := a.find(ctx, ref, false)
-	return err
-}
-
-func (a *adopter) find(ctx context.Context, ref string, wanted bool) (string, error) {
 	shared, err := a.list()
 	if err != nil {
 		return "", err
 	}
-	for _, image := range shared {
-		if !names(ref, image) {
-			continue
-		}
-		a.mu.Lock()
-		defer a.mu.Unlock()
-		if at, ok := a.hidden[image.Name]; ok && at.Equal(image.LoadedAt) {
-			if !wanted {
-				return "", nil
-			}
-			delete(a.hidden, image.Name)
-			if err := a.saveHidden(); err != nil {
-				return "", err
-			}
-		}
-		return image.ID.String(), a.take(ctx, image)
+	ids := identify(ref, shared)
+	if len(ids) == 0 {
+		return "", nil
 	}
-	return "", nil
+	return ids[0].String(), a.takeAll(ctx, shared, ids, func(image imagestore.Image) bool { return names(ref, image) })
 }
 
-// revealAll adopts all images that were not removed from this node.
-func (a *adopter) revealAll(ctx context.Context) error {
+// reveal is adopt for those who only look: an image that was removed from this
+// node stays removed, and the start of an id names it as well.
+func (a *adopter) reveal(ctx context.Context, ref string) error {
 	shared, err := a.list()
 	if err != nil {
 		return err
 	}
+	ids := identifyShort(ref, shared)
+	return a.takeAll(ctx, shared, ids, func(imagestore.Image) bool { return false })
+}
+
+// takeAll adopts images with all their names but the hidden ones, unless they
+// are wanted.
+func (a *adopter) takeAll(ctx context.Context, shared []imagestore.Image, ids []digest.Digest, wanted func(imagestore.Image) bool) error {
+	if len(ids) == 0 {
+		return nil
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for _, image := range shared {
-		if at, ok := a.hidden[image.Name]; ok && at.Equal(image.LoadedAt) {
+		if !slices.Contains(ids, image.ID) {
 			continue
 		}
-		// It may be deleted from the store just now; and one image is no
-		// reason to hide the others.
+		if a.hides(image) {
+			if !wanted(image) {
+				continue
+			}
+			delete(a.hidden, image.Name)
+			if err := a.saveHidden(); err != nil {
+				return err
+			}
+		}
 		if err := a.take(ctx, image); err != nil {
-			a.log.Warn("image of the host's store left out", "error", err)
+			return err
 		}
 	}
 	return nil
+}
+
+// hides says whether this load was removed from the node. The caller holds mu.
+func (a *adopter) hides(image imagestore.Image) bool {
+	at, ok := a.hidden[image.Name]
+	return ok && at.Equal(image.LoadedAt)
 }
 
 // hide keeps the names of an image from coming back by themselves.
@@ -186,20 +188,15 @@ func (a *adopter) hide(ref string) error {
 	if err != nil {
 		return err
 	}
-	var id digest.Digest
-	for _, image := range shared {
-		if names(ref, image) {
-			id = image.ID
-		}
-	}
-	if id == "" {
-		return nil
+	ids := identifyShort(ref, shared)
+	if len(ids) != 1 {
+		return nil // not ours, or for CRI to refuse
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	// CRI removes an image with all its names.
 	for _, image := range shared {
-		if image.ID == id {
+		if image.ID == ids[0] {
 			a.hidden[image.Name] = image.LoadedAt
 			delete(a.adopted, image.Name)
 		}
@@ -224,6 +221,32 @@ func (a *adopter) list() ([]imagestore.Image, error) {
 		return nil, nil
 	}
 	return a.shared.Images()
+}
+
+// identify returns the id of the image that ref means, if there is one.
+func identify(ref string, shared []imagestore.Image) []digest.Digest {
+	for _, image := range shared {
+		if names(ref, image) {
+			return []digest.Digest{image.ID}
+		}
+	}
+	return nil
+}
+
+// identifyShort also takes the start of an id, as CRI does; of more than one
+// if it is too short.
+func identifyShort(ref string, shared []imagestore.Image) []digest.Digest {
+	ids := identify(ref, shared)
+	if len(ids) > 0 || ref == "" {
+		return ids
+	}
+	for _, image := range shared {
+		if strings.HasPrefix(image.ID.Encoded(), ref) || strings.HasPrefix(image.ID.String(), ref) && strings.Contains(ref, ":") {
+			ids = append(ids, image.ID)
+		}
+	}
+	slices.Sort(ids)
+	return slices.Compact(ids)
 }
 
 // names says whether ref, as in a Pod or a CRI call, means the image.
@@ -314,11 +337,7 @@ func (a *adopter) unpackImage(ctx context.Context, target ocispec.Descriptor, ch
 // name creates or moves the image's names, as a pull would have made them: the
 // image's id, the name it was loaded by, and that repository by digest.
 func (a *adopter) name(ctx context.Context, image imagestore.Image) error {
-	own, err := reference.ParseNormalizedNamed(image.Name)
-	if err != nil {
-		return err
-	}
-	byDigest, err := reference.WithDigest(reference.TrimNamed(own), image.Target.Digest)
+	_, byDigest, err := references(image)
 	if err != nil {
 		return err
 	}
@@ -341,4 +360,14 @@ func (a *adopter) name(ctx context.Context, image imagestore.Image) error {
 		}
 	}
 	return nil
+}
+
+// references are the name that an image was loaded by, and that repository by
+// digest.
+func references(image imagestore.Image) (own, byDigest reference.Named, err error) {
+	if own, err = reference.ParseNormalizedNamed(image.Name); err != nil {
+		return nil, nil, err
+	}
+	byDigest, err = reference.WithDigest(reference.TrimNamed(own), image.Target.Digest)
+	return own, byDigest, err
 }

@@ -65,7 +65,7 @@ func TestLoadedImageIsThereAtOnce(t *testing.T) {
 	if i := n.imageStatus("app:1"); i == nil || i.Id != again {
 		t.Errorf("image after the second load: %v, want %s", i, again)
 	}
-	// Listing takes in what nobody has asked for.
+	// A list has what nobody has asked for.
 	n.load("other:1", oneFile(t, "three"))
 	images, err := n.images.ListImages(t.Context(), nil)
 	must(t, err)

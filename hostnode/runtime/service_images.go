@@ -2,11 +2,15 @@ package runtime
 
 import (
 	"context"
+	"slices"
 
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"google.golang.org/grpc"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
+
+// streamed is how many images go in one message, as of containerd.
+const streamed = 5000
 
 // The image calls see to it first that the node knows the images of the host's
 // store that the call is about.
@@ -18,18 +22,33 @@ func (s *service) ImageStatus(ctx context.Context, r *runtimeapi.ImageStatusRequ
 	return call(ctx, s.cri.ImageStatus, r)
 }
 
+// ListImages shows images of the host's store without taking them: what a node
+// never uses costs it nothing.
 func (s *service) ListImages(ctx context.Context, r *runtimeapi.ListImagesRequest) (*runtimeapi.ListImagesResponse, error) {
-	if err := s.images.revealAll(ctx); err != nil {
+	waiting, err := s.images.waiting(ctx)
+	if err != nil {
 		return nil, errgrpc.ToGRPC(err)
 	}
-	return call(ctx, s.cri.ListImages, r)
+	response, err := call(ctx, s.cri.ListImages, r)
+	if err != nil {
+		return nil, err
+	}
+	response.Images = mergeImages(response.Images, waiting)
+	return response, nil
 }
 
+// StreamImages is ListImages in parts.
 func (s *service) StreamImages(r *runtimeapi.StreamImagesRequest, to grpc.ServerStreamingServer[runtimeapi.StreamImagesResponse]) error {
-	if err := s.images.revealAll(to.Context()); err != nil {
-		return errgrpc.ToGRPC(err)
+	all, err := s.ListImages(to.Context(), &runtimeapi.ListImagesRequest{Filter: r.GetFilter()})
+	if err != nil {
+		return err
 	}
-	return errgrpc.ToGRPC(s.cri.StreamImages(r, namespacedStream[runtimeapi.StreamImagesResponse]{to}))
+	for part := range slices.Chunk(all.Images, streamed) {
+		if err := to.Send(&runtimeapi.StreamImagesResponse{Images: part}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // PullImage takes an image that the host has from there, and asks a registry
