@@ -141,7 +141,7 @@ func deploymentOfHundred(ctx context.Context, m *measurement) (float64, error) {
 	return milliseconds(begin), err
 }
 
-// podReplaced is the median of ten.
+// podReplaced is the median of a hundred: single ones scatter by half.
 func podReplaced(ctx context.Context, m *measurement) (float64, error) {
 	ns, pods, err := m.newPods(ctx)
 	if err != nil {
@@ -153,7 +153,7 @@ func podReplaced(ctx context.Context, m *measurement) (float64, error) {
 	}
 	var took []float64
 	var begin time.Time
-	for len(took) < 10 {
+	for len(took) < 100 {
 		e, err := pods.next(ctx)
 		if err != nil {
 			return 0, err
