@@ -254,11 +254,11 @@ func recipes() []recipe {
 		consumer,
 		device,
 		{
-			// DRA specs run a shell in it, and the proxy; the driver itself is in
-			// a module that the Go proxy does not have.
+			// DRA specs run a shell in it, and the proxy; CSI mock specs both
+			// modes.
 			names:    []string{sigStorage + "hostpathplugin:v1.17.1"},
 			debs:     shellAnd(),
-			programs: map[string]string{"hostpathplugin": "github.com/skiff-k8s/skiff/test/images/socketpair"},
+			programs: map[string]string{"hostpathplugin": "github.com/skiff-k8s/skiff/test/images/hostpathplugin"},
 			files:    users,
 			links:    shell,
 			config:   v1.Config{Entrypoint: []string{"/hostpathplugin"}, Env: []string{shellPath}},

@@ -42,14 +42,6 @@ func TestJoinPairsInOrderAndEndsBoth(t *testing.T) {
 	}
 }
 
-func TestRunRefusesTheDriverMode(t *testing.T) {
-	for _, proxy := range []string{"", ":9000", "unix:///x"} {
-		if err := run(filepath.Join(t.TempDir(), "s"), proxy); err == nil {
-			t.Errorf("-proxy-endpoint %q: no error", proxy)
-		}
-	}
-}
-
 func dial(t *testing.T, a net.Addr) net.Conn {
 	t.Helper()
 	c, err := net.Dial(a.Network(), a.String())
