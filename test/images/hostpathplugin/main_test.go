@@ -66,22 +66,27 @@ func TestDriver(t *testing.T) {
 	}
 }
 
-// TestDriverLogsCallsAsTheSuiteReadsThem publishes a volume: a directory, and a
-// line of the log with the method and the volume's context.
+// TestDriverLogsCallsAsTheSuiteReadsThem publishes a volume without an
+// attachment: a directory, and a line of the log with the method and what was
+// sent.
 func TestDriverLogsCallsAsTheSuiteReadsThem(t *testing.T) {
 	var logged bytes.Buffer
 	klog.LogToStderr(false)
 	klog.SetOutput(&logged)
 	t.Cleanup(func() { klog.SetOutput(os.Stderr); klog.LogToStderr(true) })
 
-	conn := start(t, "-v=5")
+	conn := start(t, "-v=5", "-enable-attach")
 	kind := &csi.VolumeCapability{AccessType: &csi.VolumeCapability_Mount{Mount: &csi.VolumeCapability_MountVolume{}}}
 	made, err := csi.NewControllerClient(conn).CreateVolume(t.Context(), &csi.CreateVolumeRequest{Name: "v", VolumeCapabilities: []*csi.VolumeCapability{kind}}, grpc.WaitForReady(true))
 	if err != nil {
 		t.Fatal(err)
 	}
 	target := filepath.Join(t.TempDir(), "mount")
-	if _, err := csi.NewNodeClient(conn).NodePublishVolume(t.Context(), &csi.NodePublishVolumeRequest{
+	node := csi.NewNodeClient(conn)
+	if _, err := node.NodeStageVolume(t.Context(), &csi.NodeStageVolumeRequest{VolumeId: made.Volume.VolumeId, StagingTargetPath: "/stage", VolumeCapability: kind}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := node.NodePublishVolume(t.Context(), &csi.NodePublishVolumeRequest{
 		VolumeId: made.Volume.VolumeId, TargetPath: target, VolumeCapability: kind, VolumeContext: map[string]string{"csi.storage.k8s.io/pod.name": "p"},
 	}); err != nil {
 		t.Fatal(err)
@@ -96,14 +101,15 @@ func TestDriverLogsCallsAsTheSuiteReadsThem(t *testing.T) {
 		var got struct {
 			Method  string
 			Request struct {
-				VolumeContext map[string]string `json:"volume_context"`
+				VolumeContext  map[string]string `json:"volume_context"`
+				PublishContext map[string]string `json:"publish_context"`
 			}
 		}
-		if ok && json.Unmarshal([]byte(call), &got) == nil && got.Method == "/csi.v1.Node/NodePublishVolume" && got.Request.VolumeContext["csi.storage.k8s.io/pod.name"] == "p" {
+		if ok && json.Unmarshal([]byte(call), &got) == nil && got.Method == "/csi.v1.Node/NodePublishVolume" && got.Request.VolumeContext["csi.storage.k8s.io/pod.name"] == "p" && got.Request.PublishContext == nil {
 			return
 		}
 	}
-	t.Errorf("no call of NodePublishVolume with the pod's name in the log:\n%s", logged.String())
+	t.Errorf("no call of NodePublishVolume with the pod's name alone in the log:\n%s", logged.String())
 }
 
 // start runs the driver until the test's end.
