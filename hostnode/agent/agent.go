@@ -69,6 +69,9 @@ type Config struct {
 	SharedDir string
 	// StaticPodDir has manifests of static pods. Default: the machine's.
 	StaticPodDir string
+	// LogDir has this process's log, of containerd and the kubelet, and is in
+	// the directory whose logs the kubelet serves. Default: the machine's.
+	LogDir string
 	// CgroupRoot is the cgroup, in every hierarchy, below which the kubelet
 	// works. Default "/": the machine has a cgroup namespace.
 	CgroupRoot string
@@ -91,6 +94,9 @@ func Run(ctx context.Context, cfg Config) error {
 	}
 	if err := applyGates(s); err != nil {
 		return err
+	}
+	if err := nameLogs(cfg.LogDir); err != nil {
+		slog.Warn("node log query does not find this log", "reason", err)
 	}
 
 	d := newDoors(cfg.Node.NodeName)

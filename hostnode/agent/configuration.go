@@ -70,6 +70,9 @@ func kubeletServer(cfg Config) (*options.KubeletServer, error) {
 	c.SeccompDefault = cfg.Node.SeccompDefault
 	c.FeatureGates = cfg.Node.FeatureGates
 
+	// Who may read the node's logs (nodes/log) may do so by name as well.
+	c.EnableSystemLogQuery = true
+
 	// A machine's /usr is read-only.
 	c.VolumePluginDir = filepath.Join(f.RootDirectory, "volume-plugins")
 
@@ -150,6 +153,7 @@ func (cfg Config) complete() Config {
 	set(&cfg.ImageDir, machinev1alpha1.ContainerdRoot)
 	set(&cfg.SharedDir, machinev1alpha1.VolumesDir)
 	set(&cfg.StaticPodDir, machinev1alpha1.StaticPodDir)
+	set(&cfg.LogDir, machinev1alpha1.LogDir)
 	set(&cfg.RuntimeEndpoint, "unix://"+machinev1alpha1.ContainerdSocket)
 	set(&cfg.CgroupRoot, "/")
 	if cfg.Damaged == nil {

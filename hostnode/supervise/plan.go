@@ -29,11 +29,10 @@ const (
 // Files in a machine's /etc/skiff and /var/log/skiff.
 const (
 	auditPolicyFile = machine.EtcDir + "/audit-policy.yaml"
-	auditLogFile    = logDir + "/audit.log"
+	auditLogFile    = machine.LogDir + "/audit.log"
 	etcdCAFile      = machine.PKIDir + "/etcd-ca.crt"
 	etcdCertFile    = machine.PKIDir + "/etcd-client.crt"
 	etcdKeyFile     = machine.PKIDir + "/etcd-client.key"
-	logDir          = "/var/log/skiff"
 	adminFile       = "/etc/kubernetes/admin.conf"
 )
 
@@ -81,7 +80,7 @@ func planMachine(rec *record, i int, h host) (*machinePlan, error) {
 		}
 	}
 	services := []machine.Service{{
-		Name: "node", Args: []string{machine.LibexecDir + "/" + machineProgram, "node"}, Sockets: sorted(portNames),
+		Name: machine.NodeService, Args: []string{machine.LibexecDir + "/" + machineProgram, "node"}, Sockets: sorted(portNames),
 		// It ends its pods then; SIGTERM leaves them running.
 		StopSignal: int(unix.SIGPWR),
 	}}
@@ -106,7 +105,7 @@ func planMachine(rec *record, i int, h host) (*machinePlan, error) {
 		NewRoot:  h.paths.root(c.Name),
 		Files:    planFiles(rec, i, resolvers),
 		Services: services,
-		LogDir:   logDir,
+		LogDir:   machine.LogDir,
 	}
 	return plan, nil
 }
@@ -268,7 +267,7 @@ func planMounts(rec *record, i int, h host) []machine.Mount {
 		machine.Mount{Source: own + "/etc", Target: machine.EtcDir, Type: "bind", ReadOnly: true},
 		machine.Mount{Source: own + "/kubernetes", Target: "/etc/kubernetes", Type: "bind"},
 		machine.Mount{Source: own + "/var", Target: "/var", Type: "bind"},
-		machine.Mount{Source: dir + "/logs/" + m.Name, Target: logDir, Type: "bind"},
+		machine.Mount{Source: dir + "/logs/" + m.Name, Target: machine.LogDir, Type: "bind"},
 		machine.Mount{Source: volumesDir(dir), Target: machine.VolumesDir, Type: "bind"},
 		machine.Mount{Source: h.paths.Images(), Target: machine.ImageStoreDir, Type: "rbind", ReadOnly: true},
 		machine.Mount{Source: h.paths.pulled(c.Name), Target: machine.PulledDir, Type: "bind", ReadOnly: true},

@@ -69,6 +69,12 @@ const (
 	// of one of them keeps those maps up to date.
 	SwitchBPFDir = "/run/skiff/switch-bpf"
 
+	// LogDir has the logs of the machine's services: "<service>.log".
+	LogDir = "/var/log/skiff"
+	// NodeService is the service that is containerd, the kubelet and the
+	// dataplane.
+	NodeService = "node"
+
 	// RunDir is on the machine's tmpfs.
 	RunDir = "/run/skiff"
 	// APIServerPort is the port on which the API server listens inside the
