@@ -10,9 +10,15 @@ import (
 	"github.com/google/cadvisor/lib/machine"
 	cadvisor "github.com/google/cadvisor/lib/model"
 	"github.com/google/cadvisor/lib/utils/sysfs"
+	"github.com/google/cadvisor/lib/utils/sysinfo"
 )
 
-// machineInfo is the declared machine. What is not declared is the host's.
+// hugePagesDir has a directory for each size of huge pages of the kernel.
+const hugePagesDir = "/sys/kernel/mm/hugepages/"
+
+// machineInfo is the declared machine. What is not declared is the host's. A
+// machine of declared memory has no huge pages: upstream takes them out of a
+// node's memory, and the host's are not in what was declared.
 func machineInfo(cfg Config) (*cadvisor.MachineInfo, error) {
 	info := &cadvisor.MachineInfo{
 		NumCores:       cfg.CPU,
@@ -50,6 +56,11 @@ func machineInfo(cfg Config) (*cadvisor.MachineInfo, error) {
 		info.MemoryCapacity, err = machine.GetMachineMemoryCapacity()
 		if err != nil {
 			return nil, fmt.Errorf("read the host's memory: %w", err)
+		}
+		// Reserved pages are memory of the host's that nobody else gets.
+		info.HugePages, err = sysinfo.GetHugePagesInfo(sysfs.NewRealSysFs(), hugePagesDir)
+		if err != nil {
+			return nil, fmt.Errorf("read the host's huge pages: %w", err)
 		}
 	}
 	for i := range info.Topology {

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -64,6 +65,37 @@ func TestTheDeclaredCapacityIsTheMachines(t *testing.T) {
 	}
 	if hostID, err := os.ReadFile("/etc/machine-id"); err == nil && string(hostID) == host.MachineID+"\n" {
 		t.Error("the machine has the host's machine id")
+	}
+}
+
+// The host's pool is the node's if its memory is.
+func TestHugePagesAreTheHosts(t *testing.T) {
+	pools, err := filepath.Glob("/sys/kernel/mm/hugepages/hugepages-*kB")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct {
+		name string
+		cfg  Config
+		want int
+	}{
+		{"nothing declared", Config{}, len(pools)},
+		{"CPUs declared", Config{CPU: 1}, len(pools)},
+		{"memory declared", Config{MemoryBytes: 1 << 30}, 0},
+	} {
+		info, err := provider(t, tc.cfg).MachineInfo(klog.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(info.HugePages) != tc.want {
+			t.Errorf("%s: %v, want %d sizes", tc.name, info.HugePages, tc.want)
+		}
+		for _, pool := range info.HugePages {
+			pages, err := os.ReadFile(fmt.Sprintf("/sys/kernel/mm/hugepages/hugepages-%dkB/nr_hugepages", pool.PageSize))
+			if err != nil || strings.TrimSpace(string(pages)) != strconv.FormatUint(pool.NumPages, 10) {
+				t.Errorf("%s: %d pages of %d kB, the kernel has %s (%v)", tc.name, pool.NumPages, pool.PageSize, pages, err)
+			}
+		}
 	}
 }
 
