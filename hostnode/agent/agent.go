@@ -34,13 +34,13 @@ import (
 	"k8s.io/kubernetes/pkg/util/oom"
 	"k8s.io/kubernetes/pkg/volume/util/hostutil"
 	"k8s.io/kubernetes/pkg/volume/util/subpath"
-	"k8s.io/mount-utils"
 	utilexec "k8s.io/utils/exec"
 
 	"golang.org/x/sync/errgroup"
 
 	machinev1alpha1 "github.com/skiff-k8s/skiff/apis/machine/v1alpha1"
 	"github.com/skiff-k8s/skiff/hostnode/agent/cloud"
+	"github.com/skiff-k8s/skiff/hostnode/agent/needs"
 	"github.com/skiff-k8s/skiff/hostnode/agent/stats"
 	"github.com/skiff-k8s/skiff/hostnode/removedvolumes"
 )
@@ -187,7 +187,7 @@ func dependencies(ctx context.Context, cfg Config, s *options.KubeletServer, c *
 		return nil, fmt.Errorf("describe machine %s: %w", cfg.Node.NodeName, err)
 	}
 
-	mounter := mount.New("")
+	mounter := needs.Mounter()
 	manager, err := containerManager(ctx, s, mounter, machine, recorder, c.kube)
 	if err != nil {
 		return nil, err
@@ -235,7 +235,7 @@ func dependencies(ctx context.Context, cfg Config, s *options.KubeletServer, c *
 		OOMAdjuster:               oom.NewFakeOOMAdjuster(),
 		OSInterface:               kubecontainer.RealOS{},
 		TracerProvider:            noop.NewTracerProvider(),
-		VolumePlugins:             append(append(plugins, drivers.Plugin()), removed...),
+		VolumePlugins:             append(append(needs.Plugins(plugins), drivers.Plugin()), removed...),
 		DynamicPluginProber:       app.GetDynamicPluginProber(ctx, s.VolumePluginDir, utilexec.New()),
 		TLSOptions:                tlsOptions,
 		RemoteRuntimeService:      cfg.Runtime,
