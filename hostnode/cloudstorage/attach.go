@@ -2,6 +2,7 @@ package cloudstorage
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -60,7 +61,8 @@ func (d *Driver) attach(id string, node *nodeRecord, req *csi.ControllerPublishV
 		return done, err
 	}
 	r.Attached = append(r.Attached, want)
-	return true, internal("attach volume "+id, d.store.write(volumes, r))
+	// Those of an older skiff are not known yet.
+	return true, internal("attach volume "+id, errors.Join(d.store.know(id), d.store.write(volumes, r)))
 }
 
 // admit decides whether a node may have a volume; done says that it has.
@@ -106,7 +108,11 @@ func (d *Driver) ControllerUnpublishVolume(ctx context.Context, req *csi.Control
 	if err != nil {
 		return nil, internal("volume "+id, err)
 	}
-	if r == nil || node != "" && !r.attachedTo(node) {
+	if r == nil {
+		// Its directory may be gone, and its device not.
+		return &csi.ControllerUnpublishVolumeResponse{}, internal("detach the device of volume "+id, d.devices().Detach(d.disk(id)))
+	}
+	if node != "" && !r.attachedTo(node) {
 		return &csi.ControllerUnpublishVolumeResponse{}, nil
 	}
 	if err := pause(ctx, d.cloud.AttachDelay); err != nil {
@@ -119,7 +125,7 @@ func (d *Driver) ControllerUnpublishVolume(ctx context.Context, req *csi.Control
 	}
 	r.Attached = slices.DeleteFunc(r.Attached, func(a attachment) bool { return node == "" || a.Node == node })
 	if r.Block && len(r.Attached) == 0 {
-		if err := loopdevice.Detach(d.disk(id)); err != nil {
+		if err := d.devices().Detach(d.disk(id)); err != nil {
 			return nil, internal("detach the device of volume "+id, err)
 		}
 	}
@@ -166,3 +172,6 @@ func (d *Driver) ControllerExpandVolume(_ context.Context, req *csi.ControllerEx
 func (d *Driver) disk(id string) string {
 	return filepath.Join(d.store.path(volumes, id), diskFile)
 }
+
+// devices are those of the cluster's volumes.
+func (d *Driver) devices() loopdevice.Owner { return loopdevice.Owner(filepath.Dir(d.store.dir)) }

@@ -7,6 +7,7 @@
 //	                            /data/         a Filesystem volume, or
 //	                            /disk          a Block volume or a file system in a file
 //	<root>/<driver>/snapshots/<id>/            the same, of a moment
+//	<root>/<driver>/known/<id>                 says that the volume was created
 //	<root>/<driver>/nodes/<id>                 the zone of a node and its limit
 //
 // Every machine of the cluster has it at the same path, so a volume follows

@@ -107,11 +107,14 @@ func (d *Driver) rootMode() os.FileMode {
 }
 
 // find reads a volume that must exist. One that nobody has created is created
-// when the cloud says so.
+// when the cloud says so; one that was, and whose directory is gone, is not.
 func (d *Driver) find(id string, capability *csi.VolumeCapability) (*record, error) {
 	r, err := d.store.find(volumes, id)
 	if err != nil || r != nil {
 		return r, internal("volume "+id, err)
+	}
+	if d.store.known(id) {
+		return nil, status.Errorf(codes.NotFound, "volume %s: %v", id, &Lost{Path: d.store.path(volumes, id)})
 	}
 	if !d.cloud.CreateMissing || capability == nil {
 		return nil, status.Errorf(codes.NotFound, "volume %s: not found", id)

@@ -118,12 +118,12 @@ func remove(path string) error {
 
 // mountImage mounts a file system in a file, which it makes at first. The
 // device goes with the last mount.
-func mountImage(file, target, fsType string, options []string) error {
+func mountImage(owner loopdevice.Owner, file, target, fsType string, options []string) error {
 	is, err := mounted(target)
 	if err != nil || is {
 		return err
 	}
-	device, err := loopdevice.Attach(file, true)
+	device, err := owner.Attach(file, true)
 	if err != nil {
 		return err
 	}

@@ -10,8 +10,6 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-
-	"github.com/skiff-k8s/skiff/hostnode/loopdevice"
 )
 
 // Node is the node service of a driver on one node.
@@ -62,6 +60,7 @@ func (n *Node) NodeGetCapabilities(context.Context, *csi.NodeGetCapabilitiesRequ
 		csi.NodeServiceCapability_RPC_EXPAND_VOLUME,
 		csi.NodeServiceCapability_RPC_GET_VOLUME_STATS,
 		csi.NodeServiceCapability_RPC_SINGLE_NODE_MULTI_WRITER,
+		csi.NodeServiceCapability_RPC_GET_VOLUME_HEALTH,
 	} {
 		resp.Capabilities = append(resp.Capabilities, &csi.NodeServiceCapability{
 			Type: &csi.NodeServiceCapability_Rpc{Rpc: &csi.NodeServiceCapability_RPC{Type: c}},
@@ -105,7 +104,7 @@ func (n *Node) owns(id string) bool {
 
 // NodeStageVolume mounts a volume for the pods of this node.
 func (n *Node) NodeStageVolume(_ context.Context, req *csi.NodeStageVolumeRequest) (*csi.NodeStageVolumeResponse, error) {
-	d, id, target := n.driver, req.GetVolumeId(), req.GetStagingTargetPath()
+	id, target := req.GetVolumeId(), req.GetStagingTargetPath()
 	if err := required("volume_id", id, "staging_target_path", target); err != nil {
 		return nil, err
 	}
@@ -113,24 +112,31 @@ func (n *Node) NodeStageVolume(_ context.Context, req *csi.NodeStageVolumeReques
 	if err != nil {
 		return nil, err
 	}
-	fs := req.GetVolumeCapability().GetMount()
-	switch {
-	case r.Block:
-		device, err := loopdevice.Attach(d.disk(id), false)
+	return &csi.NodeStageVolumeResponse{}, n.stage(r, id, target, req.GetVolumeCapability().GetMount())
+}
+
+// stage mounts a volume once for this node, or gives it its device. What was
+// mounted of a volume that was replaced since goes.
+func (n *Node) stage(r *record, id, target string, fs *csi.VolumeCapability_MountVolume) error {
+	d := n.driver
+	if r.Block {
+		device, err := d.devices().Attach(d.disk(id), false)
 		if err != nil {
-			return nil, internal("device of volume "+id, err)
+			return internal("device of volume "+id, err)
 		}
-		return &csi.NodeStageVolumeResponse{}, device.Close()
-	case r.Image:
+		return device.Close()
+	}
+	if err := n.renew(id, target); err != nil {
+		return err
+	}
+	if r.Image {
 		fsType := fs.GetFsType()
 		if fsType == "" {
 			fsType = "ext4"
 		}
-		err = mountImage(d.disk(id), target, fsType, fs.GetMountFlags())
-	default:
-		err = bind(filepath.Join(d.store.path(volumes, id), dataDir), target, fs.GetMountFlags())
+		return internal("stage volume "+id, mountImage(d.devices(), d.disk(id), target, fsType, fs.GetMountFlags()))
 	}
-	return &csi.NodeStageVolumeResponse{}, internal("stage volume "+id, err)
+	return internal("stage volume "+id, bind(filepath.Join(d.store.path(volumes, id), dataDir), target, fs.GetMountFlags()))
 }
 
 // NodeUnstageVolume takes the mount away.
@@ -155,8 +161,11 @@ func (n *Node) NodePublishVolume(_ context.Context, req *csi.NodePublishVolumeRe
 	if staged == "" {
 		return nil, status.Error(codes.FailedPrecondition, "staging_target_path is empty")
 	}
+	if err := n.renew(id, target); err != nil {
+		return nil, err
+	}
 	if r.Block {
-		device, err := loopdevice.Attach(d.disk(id), false)
+		device, err := d.devices().Attach(d.disk(id), false)
 		if err != nil {
 			return nil, internal("device of volume "+id, err)
 		}
@@ -165,6 +174,9 @@ func (n *Node) NodePublishVolume(_ context.Context, req *csi.NodePublishVolumeRe
 	}
 	if is, err := mounted(staged); err != nil || !is {
 		return nil, status.Errorf(codes.FailedPrecondition, "volume %s is not staged at %s", id, staged)
+	}
+	if err := n.stage(r, id, staged, req.GetVolumeCapability().GetMount()); err != nil {
+		return nil, err
 	}
 	if req.GetVolumeCapability().GetAccessMode().GetMode() == csi.VolumeCapability_AccessMode_SINGLE_NODE_SINGLE_WRITER {
 		if other, err := elsewhere(staged, target); err != nil || other {

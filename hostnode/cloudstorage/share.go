@@ -29,6 +29,9 @@ func (n *Node) MountShare(s Share, target string) error {
 	if err != nil {
 		return err
 	}
+	if err := n.renew(s.ID, target); err != nil {
+		return err
+	}
 	source, err := n.driver.directory(r, s.Directory)
 	if err != nil {
 		return err

@@ -69,6 +69,11 @@ func (s *store) create(kind string, r *record, source string, mode os.FileMode) 
 	if err := writeJSON(filepath.Join(building, recordFile), r); err != nil {
 		return nil, err
 	}
+	if kind == volumes {
+		if err := s.know(r.ID); err != nil {
+			return nil, err
+		}
+	}
 	// Publishing never takes the place of what is there.
 	err = unix.Renameat2(unix.AT_FDCWD, building, unix.AT_FDCWD, target, unix.RENAME_NOREPLACE)
 	if errors.Is(err, fs.ErrExist) {
@@ -102,7 +107,35 @@ func fill(dir string, r *record, source string, mode os.FileMode) error {
 
 // erase removes a volume or a snapshot; one that is gone is fine.
 func (s *store) erase(kind, id string) error {
-	return os.RemoveAll(s.path(kind, id))
+	if err := os.RemoveAll(s.path(kind, id)); err != nil || kind != volumes {
+		return err
+	}
+	err := os.Remove(s.knownPath(id))
+	if missing(err) {
+		return nil
+	}
+	return err
+}
+
+// knownPath is an empty file for each volume that was created and not deleted,
+// beside the volumes: without it, one whose directory is gone would look like
+// one that nobody has created.
+func (s *store) knownPath(id string) string {
+	return filepath.Join(s.dir, "known", fileName(canonical(s.driver, id)))
+}
+
+func (s *store) know(id string) error {
+	path := s.knownPath(id)
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(path, nil, 0o600)
+}
+
+// known tells whether a volume was created and not deleted.
+func (s *store) known(id string) bool {
+	_, err := os.Stat(s.knownPath(id))
+	return err == nil
 }
 
 // list reads the records of a kind, in the order of their file names.

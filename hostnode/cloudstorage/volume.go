@@ -6,8 +6,6 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-
-	"github.com/skiff-k8s/skiff/hostnode/loopdevice"
 )
 
 const (
@@ -210,14 +208,13 @@ func (d *Driver) DeleteVolume(ctx context.Context, req *csi.DeleteVolumeRequest)
 	if err != nil {
 		return nil, internal("volume "+id, err)
 	}
-	if r == nil {
-		return &csi.DeleteVolumeResponse{}, nil
-	}
-	if len(r.Attached) > 0 {
+	if r != nil && len(r.Attached) > 0 {
 		return nil, status.Errorf(codes.FailedPrecondition, "volume %s is attached to %s", id, r.Attached[0].Node)
 	}
-	if r.onDisk() {
-		if err := loopdevice.Detach(d.disk(id)); err != nil {
+	// Of a volume whose directory is gone there may be the device, and that it
+	// is known.
+	if r == nil || r.onDisk() {
+		if err := d.devices().Detach(d.disk(id)); err != nil {
 			return nil, internal("detach the device of volume "+id, err)
 		}
 	}

@@ -189,6 +189,9 @@ func (m *mounter) SetUpAt(dir string, args volume.MounterArgs) error {
 		AddProgressNotifier(m.pod, args.Recorder).ChangePermissions()
 }
 
+// Lost says whether what is behind the volume is gone.
+func (m *mounter) Lost() *cloudstorage.Lost { return m.plugin.node.Lost(m.id, m.path) }
+
 // needs refuses a volume whose objects are missing, as upstream did.
 func (m *mounter) needs(ctx context.Context) error {
 	core := m.plugin.host.GetKubeClient().CoreV1()

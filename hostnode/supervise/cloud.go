@@ -39,7 +39,7 @@ func planCloud(c *cluster.Cluster) (machine.Cloud, error) {
 // which outlive the machines that used them.
 func (p Paths) removeDevices(name string) error {
 	for _, dir := range []string{p.Cluster(name), p.deleted(name)} {
-		if err := loopdevice.DetachAll(filepath.Join(dir, "volumes/cloud/*/volumes/*/disk")); err != nil {
+		if err := loopdevice.Owner(filepath.Join(dir, "volumes/cloud")).DetachAll("*/volumes/*/disk"); err != nil {
 			return err
 		}
 	}

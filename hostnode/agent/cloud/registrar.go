@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"sync"
 
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
@@ -36,11 +37,38 @@ type Config struct {
 type Registrar struct {
 	cfg    Config
 	plugin *plugin
+
+	mu sync.Mutex
+	// nodes are the node services of the drivers that run, by driver; mu
+	// guards it.
+	nodes map[string]*cloudstorage.Node
 }
 
 // New makes a Registrar; Plugin goes into the kubelet's list of plugins.
 func New(cfg Config) *Registrar {
-	return &Registrar{cfg: cfg, plugin: &plugin{host: make(chan volume.VolumeHost, 1)}}
+	return &Registrar{cfg: cfg, plugin: &plugin{host: make(chan volume.VolumeHost, 1)}, nodes: map[string]*cloudstorage.Node{}}
+}
+
+// Lost says whether what is behind a volume is gone that is mounted, or a
+// device, at a path; nil: it is there, or the driver is none of ours.
+func (r *Registrar) Lost(driver, id, at string) *cloudstorage.Lost {
+	r.mu.Lock()
+	node := r.nodes[driver]
+	r.mu.Unlock()
+	if node == nil {
+		return nil
+	}
+	return node.Lost(id, at)
+}
+
+func (r *Registrar) serves(driver string, node *cloudstorage.Node) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if node == nil {
+		delete(r.nodes, driver)
+	} else {
+		r.nodes[driver] = node
+	}
 }
 
 // Plugin is what gives the Registrar the kubelet's volume host.
@@ -132,6 +160,7 @@ func (r *Registrar) sync(ctx context.Context, host volume.VolumeHost, kubelet vo
 	case !ours && server != nil:
 		csi.PluginHandler.DeRegisterPlugin(ctx, name, r.socket(name))
 		delete(running, name)
+		r.serves(name, nil)
 		slog.Info("storage driver removed", "driver", name)
 		return server.Close()
 	}
@@ -149,13 +178,15 @@ func (r *Registrar) start(ctx context.Context, host volume.VolumeHost, name stri
 		return nil, err
 	}
 	socket := r.socket(name)
-	server, err := cloudstorage.Serve(ctx, socket, driver, driver.Node(r.cfg.NodeName, func() (string, error) { return zone(host) }))
+	node := driver.Node(r.cfg.NodeName, func() (string, error) { return zone(host) })
+	server, err := cloudstorage.Serve(ctx, socket, driver, node)
 	if err != nil {
 		return nil, err
 	}
 	if err := csi.PluginHandler.RegisterPlugin(ctx, name, socket, []string{version}, nil); err != nil {
 		return nil, errors.Join(fmt.Errorf("register driver %s: %w", name, err), server.Close())
 	}
+	r.serves(name, node)
 	return server, nil
 }
 
