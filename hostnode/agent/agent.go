@@ -220,7 +220,7 @@ func dependencies(ctx context.Context, cfg Config, s *options.KubeletServer, c *
 
 	tracker := util.NewPodStartupLatencyTracker()
 	deps := &kubelet.Dependencies{
-		Options:                   []kubelet.Option{func(k *kubelet.Kubelet) { openSeams(ctx, cfg, k); handle.Store(k) }},
+		Options:                   []kubelet.Option{func(k *kubelet.Kubelet) { openSeams(ctx, cfg, k, drivers); handle.Store(k) }},
 		Auth:                      auth,
 		CAdvisorInterface:         machine,
 		ContainerManager:          manager,
@@ -248,19 +248,20 @@ func dependencies(ctx context.Context, cfg Config, s *options.KubeletServer, c *
 	return deps, nil
 }
 
-// openSeams takes away what upstream waits for in fields without exported
-// names. What is not possible is left as upstream has it.
-func openSeams(ctx context.Context, cfg Config, k *kubelet.Kubelet) {
+// openSeams takes away what upstream waits for, and adds what it does not look
+// at, in fields without exported names. What is not possible is left as upstream has it.
+func openSeams(ctx context.Context, cfg Config, k *kubelet.Kubelet, drivers *cloud.Registrar) {
 	for _, seam := range []struct {
 		name string
 		open func() error
 	}{
 		{"volumes are mounted when a pod asks", func() error { return eagerVolumes(k) }},
+		{"containers wait for volumes that are gone", func() error { return missVolumes(k, drivers.Lost) }},
 		{"exits and deletions are looked at when they happen", func() error { return eagerStatus(k) }},
 		{"probes of a fresh node start at once", func() error { return promptProbes(ctx, k, cfg.Runtime) }},
 	} {
 		if err := seam.open(); err != nil {
-			slog.Warn("kubelet waits as upstream does", "without", seam.name, "reason", err)
+			slog.Warn("kubelet does as upstream's", "without", seam.name, "reason", err)
 		}
 	}
 }
