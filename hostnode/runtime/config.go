@@ -34,6 +34,8 @@ func (r *Runtime) serverConfig() *srvconfig.Config {
 		Version: version.ConfigVersion,
 		Root:    r.cfg.Root,
 		State:   r.cfg.State,
+		// Nothing goes without these: their errors end the start, and say why.
+		RequiredPlugins: []string{"io.containerd.metadata.v1.bolt", "io.containerd.snapshotter.v1." + snapshotterName, "io.containerd.grpc.v1.cri"},
 		Plugins: map[string]any{
 			// A machine's data survive any death of a process; only a power
 			// failure of the host could lose the last writes.

@@ -141,7 +141,7 @@ func Start(ctx context.Context, cfg Config) (_ *Runtime, err error) {
 	// Plugins live longer than the start.
 	pluginCtx := context.WithValue(context.WithoutCancel(ctx), runtimeKey{}, r)
 	if r.server, err = server.New(pluginCtx, r.serverConfig()); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("of %s: %w", cfg.Root, err)
 	}
 	if err := r.server.Start(pluginCtx); err != nil {
 		return nil, err
