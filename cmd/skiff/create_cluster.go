@@ -162,7 +162,9 @@ func (a *app) finishCluster(ctx context.Context, c *v1alpha1.Cluster, o createOp
 			// A cluster that is late may yet come: it is kept, as kind does,
 			// and so that its logs can be read.
 			var missing *ready.Error
-			late = errors.As(err, &missing)
+			if late = errors.As(err, &missing); late {
+				a.sayLate(ctx, c.Name)
+			}
 			return err
 		}
 		steps.Done("Ready after %s 💚", progress.Seconds(a.now().Sub(began)))

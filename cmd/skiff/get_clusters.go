@@ -39,10 +39,13 @@ func (a *app) getClustersCommand() *cobra.Command {
 	return cmd
 }
 
-// sayNodes names the nodes whose kubelet does not start, and the etcd members
-// that were damaged, and made anew since then.
+// sayNodes names the nodes whose processes keep ending or whose kubelet does not
+// start, and the etcd members that were damaged, and made anew since then.
 func (a *app) sayNodes(info *supervise.Info, since time.Time) {
 	for _, m := range info.Machines {
+		for _, c := range m.CrashLoops {
+			a.say("Node %q: %v\n  Log: %s", m.Name, c, c.Log)
+		}
 		if m.Kubelet != nil {
 			a.say("Node %q: %s\n  Mend: %s", m.Name, m.Kubelet.Trouble, strings.ReplaceAll(m.Kubelet.Mend, "\n", "\n  "))
 		}

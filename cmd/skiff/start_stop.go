@@ -157,6 +157,7 @@ func (a *app) started(ctx context.Context, info *supervise.Info, f startFlags, s
 	var late *ready.Error
 	switch {
 	case errors.As(err, &late):
+		a.sayLate(ctx, info.Name)
 		return &mended{fmt.Errorf("not ready after %v: %w", f.wait, late), fmt.Sprintf(
 			"it goes on starting: skiff get nodes --name %[1]s -o wide, skiff export logs --name %[1]s", info.Name)}
 	case err == nil:
@@ -176,6 +177,13 @@ func (a *app) warnOfDamage(ctx context.Context, name string, began time.Time) {
 		a.say("Warning: %s\n  Mend: %s", info.Trouble, info.Mend)
 	}
 	a.sayNodes(info, began)
+}
+
+// sayLate says of a cluster that is not ready in time what is known of why.
+func (a *app) sayLate(ctx context.Context, name string) {
+	if info, err := supervise.Get(context.WithoutCancel(ctx), name); err == nil {
+		a.sayNodes(info, a.now())
+	}
 }
 
 // refresh gives the user's kubeconfigs, those of now and those that the

@@ -68,12 +68,17 @@ var nodeHeader = []string{"NAME", "CLUSTER", "ROLE", "STATE", "IP", "PODS", "PID
 
 func (n nodeRow) cells(now time.Time) []string {
 	state, pid := "down", "-"
+	if len(n.CrashLoops) > 0 {
+		state = n.crashLoop()
+	}
 	if n.Running {
 		state, pid = "running", strconv.Itoa(n.PID)
 		if n.Paused {
 			state = "paused"
 		} else if n.Trouble != "" {
 			state = "etcd in trouble"
+		} else if len(n.CrashLoops) > 0 {
+			state = n.crashLoop()
 		} else if n.Kubelet != nil {
 			state = "kubelet does not start"
 		} else if n.APIServer != "" && n.APIServer != "serving" {
@@ -81,6 +86,15 @@ func (n nodeRow) cells(now time.Time) []string {
 		}
 	}
 	return []string{n.Name, n.Cluster, string(n.Role), state, machine.Join(n.IPs), machine.Join(n.PodCIDRs), pid, age(n.Started, now), orDash(n.hostPorts())}
+}
+
+// crashLoop is "crash loop (7)", by how often what ended most has ended.
+func (n nodeRow) crashLoop() string {
+	most := 0
+	for _, c := range n.CrashLoops {
+		most = max(most, c.Ended)
+	}
+	return fmt.Sprintf("crash loop (%d)", most)
 }
 
 // hostPorts is "127.0.0.1:8080→80/TCP" for each mapping.

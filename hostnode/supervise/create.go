@@ -299,7 +299,7 @@ func (p Paths) waitReady(ctx context.Context, rec *record, within time.Duration)
 		}
 		select {
 		case <-ctx.Done():
-			return context.Cause(ctx)
+			return p.crashed(rec, context.Cause(ctx))
 		case <-time.After(readyRetry):
 		}
 	}

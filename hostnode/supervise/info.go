@@ -88,6 +88,8 @@ type MachineInfo struct {
 	Trouble string `json:"trouble,omitempty"`
 	// Kubelet says why the node's kubelet does not start; nil: it does.
 	Kubelet *Kubelet `json:"kubelet,omitempty"`
+	// CrashLoops are its processes, or itself, that keep ending.
+	CrashLoops []CrashLoop `json:"crashLoops,omitempty"`
 	// SetAside is what a damaged etcd member had before it was made anew from
 	// the others; nil: nothing was, or somebody has removed it.
 	SetAside *SetAside `json:"setAside,omitempty"`
@@ -213,6 +215,7 @@ func (p Paths) describe(rec *record) *Info {
 		if proc, state, err := findProcess(p.machineState(c.Name, m.Name)); err == nil {
 			mi.PID, mi.Running, mi.Started = proc.PID, true, state.Started
 			mi.Kubelet = p.kubeletTrouble(c.Name, m.Name, proc)
+			mi.CrashLoops = p.crashLoops(c.Name, m.Name, proc)
 			proc.Close()
 			up++
 			running++
@@ -220,6 +223,7 @@ func (p Paths) describe(rec *record) *Info {
 				frozen++
 			}
 		}
+		mi.CrashLoops = append(mi.CrashLoops, p.machineCrashLoop(c.Name, m.Name, mi.Started)...)
 		info.Machines = append(info.Machines, mi)
 	}
 	switch {
@@ -255,7 +259,7 @@ func (p Paths) describeTroubles(rec *record, info *Info) {
 	}
 	for i := range info.Machines {
 		m := &info.Machines[i]
-		if m.Kubelet != nil && info.State == Running {
+		if (m.Kubelet != nil || len(m.CrashLoops) > 0) && info.State == Running {
 			info.State = Degraded
 		}
 		m.SetAside = p.setAside(name, m.Name)

@@ -18,6 +18,9 @@ import (
 // cleanBound is how long the remains of a dead machine may take to go.
 const cleanBound = 30 * time.Second
 
+// machineEnd is how a machine ends that was started: nobody hears of a status.
+const machineEnd = "the end of its process 1"
+
 // roomMachine is one machine under supervision.
 //
 //	down → (adopted | started) → up → ended → cleaned → (back-off) → started …
@@ -53,6 +56,8 @@ func (m *roomMachine) statePath() string {
 // cannot mend ends it; only the first start has such errors.
 func (m *roomMachine) run(ctx context.Context, up func()) error {
 	var backoff pid1.Backoff
+	crashes := pid1.NewCrashLoop(m.room.paths.crashLoopNote(m.room.rec.Cluster.Name, m.name), "")
+	last := machineEnd
 	if !m.adopted {
 		// A predecessor may have died between the machine's end and the
 		// cleaning, or while it started it.
@@ -71,6 +76,9 @@ func (m *roomMachine) run(ctx context.Context, up func()) error {
 		}
 		for {
 			delay := backoff.After(ran)
+			if err := crashes.Ended(ran, time.Now(), last); err != nil {
+				m.room.log.Warn("crash loop not told", "machine", m.name, "error", err)
+			}
 			m.room.log.Warn("machine ended", "machine", m.name, "ran", ran, "again", delay)
 			if err := sleep(ctx, delay); err != nil {
 				return err
@@ -80,13 +88,14 @@ func (m *roomMachine) run(ctx context.Context, up func()) error {
 				err = m.start(ctx)
 			}
 			if err == nil {
+				last = machineEnd
 				break
 			}
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
 			m.room.log.Error("machine does not start", "machine", m.name, "error", err)
-			ran = 0
+			ran, last = 0, err.Error()
 		}
 		m.mu.Lock()
 		m.restarts++

@@ -135,6 +135,11 @@ func (p Paths) machineState(name, machine string) string {
 	return filepath.Join(p.Run(name), "machines", machine+".json")
 }
 
+// crashLoopNote is there while the supervisor starts a machine again and again.
+func (p Paths) crashLoopNote(name, machine string) string {
+	return filepath.Join(p.Run(name), "machines", machine+".crash-loop")
+}
+
 // troubleNote keeps a machine's trouble while the cluster does not run.
 func (p Paths) troubleNote(name, machine string) string {
 	return filepath.Join(p.Cluster(name), "machines", machine, "trouble.json")

@@ -20,3 +20,20 @@ type Trouble struct {
 	Cause   string    `json:"cause"`
 	Since   time.Time `json:"since"`
 }
+
+// CrashLoopFile is where init says of a service that it keeps ending, for as
+// long as it does.
+func CrashLoopFile(service string) string { return RunDir + "/crash-loop-" + service + ".json" }
+
+// CrashLoop is a process that keeps ending soon after it is started. It is
+// started again, each time after a longer pause.
+type CrashLoop struct {
+	// Service is the process; empty: the machine itself.
+	Service string `json:"service,omitempty"`
+	// Ended is how often it did, one time after another, and Since when it did
+	// so first.
+	Ended int       `json:"ended"`
+	Since time.Time `json:"since"`
+	// Last is how it ended the last time, or why it did not start.
+	Last string `json:"last"`
+}

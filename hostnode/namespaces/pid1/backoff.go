@@ -16,10 +16,14 @@ const (
 	stableRun  = 10 * time.Second
 )
 
+// Stable says that a program has run so long that its earlier ends do not count
+// any more.
+func Stable(ran time.Duration) bool { return ran >= stableRun }
+
 // After says how long to wait before the restart of a program that ran for
 // the given time.
 func (b *Backoff) After(ran time.Duration) time.Duration {
-	if ran >= stableRun {
+	if Stable(ran) {
 		b.next = 0
 	}
 	delay := max(b.next, firstDelay)

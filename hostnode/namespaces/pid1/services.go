@@ -36,6 +36,9 @@ type Services struct {
 	sockets  map[string]int
 	services []*service
 	due      chan *service
+	// stable has the services that have run for stableRun since they were
+	// started for the last time, by their process.
+	stable   chan int
 	stopping bool
 }
 
@@ -48,6 +51,7 @@ type service struct {
 	pid     int
 	started time.Time
 	backoff Backoff
+	crashes CrashLoop
 	output  *os.File
 	// asked to stop.
 	asked bool
@@ -56,7 +60,7 @@ type service struct {
 // NewServices prepares the services of cfg; sockets are the inherited
 // descriptors by name.
 func NewServices(cfg *machine.MachineConfiguration, sockets map[string]int, log *slog.Logger) (*Services, error) {
-	s := &Services{log: log, sockets: sockets, due: make(chan *service, len(cfg.Services))}
+	s := &Services{log: log, sockets: sockets, due: make(chan *service, len(cfg.Services)), stable: make(chan int)}
 	if err := os.MkdirAll(cfg.LogDir, 0o755); err != nil {
 		return nil, fmt.Errorf("create log directory %s: %w", cfg.LogDir, err)
 	}
@@ -65,7 +69,7 @@ func NewServices(cfg *machine.MachineConfiguration, sockets map[string]int, log 
 		if err != nil {
 			return nil, fmt.Errorf("open log of service %s: %w", spec.Name, err)
 		}
-		s.services = append(s.services, &service{Service: spec, output: output})
+		s.services = append(s.services, &service{Service: spec, output: output, crashes: NewCrashLoop(machine.CrashLoopFile(spec.Name), spec.Name)})
 	}
 	return s, nil
 }
@@ -110,6 +114,8 @@ func (s *Services) Run() {
 			s.reap()
 		case svc := <-s.due:
 			s.start(svc)
+		case pid := <-s.stable:
+			s.endCrashLoop(pid)
 		case <-check.C:
 			s.rotateLogs()
 		case sig := <-stop:
@@ -142,12 +148,36 @@ func (s *Services) start(svc *service) {
 	pid, err := s.exec(svc)
 	if err != nil {
 		delay := svc.backoff.After(0)
+		s.tell(svc, 0, err.Error())
 		s.log.Error("service does not start", "service", svc.Name, "error", err, "again", delay)
 		s.later(svc, delay)
 		return
 	}
 	svc.pid = pid
 	s.log.Info("service started", "service", svc.Name, "pid", pid)
+	if svc.crashes.told {
+		time.AfterFunc(stableRun, func() { s.stable <- pid })
+	}
+}
+
+// tell counts an end of a service, and leaves word for the host of one that
+// keeps ending.
+func (s *Services) tell(svc *service, ran time.Duration, last string) {
+	if err := svc.crashes.Ended(ran, time.Now(), last); err != nil {
+		s.log.Warn("crash loop not told to the host", "service", svc.Name, "error", err)
+	}
+}
+
+// endCrashLoop takes the word back when the process runs still.
+func (s *Services) endCrashLoop(pid int) {
+	for _, svc := range s.services {
+		if svc.pid != pid {
+			continue
+		}
+		if err := svc.crashes.End(); err != nil {
+			s.log.Warn("end of a crash loop not told to the host", "service", svc.Name, "error", err)
+		}
+	}
 }
 
 // later has a buffer for every service and each waits at most once, so the
@@ -225,6 +255,7 @@ func (s *Services) ended(svc *service, status syscall.WaitStatus) {
 		return
 	}
 	delay := svc.backoff.After(ran)
+	s.tell(svc, ran, describe(status))
 	s.log.Warn("service ended", "service", svc.Name, "status", describe(status), "ran", ran, "again", delay)
 	s.later(svc, delay)
 }
