@@ -3,6 +3,7 @@ package supervise
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -75,8 +76,12 @@ func readCrashLoop(file string) (c CrashLoop, err error) {
 }
 
 // crashed is an error of a cluster that does not get ready, with what keeps
-// ending in its control planes, if something does.
+// ending in its control planes, if something does. One that says already what
+// the trouble is stays.
 func (p Paths) crashed(rec *record, err error) error {
+	if refusal := (*Refusal)(nil); errors.As(err, &refusal) {
+		return err
+	}
 	for _, m := range p.describe(rec).Machines {
 		if m.Role == cluster.ControlPlaneRole && len(m.CrashLoops) > 0 {
 			return &Refusal{Err: fmt.Errorf("%w: node %s: %v", err, m.Name, m.CrashLoops[0]), Help: "read " + m.CrashLoops[0].Log}
