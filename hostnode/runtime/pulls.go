@@ -27,6 +27,7 @@ import (
 
 	machine "github.com/skiff-k8s/skiff/apis/machine/v1alpha1"
 	"github.com/skiff-k8s/skiff/hostnode/runtime/imagestore"
+	"github.com/skiff-k8s/skiff/hostnode/runtime/union"
 )
 
 // turnBound is how long a pull waits for another machine's pull of the same
@@ -52,7 +53,8 @@ type pulls struct {
 }
 
 func newPulls(a *adopter, dir string) *pulls {
-	p := &pulls{dir: dir, shared: a.shared, content: a.content, images: a.images, report: a.log.Warn}
+	// Layers that the host has are not downloaded, so not among the node's own blobs.
+	p := &pulls{dir: dir, shared: a.shared, content: union.NewContent(a.content, a.shared), images: a.images, report: a.log.Warn}
 	p.ctx, p.stop = context.WithCancel(namespaces.WithNamespace(context.Background(), namespace))
 	return p
 }

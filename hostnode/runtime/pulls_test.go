@@ -16,7 +16,9 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/registry"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -130,6 +132,33 @@ func TestAnImageIsDownloadedAndUnpackedOnceAHost(t *testing.T) {
 	if _, err := n.images.PullImage(t.Context(), &runtimeapi.ImageSpec{Image: ref.Context().Name() + ":2"}, nil, nil); err == nil {
 		t.Error("pull without a registry: no error")
 	}
+}
+
+// TestAnImageOnALayerOfTheHostIsKept pulls one whose first layer the node does
+// not download, as the host has it of another image.
+func TestAnImageOnALayerOfTheHostIsKept(t *testing.T) {
+	n := newNode(t)
+	n.sharePulls()
+	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
+	defer server.Close()
+	ref, err := name.ParseReference(strings.TrimPrefix(server.URL, "http://") + "/team/app:1")
+	must(t, err)
+	image := oneFile(t, "base")
+	n.start()
+	n.load("base:1", image)
+	layers, err := oneFile(t, "app").Layers()
+	must(t, err)
+	image, err = mutate.AppendLayers(image, layers...)
+	must(t, err)
+	must(t, remote.Write(ref, image))
+	_, err = n.images.PullImage(t.Context(), &runtimeapi.ImageSpec{Image: ref.Name()}, nil, nil)
+	must(t, err)
+	want, err := image.Digest()
+	must(t, err)
+	eventually(t, "a copy for other nodes", func() error {
+		_, err := os.Stat(imagestore.NewReader(n.cfg.ImageStore).Blob(digest.Digest(want.String())))
+		return err
+	})
 }
 
 func TestPullsOfTheSameImageTakeTurns(t *testing.T) {
