@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/containerd/containerd/v2/core/leases"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"golang.org/x/sys/unix"
 )
 
@@ -105,6 +107,33 @@ func (r *reserve) give() bool {
 	}
 	r.log.Warn("disk full: containerd goes on with a piece of its reserve", "dir", r.dir, "left", max(size-reservePiece, 0))
 	return true
+}
+
+// shortShare of a disk free, in percent, is where the kubelet begins to evict.
+const shortShare = 15
+
+// short says whether the disk is.
+func (r *reserve) short() bool {
+	var fs unix.Statfs_t
+	return unix.Statfs(r.dir, &fs) == nil && fs.Bavail*100 < fs.Blocks*shortShare
+}
+
+// freeNow runs the garbage collector if the disk is short. By itself it waits
+// after each run, fifty times as long as that took, and the kubelet, which
+// looks at the disk once a container is gone, would evict another Pod.
+func (s *service) freeNow(ctx context.Context) {
+	if s.images.leases == nil || !s.runtime.reserve.short() {
+		return
+	}
+	ctx = namespaces.WithNamespace(ctx, namespace)
+	s.runtime.reserve.giveIfFull()
+	lease, err := s.images.leases.Create(ctx, leases.WithRandomID(), leases.WithExpiration(time.Hour))
+	if err == nil {
+		err = s.images.leases.Delete(ctx, lease, leases.SynchronousDelete)
+	}
+	if err != nil {
+		s.runtime.cfg.Log.Warn("disk short, and its space is not freed at once", "error", err)
+	}
 }
 
 func (r *reserve) size() (int64, error) {

@@ -2,6 +2,7 @@ package runtime
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -89,4 +90,26 @@ func TestContainersAreKnownAfterARestartOnAFullDisk(t *testing.T) {
 		t.Errorf("exec: %q", got)
 	}
 	empty()
+}
+
+// TestAFullDiskIsFreeOnceItsContainerIsRemoved is what the kubelet goes by when
+// it evicts.
+func TestAFullDiskIsFreeOnceItsContainerIsRemoved(t *testing.T) {
+	n := newNode(t).onSmallDisk().start()
+	p := n.runPod(nil)
+	for range 3 { // right after a run the collector waits
+		c := p.runContainer("a", "cat /dev/zero > /big; sleep 1d", nil)
+		eventually(t, "a full disk", func() error {
+			if free, err := n.r.reserve.free(); err != nil || free > reservePiece {
+				return fmt.Errorf("%d bytes are free, %w", free, err)
+			}
+			return nil
+		})
+		must(t, n.cri.StopContainer(t.Context(), c, 0))
+		must(t, n.cri.RemoveContainer(t.Context(), c))
+		if n.r.reserve.short() {
+			free, err := n.r.reserve.free()
+			t.Errorf("%d bytes are free, %v", free, err)
+		}
+	}
 }

@@ -44,7 +44,11 @@ func (s *service) StopContainer(ctx context.Context, r *runtimeapi.StopContainer
 }
 
 func (s *service) RemoveContainer(ctx context.Context, r *runtimeapi.RemoveContainerRequest) (*runtimeapi.RemoveContainerResponse, error) {
-	return spend(ctx, s.runtime.reserve, s.cri.RemoveContainer, r)
+	response, err := spend(ctx, s.runtime.reserve, s.cri.RemoveContainer, r)
+	if err == nil {
+		s.freeNow(ctx)
+	}
+	return response, err
 }
 
 func (s *service) ListContainers(ctx context.Context, r *runtimeapi.ListContainersRequest) (*runtimeapi.ListContainersResponse, error) {
