@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"context"
 	"os"
 	"path/filepath"
 	"strings"
@@ -11,10 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/klog/v2"
 	"k8s.io/kubernetes/pkg/kubelet"
-	"k8s.io/kubernetes/pkg/kubelet/config"
 	kubecontainer "k8s.io/kubernetes/pkg/kubelet/container"
 	kubepod "k8s.io/kubernetes/pkg/kubelet/pod"
 	kubetypes "k8s.io/kubernetes/pkg/kubelet/types"
@@ -141,13 +138,7 @@ func TestAContainerWaitsForItsVolumeOnly(t *testing.T) {
 		workers = fieldOf[kubelet.PodWorkers](t, k, "podWorkers")
 		pods = fieldOf[kubepod.Manager](t, k, "podManager")
 	})
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		manager.Run(ctx, config.NewSourcesReady(func(sets.Set[string]) bool { return true }))
-	}()
-	t.Cleanup(func() { cancel(); <-done })
+	ctx := runVolumes(t, manager)
 	workers.SyncKnownPods(klog.Background(), nil)
 	pods.AddPod(pod)
 	workers.UpdatePod(ctx, kubelet.UpdatePodOptions{Pod: pod, UpdateType: kubetypes.SyncPodCreate, StartTime: time.Now()})

@@ -203,13 +203,7 @@ func TestVolumesAreMountedWhenAPodAsks(t *testing.T) {
 		workers = fieldOf[kubelet.PodWorkers](t, k, "podWorkers")
 		pods = fieldOf[kubepod.Manager](t, k, "podManager")
 	})
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		manager.Run(ctx, config.NewSourcesReady(func(sets.Set[string]) bool { return true }))
-	}()
-	t.Cleanup(func() { cancel(); <-done })
+	ctx := runVolumes(t, manager)
 	// From now on the kubelet knows all its pods; this one is new.
 	workers.SyncKnownPods(klog.Background(), nil)
 	time.Sleep(upstreamPause + 10*volumePoll) // the loops are in a pause
@@ -231,4 +225,18 @@ func TestVolumesAreMountedWhenAPodAsks(t *testing.T) {
 	if mounted := manager.GetMountedVolumesForPod(volumetypes.UniquePodName(pod.UID)); len(mounted) != 1 {
 		t.Errorf("mounted are %v, want the one volume", mounted)
 	}
+}
+
+// runVolumes runs a volume manager until the test's end. The context ends with
+// it.
+func runVolumes(t *testing.T, manager volumemanager.VolumeManager) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		manager.Run(ctx, config.NewSourcesReady(func(sets.Set[string]) bool { return true }))
+	}()
+	t.Cleanup(func() { cancel(); <-done })
+	return ctx
 }
