@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/serializer/cbor"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/apiserver/pkg/admission"
 	"k8s.io/apiserver/pkg/endpoints/discovery/aggregated"
 	openapinamer "k8s.io/apiserver/pkg/endpoints/openapi"
 	genericfeatures "k8s.io/apiserver/pkg/features"
@@ -92,6 +93,7 @@ func newGeneric(opts options.CompletedOptions, lb *loopback.Transport, shared *s
 	if err != nil {
 		return nil, err
 	}
+	applyQuotas(c, opts, factory)
 	ctx := wait.ContextForChannel(c.DrainedNotify())
 	if err := opts.Authentication.ApplyTo(ctx, &c.Authentication, c.SecureServing, c.EgressSelector,
 		c.OpenAPIConfig, c.OpenAPIV3Config, client, factory, c.APIServerID); err != nil {
@@ -105,6 +107,15 @@ func newGeneric(opts options.CompletedOptions, lb *loopback.Transport, shared *s
 	}
 	c.AggregatedDiscoveryGroupManager = aggregated.NewResourceManager("apis")
 	return &generic{Config: c, informers: factory, storage: storageFactory}, nil
+}
+
+// applyQuotas lets the quota admission decide by what this server has written.
+func applyQuotas(c *genericapiserver.Config, opts options.CompletedOptions, factory informers.SharedInformerFactory) {
+	written := newQuotas(factory.Core().V1().ResourceQuotas().Informer().GetStore())
+	c.RESTOptionsGetter = written.RESTOptions(c.RESTOptionsGetter)
+	// First, so that upstream's metrics count the wait.
+	plugins := opts.Admission.GenericAdmission
+	plugins.Decorators = append(admission.Decorators{written}, plugins.Decorators...)
 }
 
 func dropManagedFields(obj any) (any, error) {
