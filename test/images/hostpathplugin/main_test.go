@@ -167,3 +167,25 @@ func expands(t *testing.T, conn *grpc.ClientConn) bool {
 	}
 	return false
 }
+
+// TestDriverPublishesAnInlineVolume publishes and unpublishes one that no
+// controller made.
+func TestDriverPublishesAnInlineVolume(t *testing.T) {
+	node := csi.NewNodeClient(start(t))
+	target := filepath.Join(t.TempDir(), "mount")
+	if _, err := node.NodePublishVolume(t.Context(), &csi.NodePublishVolumeRequest{
+		VolumeId: "inline", TargetPath: target, VolumeContext: map[string]string{"csi.storage.k8s.io/ephemeral": "true"},
+		VolumeCapability: &csi.VolumeCapability{AccessType: &csi.VolumeCapability_Mount{Mount: &csi.VolumeCapability_MountVolume{}}},
+	}, grpc.WaitForReady(true)); err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Stat(target); err != nil || !info.IsDir() {
+		t.Errorf("target: %v, %v, want a directory", info, err)
+	}
+	if _, err := node.NodeUnpublishVolume(t.Context(), &csi.NodeUnpublishVolumeRequest{VolumeId: "inline", TargetPath: target}); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(target); !os.IsNotExist(err) {
+		t.Errorf("target after it was unpublished: %v", err)
+	}
+}
