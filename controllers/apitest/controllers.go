@@ -7,6 +7,9 @@ import (
 	"testing"
 	"time"
 
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/rest"
+
 	machinev1alpha1 "github.com/skiff-k8s/skiff/apis/machine/v1alpha1"
 	"github.com/skiff-k8s/skiff/controllers"
 )
@@ -24,7 +27,8 @@ func Run(t testing.TB, upstream ...string) *API {
 func RunWith(t testing.TB, cfg controllers.Config) {
 	t.Helper()
 	api := Server(t)
-	cfg.RESTConfig, cfg.PKIDir = api.Config, api.PKIDir
+	cfg.RESTConfig, cfg.PKIDir = rest.CopyConfig(api.Config), api.PKIDir
+	cfg.RESTConfig.ContentType = runtime.ContentTypeProtobuf // as the API server's own client
 	cfg.ControlPlane.PodSubnets, cfg.ControlPlane.ServiceSubnets = ControlPlane().PodSubnets, ControlPlane().ServiceSubnets
 	if cfg.VolumesDir == "" {
 		cfg.VolumesDir = t.TempDir()

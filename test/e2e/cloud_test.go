@@ -174,6 +174,32 @@ cloud:
 		}
 	})
 
+	It("makes snapshots, and volumes of them", func() {
+		const source, restored = "dynamic-1-1", "restored"
+		c.apply(`
+apiVersion: snapshot.storage.k8s.io/v1
+kind: VolumeSnapshotClass
+metadata: {name: snaps}
+driver: ebs.csi.aws.com
+deletionPolicy: Delete
+---
+apiVersion: snapshot.storage.k8s.io/v1
+kind: VolumeSnapshot
+metadata: {name: before}
+spec:
+  volumeSnapshotClassName: snaps
+  source: {persistentVolumeClaimName: ` + source + `}
+`).must()
+		c.kubectl("wait", "volumesnapshot/before", "--for=jsonpath={.status.readyToUse}=true", "--timeout=60s").must()
+		c.kubectl("exec", source+"-second", "--", "sh", "-c", "echo after >> /data/diary").must()
+		c.apply(cloudClaim(restored, source, "  dataSource: {apiGroup: snapshot.storage.k8s.io, kind: VolumeSnapshot, name: before}\n"+rwo) +
+			cloudPod(restored+"-first", here, claimOf(restored))).must()
+		c.kubectl("wait", "pod/"+restored+"-first", "--for=condition=Ready", "--timeout=60s").must()
+		Expect(diary(restored + "-first")()).To(Equal(source + "-first on " + here + "\n" + source + "-second on " + there + "\n" + restored + "-first on " + here))
+		c.kubectl("delete", "volumesnapshot/before", "--wait=true", "--timeout=60s").must()
+		Expect(c.get("volumesnapshotcontents", "{.items[*].metadata.name}")).To(BeEmpty())
+	})
+
 	It("keeps its volumes when the cluster stops and starts", func() {
 		skiff("stop", "cluster", "--name", c.name).must()
 		skiff("start", "cluster", "--name", c.name).must()
