@@ -143,7 +143,7 @@ func (c *Cluster) Start() error {
 	bin := func(name string) string { return filepath.Join(c.cfg.Programs, name) }
 	dir, first := c.cfg.Dir, c.nodes[0]
 	etcd := []string{bin("etcd"), "--data-dir", dir + "/etcd", "--listen-client-urls", "http://127.0.0.1:2379", "--advertise-client-urls", "http://127.0.0.1:2379", "--listen-peer-urls", "http://127.0.0.1:2380"}
-	api := []string{bin("kube-apiserver"), "--etcd-servers", "http://127.0.0.1:2379", "--token-auth-file", dir + "/tokens.csv",
+	api := []string{bin("kube-apiserver"), "--kubelet-preferred-address-types", "InternalIP", "--etcd-servers", "http://127.0.0.1:2379", "--token-auth-file", dir + "/tokens.csv",
 		"--service-account-key-file", dir + "/sa.key", "--service-account-signing-key-file", dir + "/sa.key", "--service-account-issuer", "https://kubernetes.default.svc.cluster.local",
 		"--service-cluster-ip-range", "10.202.0.0/16", "--authorization-mode", "Node,RBAC", "--enable-admission-plugins", "NodeRestriction", "--allow-privileged",
 		"--cert-dir", dir + "/apiserver", "--advertise-address", first.ip, "--bind-address", "0.0.0.0"}

@@ -23,8 +23,8 @@ current-context: c
 		"kubelet.yaml": fmt.Sprintf(`apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
 address: 0.0.0.0
-authentication: {anonymous: {enabled: false}, webhook: {enabled: true}}
-authorization: {mode: Webhook}
+authentication: {anonymous: {enabled: true}, webhook: {enabled: false}}
+authorization: {mode: AlwaysAllow}
 cgroupDriver: cgroupfs
 cgroupRoot: %s/%s
 clusterDNS: [%s]
