@@ -91,6 +91,9 @@ func New(cfg Config) (*Manager, error) {
 	cfg.RESTConfig = rest.CopyConfig(cfg.RESTConfig)
 	cfg.RESTConfig.QPS = -1
 	cfg.RESTConfig.RateLimiter = nil
+	// The API server's own client speaks protobuf, which custom resources do
+	// not have.
+	cfg.RESTConfig.ContentType, cfg.RESTConfig.AcceptContentTypes = "", ""
 	// Controllers touch every kind, deprecated ones too.
 	cfg.RESTConfig.WarningHandler = rest.NoWarnings{}
 	return &Manager{cfg: cfg}, nil

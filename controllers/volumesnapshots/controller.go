@@ -15,7 +15,6 @@ import (
 	sidecarcontroller "github.com/kubernetes-csi/external-snapshotter/v8/pkg/sidecar-controller"
 	storagev1 "k8s.io/api/storage/v1"
 	apiextensions "k8s.io/apiextensions-apiserver/pkg/client/clientset/clientset"
-	"k8s.io/apimachinery/pkg/runtime"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
@@ -88,10 +87,7 @@ func (c *Controller) SetupWithManager(mgr ctrl.Manager) (err error) {
 	if c.kinds, err = apiextensions.NewForConfig(c.cfg.RESTConfig); err != nil {
 		return err
 	}
-	// Their kinds are custom resources, which have no protobuf.
-	plain := rest.CopyConfig(c.cfg.RESTConfig)
-	plain.ContentType, plain.AcceptContentTypes = runtime.ContentTypeJSON, runtime.ContentTypeJSON
-	if c.client, err = snapshots.NewForConfig(plain); err != nil {
+	if c.client, err = snapshots.NewForConfig(c.cfg.RESTConfig); err != nil {
 		return err
 	}
 	c.watched = snapshotinformers.NewSharedInformerFactory(c.client, resync)
