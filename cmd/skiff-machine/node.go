@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 
 	gocni "github.com/containerd/go-cni"
@@ -87,7 +88,11 @@ func runKubelet(ctx context.Context, node *machinev1alpha1.NodeConfiguration, ne
 		ImageStore:     machinev1alpha1.ImageStoreDir,
 		PulledDir:      machinev1alpha1.PulledDir,
 		SeccompDefault: node.SeccompDefault,
+		Handlers:       map[string]string{},
 		Log:            slog.Default(),
+	}
+	for _, name := range node.RuntimeHandlers {
+		cfg.Handlers[name] = filepath.Join(machinev1alpha1.RuntimeHandlersDir, name)
 	}
 	if network != nil {
 		cfg.CNI = network

@@ -25,12 +25,21 @@ import (
 // reaped by the task service.
 //
 // Whatever does not work is left to runc, whose errors the task service knows.
-type inProcess struct{ runcC.ProcessMonitor }
+// So are other OCI runtimes, which RuntimeClasses name, and may be programs
+// around runc that count on all calls.
+type inProcess struct {
+	runcC.ProcessMonitor
+	// runc is the path of the program whose work is done here.
+	runc string
+}
 
 // StartLocked runs a command, or does what it would have done.
 func (m inProcess) StartLocked(cmd *exec.Cmd) (chan runcC.Exit, error) {
 	exit := runcC.Exit{Timestamp: time.Now()}
-	err := do(cmd.Args)
+	err := errElsewhere
+	if len(cmd.Args) > 0 && cmd.Args[0] == m.runc {
+		err = do(cmd.Args)
+	}
 	switch {
 	case errors.Is(err, libcontainer.ErrNotRunning) && cmd.Stderr != nil:
 		// It has just ended: what runc would say is known.

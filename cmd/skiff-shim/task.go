@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"os"
+	"path/filepath"
 
 	taskAPI "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/containerd/api/types/task"
@@ -29,7 +31,7 @@ func newTaskService(ic *plugin.InitContext) (any, error) {
 		return nil, err
 	}
 	// The service has just set its own.
-	runcC.Monitor = inProcess{runcC.Monitor}
+	runcC.Monitor = inProcess{runcC.Monitor, filepath.Join(filepath.Dir(os.Args[0]), "runc")}
 	return &taskService{TTRPCTaskService: inner}, nil
 }
 

@@ -14,6 +14,8 @@ const (
 	// snapshotterName and sandboxerName are ours, see register.
 	snapshotterName = "skiff"
 	sandboxerName   = "skiff"
+	// defaultHandler is the OCI runtime of Pods without a RuntimeClass.
+	defaultHandler = "runc"
 	// registryHosts is where a machine may say how registries are reached:
 	// mirrors, plain HTTP, certificates. One directory: upstream's default of
 	// two, separated by a colon, is taken for one name by its own puller.
@@ -63,7 +65,6 @@ func (r *Runtime) serverConfig() *srvconfig.Config {
 				"netns_mounts_under_state_dir": true,
 				// The kubelet computes rates itself.
 				"stats_collect_period": "1h",
-				"enable_criu":          false,
 				// Nothing that a user of the cluster can act on.
 				"ignore_deprecation_warnings": []string{"io.containerd.deprecation/cgroup-v1"},
 				"unset_seccomp_profile":       seccomp,
@@ -78,18 +79,8 @@ func (r *Runtime) serverConfig() *srvconfig.Config {
 					"ip_pref": "cni",
 				},
 				"containerd": map[string]any{
-					"default_runtime_name": "runc",
-					"runtimes": map[string]any{"runc": map[string]any{
-						// Not runtime_path: with it, every container costs a
-						// run of the shim binary.
-						"runtime_type":             "io.containerd.runc.v2",
-						"sandboxer":                sandboxerName,
-						"disable_pause_image_pull": true,
-						"options": map[string]any{
-							"BinaryName": r.libexec("runc"),
-							"Root":       filepath.Join(r.cfg.State, "runc"),
-						},
-					}},
+					"default_runtime_name": defaultHandler,
+					"runtimes":             r.handlers(),
 				},
 			},
 			"io.containerd.grpc.v1.cri": map[string]any{
@@ -98,5 +89,26 @@ func (r *Runtime) serverConfig() *srvconfig.Config {
 				"stream_server_port":    streamPort,
 			},
 		},
+	}
+}
+
+// handlers are the OCI runtimes, by their names in RuntimeClasses.
+func (r *Runtime) handlers() map[string]any {
+	handlers := map[string]any{defaultHandler: handler(r.libexec("runc"), filepath.Join(r.cfg.State, "runc"))}
+	for name, program := range r.cfg.Handlers {
+		handlers[name] = handler(program, filepath.Join(r.cfg.State, "handlers", name))
+	}
+	return handlers
+}
+
+// handler calls program, which keeps the state of its containers in root.
+func handler(program, root string) map[string]any {
+	return map[string]any{
+		// Not runtime_path: with it, every container costs a run of the shim
+		// binary.
+		"runtime_type":             "io.containerd.runc.v2",
+		"sandboxer":                sandboxerName,
+		"disable_pause_image_pull": true,
+		"options":                  map[string]any{"BinaryName": program, "Root": root},
 	}
 }

@@ -242,12 +242,18 @@ type pod struct {
 // runPod runs a pod; change may be nil.
 func (n *node) runPod(change func(*runtimeapi.PodSandboxConfig)) *pod {
 	n.tb.Helper()
+	return n.runPodBy("", change)
+}
+
+// runPodBy is runPod with the handler of a RuntimeClass.
+func (n *node) runPodBy(handler string, change func(*runtimeapi.PodSandboxConfig)) *pod {
+	n.tb.Helper()
 	n.pods++
 	config := podConfig(fmt.Sprintf("pod-%d", n.pods), n.cfg.Root)
 	if change != nil {
 		change(config)
 	}
-	id, err := n.cri.RunPodSandbox(n.tb.Context(), config, "")
+	id, err := n.cri.RunPodSandbox(n.tb.Context(), config, handler)
 	must(n.tb, err)
 	return &pod{node: n, id: id, config: config}
 }

@@ -17,15 +17,36 @@ func (n *node) logRunc() func() []string {
 	for _, program := range []string{"skiff-shim", "skiff-pause"} {
 		must(n.tb, os.Symlink(filepath.Join(n.cfg.LibexecDir, program), filepath.Join(dir, program)))
 	}
-	log := filepath.Join(dir, "runc.log")
-	script := fmt.Sprintf("#!/bin/sh\necho \"$*\" >> %s\nexec %s \"$@\"\n", log, filepath.Join(n.cfg.LibexecDir, "runc"))
-	must(n.tb, os.WriteFile(filepath.Join(dir, "runc"), []byte(script), 0o755))
+	ran := n.wrapRunc(filepath.Join(dir, "runc"))
 	n.cfg.LibexecDir = dir
+	return ran
+}
+
+// wrapRunc makes a program that notes its arguments and is runc then, and
+// returns what was noted.
+func (n *node) wrapRunc(program string) func() []string {
+	n.tb.Helper()
+	log := program + ".log"
+	script := fmt.Sprintf("#!/bin/sh\necho \"$*\" >> %s\nexec %s \"$@\"\n", log, filepath.Join(n.cfg.LibexecDir, "runc"))
+	must(n.tb, os.WriteFile(program, []byte(script), 0o755))
 	return func() []string {
 		data, err := os.ReadFile(log)
 		must(n.tb, err)
 		return strings.Split(strings.TrimSpace(string(data)), "\n")
 	}
+}
+
+// verbs counts what runc was called for.
+func verbs(lines []string) map[string]int {
+	count := map[string]int{}
+	for _, line := range lines {
+		for _, verb := range []string{"create", "start", "exec", "kill", "delete"} {
+			if strings.Contains(line+" ", " "+verb+" ") {
+				count[verb]++
+			}
+		}
+	}
+	return count
 }
 
 func TestRuncOnlyCreatesAndExecs(t *testing.T) {
@@ -44,15 +65,7 @@ func TestRuncOnlyCreatesAndExecs(t *testing.T) {
 	must(t, n.cri.StopContainer(t.Context(), stopped, 0))
 	n.waitExit(stopped)
 	n.remove(p.id)
-	verbs := map[string]int{}
-	for _, line := range ran() {
-		for _, verb := range []string{"create", "start", "exec", "kill", "delete"} {
-			if strings.Contains(line+" ", " "+verb+" ") {
-				verbs[verb]++
-			}
-		}
-	}
-	if verbs["create"] != 2 || verbs["exec"] != 1 || verbs["start"]+verbs["kill"]+verbs["delete"] != 0 {
-		t.Errorf("runc ran %v:\n%s", verbs, strings.Join(ran(), "\n"))
+	if v := verbs(ran()); v["create"] != 2 || v["exec"] != 1 || v["start"]+v["kill"]+v["delete"] != 0 {
+		t.Errorf("runc ran %v:\n%s", v, strings.Join(ran(), "\n"))
 	}
 }

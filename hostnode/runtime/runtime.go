@@ -54,6 +54,9 @@ type Config struct {
 	// SeccompDefault runs containers that name no seccomp profile under
 	// containerd's default one.
 	SeccompDefault bool
+	// Handlers are the programs of OCI runtimes beside runc, by the name that
+	// RuntimeClasses call handler.
+	Handlers map[string]string
 	// StreamAddress is where exec, attach and port-forward streams are
 	// served; the kubelet is their only client. Default 127.0.0.1:0.
 	StreamAddress string

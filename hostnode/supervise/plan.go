@@ -153,6 +153,9 @@ func planNode(rec *record, i int) (*machine.NodeConfiguration, namespaces.Limits
 		CPU: int(cpu), MemoryBytes: memory, Pods: n.Resources.Pods,
 		FeatureGates: c.FeatureGates, SeccompDefault: c.SeccompDefault, Cloud: cloud, Verbosity: rec.Verbosity,
 	}
+	for _, handler := range c.RuntimeHandlers {
+		cfg.RuntimeHandlers = append(cfg.RuntimeHandlers, handler.Name)
+	}
 	limits := namespaces.Limits{CPU: int(cpu), MemoryBytes: memory}
 	if n.Resources.Pods > 0 {
 		limits.PIDs = n.Resources.Pods*podTasks + systemTasks
@@ -273,6 +276,9 @@ func planMounts(rec *record, i int, h host) []machine.Mount {
 		machine.Mount{Source: h.paths.pulled(c.Name), Target: machine.PulledDir, Type: "bind", ReadOnly: true},
 		machine.Mount{Source: h.paths.Libexec, Target: machine.LibexecDir, Type: "bind", ReadOnly: true},
 	)
+	for _, handler := range c.RuntimeHandlers {
+		mounts = append(mounts, machine.Mount{Source: handler.Path, Target: machine.RuntimeHandlersDir + "/" + handler.Name, Type: "bind", ReadOnly: true})
+	}
 	if c.Networking.DisableDefaultCNI {
 		mounts = append(mounts,
 			machine.Mount{Source: own + "/cni/net.d", Target: machine.CNIConfDir, Type: "bind"},

@@ -98,6 +98,7 @@ func checkFiles(c *cluster.Cluster) []error {
 		}
 	}
 	errs = append(errs, checkMounts(c)...)
+	errs = append(errs, checkRuntimeHandlers(c)...)
 	check("auditPolicy", c.AuditPolicy)
 	if t := c.EtcdTLS; t != nil {
 		check("etcdTLS.caFile", t.CAFile)
@@ -119,6 +120,22 @@ func checkMounts(c *cluster.Cluster) []error {
 			if err := checkPropagation(field, m); err != nil {
 				errs = append(errs, err)
 			}
+		}
+	}
+	return errs
+}
+
+// checkRuntimeHandlers looks for the programs of the host that nodes run.
+func checkRuntimeHandlers(c *cluster.Cluster) []error {
+	var errs []error
+	for i, handler := range c.RuntimeHandlers {
+		field := fmt.Sprintf("runtimeHandlers[%d].path", i)
+		info, err := os.Stat(handler.Path)
+		switch {
+		case err != nil:
+			errs = append(errs, &Refusal{Field: field, Err: err, Help: "install the runtime first, or name where it is"})
+		case !info.Mode().IsRegular() || info.Mode()&0o111 == 0:
+			errs = append(errs, &Refusal{Field: field, Err: fmt.Errorf("%s is not a program", handler.Path), Help: "name an OCI runtime's program, for example /usr/bin/crun"})
 		}
 	}
 	return errs

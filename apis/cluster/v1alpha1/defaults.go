@@ -81,6 +81,9 @@ func (c *Cluster) ResolvePaths(dir string) {
 		abs(&t.CertFile)
 		abs(&t.KeyFile)
 	}
+	for i := range c.RuntimeHandlers {
+		abs(&c.RuntimeHandlers[i].Path)
+	}
 	for i := range c.Nodes {
 		for j := range c.Nodes[i].ExtraMounts {
 			abs(&c.Nodes[i].ExtraMounts[j].HostPath)

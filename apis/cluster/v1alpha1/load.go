@@ -190,5 +190,6 @@ const (
 	noKubeadm = "skiff's nodes are not set up by kubeadm; remove the field and use featureGates, runtimeConfig, " +
 		"auditPolicy or the node's labels and resources instead"
 	noContainerdConfig = "skiff's containerd is built in and reads no config file; remove the field " +
-		"(images come in by `skiff load image-archive`)"
+		"(images come in by `skiff load image-archive`, other OCI runtimes by runtimeHandlers, " +
+		"registries' mirrors by extraMounts at /etc/containerd/certs.d)"
 )

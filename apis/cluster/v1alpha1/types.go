@@ -51,6 +51,9 @@ type Cluster struct {
 	// SeccompDefault runs containers without a profile under RuntimeDefault.
 	// skiff only.
 	SeccompDefault bool `json:"seccompDefault,omitempty" skiff:"only"`
+	// RuntimeHandlers are OCI runtimes beside runc, for RuntimeClasses. skiff
+	// only.
+	RuntimeHandlers []RuntimeHandler `json:"runtimeHandlers,omitempty" skiff:"only"`
 	// Cloud is the storage of the clouds whose volumes are part of Kubernetes'
 	// API, on this host. skiff only.
 	Cloud Cloud `json:"cloud,omitempty" skiff:"only"`
@@ -60,6 +63,15 @@ type Cluster struct {
 	// glusterfs, rbd, cephfs): "fail" is what upstream does, "emulate" puts
 	// them on the storage of the emulated cloud. Default fail. skiff only.
 	RemovedVolumes RemovedVolumes `json:"removedVolumes,omitempty" skiff:"only"`
+}
+
+// RuntimeHandler is an OCI runtime that Pods choose by a RuntimeClass.
+type RuntimeHandler struct {
+	// Name is the handler of RuntimeClasses: a DNS label (RFC 1123), and not
+	// "runc", which nodes have.
+	Name string `json:"name"`
+	// Path is the program on the host, called as runc is.
+	Path string `json:"path"`
 }
 
 // Durability says what survives a power cut.

@@ -52,12 +52,36 @@ func Validate(c *Cluster) field.ErrorList {
 	errs = append(errs, validateNetworking(&c.Networking, len(c.Nodes), field.NewPath("networking"))...)
 	errs = append(errs, validatePorts(c)...)
 	errs = append(errs, validateStorage(c)...)
+	errs = append(errs, validateRuntimeHandlers(c.RuntimeHandlers, field.NewPath("runtimeHandlers"))...)
 	errs = append(errs, validateCloud(&c.Cloud, field.NewPath("cloud"))...)
 	if c.RemovedVolumes != FailRemovedVolumes && c.RemovedVolumes != EmulateRemovedVolumes {
 		errs = append(errs, field.NotSupported(field.NewPath("removedVolumes"), c.RemovedVolumes, []RemovedVolumes{FailRemovedVolumes, EmulateRemovedVolumes}))
 	}
 	errs = append(errs, validateGates(c.FeatureGates, field.NewPath("featureGates"))...)
 	return append(errs, validateRuntimeConfig(c.RuntimeConfig, field.NewPath("runtimeConfig"))...)
+}
+
+func validateRuntimeHandlers(handlers []RuntimeHandler, at *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	seen := map[string]bool{}
+	for i, handler := range handlers {
+		at := at.Index(i)
+		switch name := at.Child("name"); {
+		case handler.Name == "":
+			errs = append(errs, field.Required(name, "the handler of a RuntimeClass, for example crun"))
+		case handler.Name == "runc":
+			errs = append(errs, field.Invalid(name, handler.Name, "nodes have this one; take another name"))
+		case len(handler.Name) > validation.DNS1123LabelMaxLength:
+			errs = append(errs, field.TooLong(name, handler.Name, validation.DNS1123LabelMaxLength))
+		case !label.MatchString(handler.Name):
+			errs = append(errs, field.Invalid(name, handler.Name, "a name has lower case letters, digits and '-', and begins and ends with a letter or digit"))
+		case seen[handler.Name]:
+			errs = append(errs, field.Duplicate(name, handler.Name))
+		}
+		seen[handler.Name] = true
+		errs = append(errs, validatePath(handler.Path, at.Child("path"))...)
+	}
+	return errs
 }
 
 func validateRuntimeConfig(set map[string]string, at *field.Path) field.ErrorList {

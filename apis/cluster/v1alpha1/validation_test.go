@@ -64,6 +64,8 @@ func TestValidateNamesFieldAndType(t *testing.T) {
 		"a cloud without time":         {"cloud: {createDelay: soon, attachDelay: 1h}", []bad{{"cloud.createDelay", invalid}, {"cloud.attachDelay", invalid}}},
 		"removed volumes":              {"removedVolumes: emulate", nil},
 		"removed volumes otherwise":    {"removedVolumes: csi", []bad{{"removedVolumes", notSupported}}},
+		"runtime handlers":             {"runtimeHandlers: [{name: crun, path: /usr/bin/crun}]", nil},
+		"runtime handlers that cannot": {"runtimeHandlers: [{name: runc, path: /a}, {name: A_b, path: /a}, {path: /a}, {name: x, path: a}, {name: x}]", []bad{{"runtimeHandlers[0].name", invalid}, {"runtimeHandlers[1].name", invalid}, {"runtimeHandlers[2].name", required}, {"runtimeHandlers[3].path", invalid}, {"runtimeHandlers[4].name", duplicate}, {"runtimeHandlers[4].path", required}}},
 		"another CNI":                  {"networking: {disableDefaultCNI: true}", nil},
 		"no proxy":                     {"networking: {kubeProxyMode: none}", []bad{{"networking.kubeProxyMode", forbidden}}},
 		"an unknown proxy":             {"networking: {kubeProxyMode: ebpf}", []bad{{"networking.kubeProxyMode", notSupported}}},

@@ -18,6 +18,10 @@ const (
 	// skiff-machine, skiff-init, skiff-shim, skiff-pause, runc.
 	LibexecDir = "/skiff/libexec"
 
+	// RuntimeHandlersDir has the program of each of NodeConfiguration's
+	// RuntimeHandlers, by its name.
+	RuntimeHandlersDir = "/skiff/runtimes"
+
 	// ImageStoreDir is the host's image store, read-only.
 	ImageStoreDir = "/var/lib/skiff/images"
 	// PulledDir is where the machines of a cluster and its supervisor meet about

@@ -155,6 +155,8 @@ type NodeConfiguration struct {
 	// SeccompDefault runs containers without a seccomp profile under
 	// RuntimeDefault; costs 30 ms a container.
 	SeccompDefault bool `json:"seccompDefault,omitempty"`
+	// RuntimeHandlers are the names of OCI runtimes beside runc.
+	RuntimeHandlers []string `json:"runtimeHandlers,omitempty"`
 
 	// Cloud is the storage of the emulated cloud.
 	Cloud Cloud `json:"cloud,omitzero"`
