@@ -50,6 +50,10 @@ disk() { # suite package dir
 	cp /etc/resolv.conf "$root/etc/resolv.conf"
 	chroot "$root" apt-get -q update >"$dir/apt.log"
 	DEBIAN_FRONTEND=noninteractive chroot "$root" apt-get -q -y --no-install-recommends install "$2" >>"$dir/apt.log" 2>&1
+	# Nothing is checkpointed on the older one, whose kernel is refused.
+	if [ "$1" != bullseye ]; then
+		DEBIAN_FRONTEND=noninteractive chroot "$root" apt-get -q -y --no-install-recommends install criu iptables >>"$dir/apt.log" 2>&1
+	fi
 	chroot "$root" apt-get clean
 	# There is no network, so there is nobody to ask.
 	: >"$root/etc/resolv.conf"

@@ -208,8 +208,9 @@ func recipes() []recipe {
 		pictured("kitten", "kitten.jpg"),
 		pictured("nautilus", "nautilus.jpg"),
 		{
+			// coreutils: specs of block volumes write with dd's oflag=nocache.
 			names:    []string{e2eRegistry + "glibc-dns-testing:2.1.1"},
-			debs:     shellAnd("bind9-dnsutils", "libc-bin"),
+			debs:     shellAnd("bind9-dnsutils", "coreutils", "libc-bin"),
 			programs: map[string]string{"coredns": "github.com/coredns/coredns"},
 			files:    users,
 			links:    shell,

@@ -42,6 +42,7 @@ func (g *guest) first() {
 	g.must("a StatefulSet with a claim writes to its volume", g.writeDiary)
 	g.check("a machine's limits are its cgroup's", machineLimits)
 	g.check("a Pod of each QoS class is in its cgroup, with its limits", qosTree)
+	g.check("a running container's checkpoint is taken with criu", checkpoint)
 	g.check("cluster DNS and the Service answer in a Pod", g.fromPod)
 	g.check("NetworkPolicy", g.networkPolicy)
 	g.check("the kernel's SCTP reaches everybody from everywhere through the programs", sctpAssociations)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -123,6 +124,24 @@ func qosTree() (string, error) {
 	}
 	_, err := kubectl("delete", "pod", "guaranteed", "burstable")
 	return "kubepods, burstable, besteffort; memory.max, cpu.max, cpu.weight", err
+}
+
+// checkpoint asks the kubelet for one of the Pod that qosTree leaves, which runs
+// on.
+func checkpoint() (string, error) {
+	said, err := kubectl("create", "--raw", "/api/v1/nodes/skiff-worker/proxy/checkpoint/default/besteffort/c", "-f", "/dev/null")
+	if err != nil {
+		return "", err
+	}
+	var made struct{ Items []string }
+	if err := json.Unmarshal([]byte(said), &made); err != nil || len(made.Items) != 1 {
+		return "", fmt.Errorf("the kubelet says %q", said)
+	}
+	files, err := skiff("exec", "skiff-worker", "--", "tar", "-tf", made.Items[0])
+	if err == nil && !strings.Contains(files, "checkpoint/inventory.img") {
+		err = fmt.Errorf("%s has no image of the processes:\n%s", made.Items[0], files)
+	}
+	return "", errors.Join(err, expectField("pod/besteffort", "{.status.phase} {.status.containerStatuses[0].restartCount}", "Running 0"))
 }
 
 // inside finds the container's process below a Pod's cgroup.
