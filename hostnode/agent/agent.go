@@ -188,7 +188,7 @@ func dependencies(ctx context.Context, cfg Config, s *options.KubeletServer, c *
 	}
 
 	mounter := needs.Mounter()
-	manager, err := containerManager(ctx, s, mounter, machine, recorder, c.kube)
+	manager, err := containerManager(ctx, s, cfg.Node.PodTasks, mounter, machine, recorder, c.kube)
 	if err != nil {
 		return nil, err
 	}
@@ -259,6 +259,7 @@ func openSeams(ctx context.Context, cfg Config, k *kubelet.Kubelet, drivers *clo
 		{"containers wait for volumes that are gone", func() error { return missVolumes(k, drivers.Lost) }},
 		{"exits and deletions are looked at when they happen", func() error { return eagerStatus(k) }},
 		{"probes of a fresh node start at once", func() error { return promptProbes(ctx, k, cfg.Runtime) }},
+		{"processes are counted node by node", func() error { return ownTasks(k, cfg.Node.PodTasks) }},
 	} {
 		if err := seam.open(); err != nil {
 			slog.Warn("kubelet does as upstream's", "without", seam.name, "reason", err)

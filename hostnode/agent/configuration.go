@@ -15,6 +15,7 @@ import (
 	"k8s.io/kubernetes/cmd/kubelet/app/options"
 	kubeletconfig "k8s.io/kubernetes/pkg/kubelet/apis/config"
 	"k8s.io/kubernetes/pkg/kubelet/eviction"
+	evictionapi "k8s.io/kubernetes/pkg/kubelet/eviction/api"
 
 	machinev1alpha1 "github.com/skiff-k8s/skiff/apis/machine/v1alpha1"
 )
@@ -85,14 +86,15 @@ func kubeletServer(cfg Config) (*options.KubeletServer, error) {
 	c.FailSwapOn = false
 	c.MakeIPTablesUtilChains = false
 	c.SerializeImagePulls = false
-	return s, spareHostDisk(cfg, c)
+	return s, limitEviction(cfg, c)
 }
 
-// spareHostDisk takes upstream's limits off file systems that are the host's:
+// limitEviction takes upstream's limits off file systems that are the host's:
 // they are the developer's and often fairly full, so, as in kind, neither evicts
 // a full one Pods nor are images collected. A node with a file system of its
-// own, by extraMounts, keeps them.
-func spareHostDisk(cfg Config, c *kubeletconfig.KubeletConfiguration) error {
+// own, by extraMounts, keeps them. Processes have a limit here, which upstream's
+// do not.
+func limitEviction(cfg Config, c *kubeletconfig.KubeletConfiguration) error {
 	hard := maps.Clone(eviction.DefaultEvictionHard)
 	for _, disk := range []struct{ dir, signals string }{{cfg.RootDir, "nodefs"}, {cfg.ImageDir, "imagefs"}} {
 		own, err := apart(disk.dir, cfg.SharedDir)
@@ -106,6 +108,9 @@ func spareHostDisk(cfg Config, c *kubeletconfig.KubeletConfiguration) error {
 		if disk.dir == cfg.ImageDir {
 			c.ImageGCHighThresholdPercent = 100
 		}
+	}
+	if cfg.Node.PodTasks > 0 {
+		hard[string(evictionapi.SignalPIDAvailable)] = minTasksFree
 	}
 	c.EvictionHard = hard
 	return nil

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/client-go/kubernetes"
@@ -12,11 +14,13 @@ import (
 	"k8s.io/kubernetes/pkg/kubelet/cadvisor"
 	"k8s.io/kubernetes/pkg/kubelet/cm"
 	"k8s.io/kubernetes/pkg/kubelet/eviction"
+	"k8s.io/kubernetes/pkg/kubelet/stats/pidlimit"
 	"k8s.io/mount-utils"
 )
 
-// containerManager is upstream's, over cgroupfs below the machine's own root.
-func containerManager(ctx context.Context, s *options.KubeletServer, mounter mount.Interface, machine cadvisor.Interface,
+// containerManager is upstream's, over cgroupfs below the machine's own root,
+// with podTasks for processes and threads of all Pods (0: as many as the host's).
+func containerManager(ctx context.Context, s *options.KubeletServer, podTasks int, mounter mount.Interface, machine cadvisor.Interface,
 	recorder record.EventRecorder, client kubernetes.Interface) (cm.ContainerManager, error) {
 	thresholds, err := eviction.ParseThresholdConfig(nil, s.EvictionHard, nil, nil, nil)
 	if err != nil {
@@ -58,6 +62,13 @@ func containerManager(ctx context.Context, s *options.KubeletServer, mounter mou
 	}, s.FailSwapOn, recorder, client)
 	if err != nil {
 		return nil, fmt.Errorf("make container manager: %w", err)
+	}
+	if podTasks > 0 {
+		capacity, err := unexported[corev1.ResourceList](manager, "internalCapacity")
+		if err != nil {
+			return nil, err
+		}
+		(*capacity)[pidlimit.PIDs] = *resource.NewQuantity(int64(podTasks), resource.DecimalSI)
 	}
 	return manager, nil
 }

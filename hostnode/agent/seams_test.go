@@ -22,8 +22,10 @@ import (
 	"k8s.io/kubernetes/pkg/kubelet/cm"
 	"k8s.io/kubernetes/pkg/kubelet/config"
 	kubecontainer "k8s.io/kubernetes/pkg/kubelet/container"
+	"k8s.io/kubernetes/pkg/kubelet/eviction"
 	kubepod "k8s.io/kubernetes/pkg/kubelet/pod"
 	"k8s.io/kubernetes/pkg/kubelet/prober"
+	serverstats "k8s.io/kubernetes/pkg/kubelet/server/stats"
 	kubetypes "k8s.io/kubernetes/pkg/kubelet/types"
 	"k8s.io/kubernetes/pkg/kubelet/util"
 	"k8s.io/kubernetes/pkg/kubelet/volumemanager"
@@ -125,6 +127,12 @@ func TestUpstreamStillHasTheSeams(t *testing.T) {
 			t.Errorf("probes: %v", err)
 		} else if start := fieldOf[time.Time](t, fieldOf[prober.Manager](t, k, "probeManager"), "start"); time.Since(start) < time.Hour {
 			t.Errorf("the probes' start is %v", start)
+		}
+
+		if err := ownTasks(k, 100); err != nil {
+			t.Errorf("tasks: %v", err)
+		} else if summary := fieldOf[serverstats.SummaryProvider](t, fieldOf[eviction.Manager](t, k, "evictionManager"), "summaryProvider"); !is[taskCounter](summary) {
+			t.Errorf("eviction asks a %T", summary)
 		}
 	})
 }

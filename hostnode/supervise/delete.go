@@ -110,7 +110,7 @@ func (p Paths) takeDown(ctx context.Context, name string) error {
 	if err := p.removeDevices(name); err != nil {
 		return err
 	}
-	layout.RemoveEmpty("skiff")
+	layout.RemoveEmpty(allClusters)
 	if err := p.removeDirectories(p.Run(name)); err != nil {
 		return err
 	}

@@ -28,7 +28,7 @@ func readHost(p Paths) (host, error) {
 	if err != nil {
 		return host{}, err
 	}
-	h := host{paths: p, layout: layout}
+	h := host{paths: p, layout: layout, tasks: readTasks()}
 	for _, dir := range sharedDirs {
 		// Links of a merged /usr are made again in the machine.
 		if info, err := os.Lstat(dir); err == nil && info.IsDir() {
@@ -37,6 +37,26 @@ func readHost(p Paths) (host, error) {
 	}
 	h.resolvers = readResolvers(p.hostDNSFiles().ResolvConf(), "/run/systemd/resolve/resolv.conf")
 	return h, nil
+}
+
+// readTasks is the most processes and threads that the kernel has, 0 if it
+// does not say.
+func readTasks() int {
+	least := 0
+	for _, file := range []string{"/proc/sys/kernel/pid_max", "/proc/sys/kernel/threads-max"} {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			return 0
+		}
+		n, err := strconv.Atoi(strings.TrimSpace(string(data)))
+		if err != nil || n <= 0 {
+			return 0
+		}
+		if least == 0 || n < least {
+			least = n
+		}
+	}
+	return least
 }
 
 // readResolvers returns the nameservers of the first file that has any which

@@ -39,6 +39,11 @@ func (p Paths) launch(name string, sockets map[string]*os.File) (*namespaces.Pro
 	if err != nil {
 		return nil, nil, err
 	}
+	// All clusters together leave something to the host.
+	hostTasks := readTasks()
+	if err := layout.Ensure(allClusters, namespaces.Limits{PIDs: hostTasks - hostTasks/8}); err != nil {
+		return nil, nil, err
+	}
 	if err := layout.Ensure(supervisorCgroup(name), namespaces.Limits{}); err != nil {
 		return nil, nil, err
 	}

@@ -151,8 +151,11 @@ func (p Paths) supervisorState(name string) string {
 	return filepath.Join(p.Run(name), "supervisor.pid")
 }
 
+// allClusters is the directory of all clusters in every cgroup tree.
+const allClusters = "skiff"
+
 // cgroup is the directory of a cluster in every cgroup tree.
-func cgroup(name string) string { return "skiff/" + name }
+func cgroup(name string) string { return allClusters + "/" + name }
 
 // supervisorCgroup holds the supervisor and its watcher; no machine can have
 // that name.

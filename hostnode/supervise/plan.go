@@ -20,8 +20,7 @@ const (
 	// dnsAddress is the place of cluster DNS in the service range.
 	dnsAddress = 10
 	// podTasks is how many processes and threads a declared Pod may count
-	// for in the machine's limit, systemTasks what skiff's own may have: a
-	// fork bomb stays in its machine.
+	// for in the machine's limit, systemTasks what skiff's own may have.
 	podTasks    = 1024
 	systemTasks = 4096
 )
@@ -59,6 +58,9 @@ type host struct {
 	paths     Paths
 	layout    namespaces.Hierarchies
 	resolvers []string
+	// tasks is the most processes and threads that the kernel has; 0: it does
+	// not say.
+	tasks int
 	// dirs says which of the directories that machines share with the host
 	// exist as directories.
 	dirs []string
@@ -67,7 +69,7 @@ type host struct {
 // planMachine is pure: the same record and host give the same plan.
 func planMachine(rec *record, i int, h host) (*machinePlan, error) {
 	c, m := &rec.Cluster, rec.Machines[i]
-	node, limits, err := planNode(rec, i)
+	node, limits, err := planNode(rec, i, h.tasks)
 	if err != nil {
 		return nil, err
 	}
@@ -110,7 +112,7 @@ func planMachine(rec *record, i int, h host) (*machinePlan, error) {
 	return plan, nil
 }
 
-func planNode(rec *record, i int) (*machine.NodeConfiguration, namespaces.Limits, error) {
+func planNode(rec *record, i, hostTasks int) (*machine.NodeConfiguration, namespaces.Limits, error) {
 	c, m, n := &rec.Cluster, rec.Machines[i], rec.Cluster.Nodes[i]
 	dns, err := rec.serviceIPs(dnsAddress)
 	if err != nil {
@@ -157,10 +159,20 @@ func planNode(rec *record, i int) (*machine.NodeConfiguration, namespaces.Limits
 		cfg.RuntimeHandlers = append(cfg.RuntimeHandlers, handler.Name)
 	}
 	limits := namespaces.Limits{CPU: int(cpu), MemoryBytes: memory}
-	if n.Resources.Pods > 0 {
-		limits.PIDs = n.Resources.Pods*podTasks + systemTasks
-	}
+	limits.PIDs, cfg.PodTasks = tasks(n.Resources.Pods, hostTasks)
 	return cfg, limits, nil
+}
+
+// tasks are the most processes and threads of a machine that holds pods Pods,
+// and of the Pods alone, on a host that has hostTasks; 0 is unknown, and no
+// limit. A fork bomb leaves half of the host's to others, and in the machine
+// enough for what ends it.
+func tasks(pods, hostTasks int) (machine, ofPods int) {
+	machine = hostTasks / 2
+	if declared := pods*podTasks + systemTasks; pods > 0 && (machine == 0 || declared < machine) {
+		machine = declared
+	}
+	return machine, max(machine-systemTasks, machine/2)
 }
 
 func providerID(cluster, machine string) string { return "skiff://" + cluster + "/" + machine }

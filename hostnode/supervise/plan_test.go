@@ -25,6 +25,7 @@ func plannedRecord(t *testing.T) *record {
 	c := testCluster("dev", 1)
 	c.FeatureGates = map[string]bool{"SomeGate": true}
 	c.AuditPolicy = "/home/me/audit.yaml"
+	c.RuntimeHandlers = []cluster.RuntimeHandler{{Name: "crun", Path: "/usr/bin/crun"}}
 	c.EtcdServers = []string{"https://192.0.2.1:2379"}
 	c.EtcdTLS = &cluster.EtcdTLS{CAFile: "/home/me/ca.crt"}
 	c.Networking = cluster.Networking{
@@ -71,6 +72,7 @@ func testPlans(t *testing.T, rec *record) {
 		layout:    namespaces.Hierarchies{{Mount: "/sys/fs/cgroup/cpu,cpuacct", Controllers: "cpu,cpuacct"}, {Mount: "/sys/fs/cgroup/unified"}},
 		resolvers: []string{"192.0.2.53", "2001:db8::53", "fe80::1%eth0"},
 		dirs:      []string{"/usr", "/etc/ssl"},
+		tasks:     32768,
 	}
 	for i, m := range rec.Machines {
 		t.Run(m.Name, func(t *testing.T) {
@@ -176,5 +178,24 @@ func TestAddressesOfADualStackCluster(t *testing.T) {
 	}
 	if got, want := familiesOf(&rec.Cluster.Networking), []fabric.Family{fabric.IPv6, fabric.IPv4}; !slices.Equal(got, want) {
 		t.Errorf("families %v, want %v", got, want)
+	}
+}
+
+func TestTasksLeaveRoomForOthers(t *testing.T) {
+	for _, tt := range []struct {
+		name                        string
+		pods, host, machine, ofPods int
+	}{
+		{"the kernel's default", 110, 32768, 16384, 12288},
+		{"systemd's default", 110, 192730, 96365, 92269},
+		{"few Pods", 8, 192730, 12288, 8192},
+		{"one Pod", 1, 192730, 5120, 2560},
+		{"a host that does not say", 110, 0, 116736, 112640},
+		{"Pods that nobody counts", 0, 32768, 16384, 12288},
+		{"nothing known", 0, 0, 0, 0},
+	} {
+		if machine, ofPods := tasks(tt.pods, tt.host); machine != tt.machine || ofPods != tt.ofPods {
+			t.Errorf("%s: %d, of them %d of Pods; want %d and %d", tt.name, machine, ofPods, tt.machine, tt.ofPods)
+		}
 	}
 }

@@ -11,7 +11,7 @@ import (
 	. "github.com/onsi/gomega"
 )
 
-// smallNode is a cluster whose worker is soon full.
+// smallNode is a cluster whose workers are soon full.
 const smallNode = `
 kind: Cluster
 apiVersion: skiff.cluster/v1alpha1
@@ -19,6 +19,23 @@ nodes:
 - role: control-plane
 - role: worker
   resources: {cpu: "1", memory: 512Mi, pods: 8}
+- role: worker
+  resources: {pods: 1}
+`
+
+// breeder starts more processes than a tenth of what its node has for Pods
+// leaves: 2560 here.
+const breeder = `
+apiVersion: v1
+kind: Pod
+metadata: {name: breeder}
+spec:
+  nodeName: small-worker2
+  terminationGracePeriodSeconds: 0
+  containers:
+  - name: c
+    image: registry.k8s.io/e2e-test-images/busybox:1.37.0-2
+    command: [sh, -c, "for i in $(seq 2400); do sleep 1000 & done; exec sleep 1000"]
 `
 
 // takers are Pods that take more than they may, and one that is content.
@@ -105,7 +122,7 @@ var _ = Describe("a node that is small", Ordered, func() {
 		// Whoever goes past the scheduler is refused by the kubelet.
 		c.apply(strings.ReplaceAll(takers[:strings.Index(takers, "---")], "content", "surplus")).must()
 		Eventually(func() string { return c.get("pod/surplus", "{.status.phase} {.status.reason}") }).Should(Equal("Failed OutOfpods"))
-		Expect(c.get("nodes", `{.items[*].status.conditions[?(@.type=="Ready")].status}`)).To(Equal("True True"))
+		Expect(c.get("nodes", `{.items[*].status.conditions[?(@.type=="Ready")].status}`)).To(Equal("True True True"))
 		c.kubectl("delete", "deployment/many", "pod/surplus", "--now").must()
 		// The next ones need their room.
 		Eventually(func() string { return c.get("pods", "{.items[*].metadata.name}") }).Should(BeEmpty())
@@ -128,7 +145,16 @@ var _ = Describe("a node that is small", Ordered, func() {
 		}
 
 		Expect(c.get("pod/content", "{.status.containerStatuses[0].containerID} {.status.containerStatuses[0].restartCount}")).To(Equal(was + " 0"))
-		Expect(c.get("nodes", `{.items[*].status.conditions[?(@.type=="Ready")].status}`)).To(Equal("True True"))
+		Expect(c.get("nodes", `{.items[*].status.conditions[?(@.type=="Ready")].status}`)).To(Equal("True True True"))
+	})
+
+	It("evicts who starts too many processes, and is under pressure for it", func() {
+		c.apply(breeder).must()
+		Eventually(func() string { return c.get("pod/breeder", "{.status.phase} {.status.reason} {.status.message}") }).
+			WithTimeout(time.Minute).Should(HavePrefix("Failed Evicted The node was low on resource: pids. Threshold quantity: 256, available: "))
+		Expect(c.get("node/small-worker2", `{.status.conditions[?(@.type=="PIDPressure")].status}`)).To(Equal("True"))
+		Expect(c.get("node/small-worker", `{.status.conditions[?(@.type=="PIDPressure")].status}`)).To(Equal("False"))
+		Expect(c.get("nodes", `{.items[*].status.conditions[?(@.type=="Ready")].status}`)).To(Equal("True True True"))
 	})
 })
 

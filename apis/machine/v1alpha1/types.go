@@ -150,6 +150,9 @@ type NodeConfiguration struct {
 	CPU         int   `json:"cpu,omitempty"`
 	MemoryBytes int64 `json:"memoryBytes,omitempty"`
 	Pods        int   `json:"pods,omitempty"`
+	// PodTasks is the most processes and threads that all Pods have together;
+	// zero means no limit but the machine's.
+	PodTasks int `json:"podTasks,omitempty"`
 
 	FeatureGates map[string]bool `json:"featureGates,omitempty"`
 	// SeccompDefault runs containers without a seccomp profile under
