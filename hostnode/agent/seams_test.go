@@ -131,7 +131,7 @@ func TestUpstreamStillHasTheSeams(t *testing.T) {
 
 		if err := ownTasks(k, 100); err != nil {
 			t.Errorf("tasks: %v", err)
-		} else if summary := fieldOf[serverstats.SummaryProvider](t, fieldOf[eviction.Manager](t, k, "evictionManager"), "summaryProvider"); !is[taskCounter](summary) {
+		} else if summary := fieldOf[serverstats.SummaryProvider](t, fieldOf[eviction.Manager](t, k, "evictionManager"), "summaryProvider"); !is[taskRanking](summary) {
 			t.Errorf("eviction asks a %T", summary)
 		}
 	})

@@ -2,8 +2,10 @@ package agent
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
+	"path"
+	"strings"
+	"time"
 
 	cadvisorapi "github.com/google/cadvisor/lib/model"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -47,7 +49,7 @@ func ownTasks(k *kubelet.Kubelet, most int) error {
 		return err
 	}
 	counter := taskCounter{ResourceAnalyzer: *analyzer, machine: *machine, podRoot: (*containers).GetPodCgroupRoot(), most: int64(most)}
-	*analyzer, *summary = counter, counter
+	*analyzer, *summary = counter, taskRanking{counter}
 	return nil
 }
 
@@ -66,22 +68,62 @@ func (c taskCounter) Get(ctx context.Context, update bool) (*statsapi.Summary, e
 	if err != nil {
 		return nil, err
 	}
-	if summary.Node.Rlimit, err = c.count(); err != nil {
+	infos, err := c.read(false)
+	if err != nil {
 		slog.Warn("processes of Pods are not counted", "reason", err)
+		return summary, nil
+	}
+	if tasks, at, ok := tasksIn(infos[c.podRoot]); ok {
+		summary.Node.Rlimit = &statsapi.RlimitStats{Time: metav1.NewTime(at), MaxPID: &c.most, NumOfRunningProcesses: &tasks}
 	}
 	return summary, nil
 }
 
-func (c taskCounter) count() (*statsapi.RlimitStats, error) {
-	infos, err := c.machine.ContainerInfoV2(c.podRoot, cadvisorapi.RequestOptions{IdType: cadvisorapi.TypeName, Count: 1})
+// read reads the cgroup of all Pods, or all those below it.
+func (c taskCounter) read(below bool) (map[string]cadvisorapi.ContainerInfo, error) {
+	return c.machine.ContainerInfoV2(c.podRoot, cadvisorapi.RequestOptions{IdType: cadvisorapi.TypeName, Count: 1, Recursive: below})
+}
+
+// tasksIn is what the kernel counts in a cgroup against its limit: processes,
+// those that ended and that nobody waits for among them, and threads.
+func tasksIn(cgroup cadvisorapi.ContainerInfo) (tasks int64, at time.Time, ok bool) {
+	if len(cgroup.Stats) == 0 {
+		return 0, at, false
+	}
+	last := cgroup.Stats[len(cgroup.Stats)-1]
+	if last.Processes == nil {
+		return 0, at, false
+	}
+	return int64(last.Processes.ThreadsCurrent), last.Timestamp, true
+}
+
+// taskRanking is the summary by which Pods are evicted: where upstream ranks
+// them by the processes that run, it has what the kernel counts. Of a fork bomb
+// nearly all have ended.
+type taskRanking struct{ taskCounter }
+
+// Get is the summary.
+func (r taskRanking) Get(ctx context.Context, update bool) (*statsapi.Summary, error) {
+	summary, err := r.taskCounter.Get(ctx, update)
+	if err != nil || summary.Node.Rlimit == nil || *summary.Node.Rlimit.NumOfRunningProcesses < r.most/2 {
+		return summary, err
+	}
+	infos, err := r.read(true)
 	if err != nil {
-		return nil, err
+		slog.Warn("Pods are ranked by the processes that run", "reason", err)
+		return summary, nil
 	}
-	samples := infos[c.podRoot].Stats
-	if len(samples) == 0 {
-		return nil, fmt.Errorf("cgroup %s was not read", c.podRoot)
+	count := map[string]uint64{}
+	for cgroup, info := range infos {
+		if uid, isPod := strings.CutPrefix(path.Base(cgroup), "pod"); isPod {
+			tasks, _, _ := tasksIn(info)
+			count[uid] = uint64(tasks)
+		}
 	}
-	last := samples[len(samples)-1]
-	tasks := int64(last.Processes.ThreadsCurrent)
-	return &statsapi.RlimitStats{Time: metav1.NewTime(last.Timestamp), MaxPID: &c.most, NumOfRunningProcesses: &tasks}, nil
+	for i := range summary.Pods {
+		if tasks, ok := count[summary.Pods[i].PodRef.UID]; ok {
+			summary.Pods[i].ProcessStats = &statsapi.ProcessStats{ProcessCount: &tasks}
+		}
+	}
+	return summary, nil
 }
