@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"syscall"
 
 	gocni "github.com/containerd/go-cni"
@@ -91,8 +90,8 @@ func runKubelet(ctx context.Context, node *machinev1alpha1.NodeConfiguration, ne
 		Handlers:       map[string]string{},
 		Log:            slog.Default(),
 	}
-	for _, name := range node.RuntimeHandlers {
-		cfg.Handlers[name] = filepath.Join(machinev1alpha1.RuntimeHandlersDir, name)
+	for _, handler := range node.RuntimeHandlers {
+		cfg.Handlers[handler.Name] = handler.Path
 	}
 	if network != nil {
 		cfg.CNI = network

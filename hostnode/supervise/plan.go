@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -66,7 +67,8 @@ type host struct {
 	dirs []string
 }
 
-// planMachine is pure: the same record and host give the same plan.
+// planMachine is pure, but for links to the programs of runtime handlers: the
+// same record and host give the same plan.
 func planMachine(rec *record, i int, h host) (*machinePlan, error) {
 	c, m := &rec.Cluster, rec.Machines[i]
 	node, limits, err := planNode(rec, i, h.tasks)
@@ -156,7 +158,8 @@ func planNode(rec *record, i, hostTasks int) (*machine.NodeConfiguration, namesp
 		FeatureGates: c.FeatureGates, SeccompDefault: c.SeccompDefault, Cloud: cloud, Verbosity: rec.Verbosity,
 	}
 	for _, handler := range c.RuntimeHandlers {
-		cfg.RuntimeHandlers = append(cfg.RuntimeHandlers, handler.Name)
+		_, program := handlerMount(handler)
+		cfg.RuntimeHandlers = append(cfg.RuntimeHandlers, machine.RuntimeHandler{Name: handler.Name, Path: program})
 	}
 	limits := namespaces.Limits{CPU: int(cpu), MemoryBytes: memory}
 	limits.PIDs, cfg.PodTasks = tasks(n.Resources.Pods, hostTasks)
@@ -289,7 +292,8 @@ func planMounts(rec *record, i int, h host) []machine.Mount {
 		machine.Mount{Source: h.paths.Libexec, Target: machine.LibexecDir, Type: "bind", ReadOnly: true},
 	)
 	for _, handler := range c.RuntimeHandlers {
-		mounts = append(mounts, machine.Mount{Source: handler.Path, Target: machine.RuntimeHandlersDir + "/" + handler.Name, Type: "bind", ReadOnly: true})
+		mount, _ := handlerMount(handler)
+		mounts = append(mounts, mount)
 	}
 	if c.Networking.DisableDefaultCNI {
 		mounts = append(mounts,
@@ -304,6 +308,18 @@ func planMounts(rec *record, i int, h host) []machine.Mount {
 			ReadOnly: e.ReadOnly, Propagation: propagation[e.Propagation]})
 	}
 	return mounts
+}
+
+// handlerMount brings the directory of a handler's program into the machine,
+// where it is program: runc looks at the directory that it is in. A link leads
+// out of it, and is followed anew at each start.
+func handlerMount(handler cluster.RuntimeHandler) (mount machine.Mount, program string) {
+	path := handler.Path
+	if real, err := filepath.EvalSymlinks(path); err == nil {
+		path = real
+	}
+	dir := machine.RuntimeHandlersDir + "/" + handler.Name
+	return machine.Mount{Source: filepath.Dir(path), Target: dir, Type: "bind", ReadOnly: true}, dir + "/" + filepath.Base(path)
 }
 
 // propagation translates kind's words.

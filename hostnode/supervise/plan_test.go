@@ -25,7 +25,7 @@ func plannedRecord(t *testing.T) *record {
 	c := testCluster("dev", 1)
 	c.FeatureGates = map[string]bool{"SomeGate": true}
 	c.AuditPolicy = "/home/me/audit.yaml"
-	c.RuntimeHandlers = []cluster.RuntimeHandler{{Name: "crun", Path: "/usr/bin/crun"}}
+	c.RuntimeHandlers = []cluster.RuntimeHandler{{Name: "crun", Path: "/home/me/bin/crun"}}
 	c.EtcdServers = []string{"https://192.0.2.1:2379"}
 	c.EtcdTLS = &cluster.EtcdTLS{CAFile: "/home/me/ca.crt"}
 	c.Networking = cluster.Networking{

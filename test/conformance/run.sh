@@ -41,7 +41,7 @@ workers=${WORKERS:-2} zones=${ZONES:-0}
 alone='\[Serial\]|\[Disruptive\]'
 
 rm -rf "$out"
-mkdir -p "$out/certs.d/registry.k8s.io"
+mkdir -p "$out/containerd/certs.d/registry.k8s.io"
 mkdir -p _output/bin
 go build -o _output/bin/mirror ./test/images/mirror
 go build -o _output/bin/ginkgo github.com/onsi/ginkgo/v2/ginkgo
@@ -51,13 +51,15 @@ go test -c -vet=off -ldflags '-s -w -X k8s.io/component-base/version.gitVersion=
 archive=_output/images.tar
 
 # Specs that pull "always" reach a mirror of upstream's registry.
-cat >"$out/certs.d/registry.k8s.io/hosts.toml" <<TOML
+cat >"$out/containerd/certs.d/registry.k8s.io/hosts.toml" <<TOML
 server = "http://$mirror"
 [host."http://$mirror"]
   capabilities = ["pull", "resolve"]
 TOML
+# By this file the suite finds out that nodes have the handler of its RuntimeClass.
+echo '# runtimes.test-handler is in runtimeHandlers of the cluster' >"$out/containerd/config.toml"
 node() { # node ROLE [LABEL]
-	printf -- '- role: %s\n  extraMounts:\n  - hostPath: %s\n    containerPath: /etc/containerd/certs.d\n    readOnly: true\n' "$1" "$out/certs.d"
+	printf -- '- role: %s\n  extraMounts:\n  - hostPath: %s\n    containerPath: /etc/containerd\n    readOnly: true\n' "$1" "$out/containerd"
 	[ -z "${2:-}" ] || printf '  labels:\n    %s\n' "$2"
 }
 {
@@ -65,6 +67,7 @@ node() { # node ROLE [LABEL]
 		kind: Cluster
 		apiVersion: skiff.cluster/v1alpha1
 		featureGates: {${GATES:-}}
+		runtimeHandlers: [{name: test-handler, path: $PWD/bin/libexec/skiff/runc}]
 		networking:
 		  ipFamily: ${IP_FAMILY:-ipv4}
 		  nodeSubnet: $subnet.0/24$([ "${IP_FAMILY:-ipv4}" != dual ] || echo ",fd00:30:77::/64")

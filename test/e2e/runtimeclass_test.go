@@ -23,7 +23,11 @@ var _ = Describe("a runtime handler of the config file", Ordered, func() {
 		return path
 	}
 	config := func(path string) string {
-		return "kind: Cluster\napiVersion: skiff.cluster/v1alpha1\nruntimeHandlers: [{name: vendor, path: " + path + "}]\n"
+		GinkgoHelper()
+		link := filepath.Join(GinkgoT().TempDir(), "runc-of-old")
+		Expect(os.Symlink(filepath.Join(root, "bin/libexec/skiff/runc"), link)).To(Succeed())
+		return "kind: Cluster\napiVersion: skiff.cluster/v1alpha1\nruntimeHandlers:\n" +
+			"- {name: vendor, path: " + path + "}\n- {name: other, path: " + link + "}\n"
 	}
 	pod := func(name, class string) string {
 		return fmt.Sprintf(`
@@ -63,6 +67,11 @@ spec:
 		Expect(calls).To(And(
 			ContainSubstring(" create --bundle"), ContainSubstring(" start "+id("vendors")), ContainSubstring(" exec ")))
 		Expect(calls).NotTo(ContainSubstring(id("usuals")))
+	})
+
+	It("may be another runc, by a link", func() {
+		c.apply(class("other", "other") + pod("others", "other")).must()
+		c.kubectl("wait", "pod/others", "--for=condition=Ready", "--timeout=60s").must()
 	})
 
 	It("is there again after a stop and a start", func() {

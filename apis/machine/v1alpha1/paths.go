@@ -18,8 +18,8 @@ const (
 	// skiff-machine, skiff-init, skiff-shim, skiff-pause, runc.
 	LibexecDir = "/skiff/libexec"
 
-	// RuntimeHandlersDir has the program of each of NodeConfiguration's
-	// RuntimeHandlers, by its name.
+	// RuntimeHandlersDir has a directory for each of NodeConfiguration's
+	// RuntimeHandlers, the host's in which its program is.
 	RuntimeHandlersDir = "/skiff/runtimes"
 
 	// ImageStoreDir is the host's image store, read-only.

@@ -158,14 +158,22 @@ type NodeConfiguration struct {
 	// SeccompDefault runs containers without a seccomp profile under
 	// RuntimeDefault; costs 30 ms a container.
 	SeccompDefault bool `json:"seccompDefault,omitempty"`
-	// RuntimeHandlers are the names of OCI runtimes beside runc.
-	RuntimeHandlers []string `json:"runtimeHandlers,omitempty"`
+	// RuntimeHandlers are OCI runtimes beside runc.
+	RuntimeHandlers []RuntimeHandler `json:"runtimeHandlers,omitempty"`
 
 	// Cloud is the storage of the emulated cloud.
 	Cloud Cloud `json:"cloud,omitzero"`
 
 	// Verbosity is klog's -v.
 	Verbosity int `json:"verbosity,omitempty"`
+}
+
+// RuntimeHandler is an OCI runtime of the machine.
+type RuntimeHandler struct {
+	// Name is the handler of RuntimeClasses.
+	Name string `json:"name"`
+	// Path is the program, in RuntimeHandlersDir.
+	Path string `json:"path"`
 }
 
 // Join writes addresses or ranges as upstream's flags take them.

@@ -122,8 +122,16 @@ func qosTree() (string, error) {
 	if err := errors.Join(errs...); err != nil {
 		return "", err
 	}
+	// The host gives its processes CAP_SYS_RESOURCE, which lower scores need.
+	for name, want := range map[string]string{"guaranteed": "-997", "besteffort": "1000"} {
+		score, err := kubectl("exec", name, "--", "cat", "/proc/1/oom_score_adj")
+		if err == nil && strings.TrimSpace(score) != want {
+			err = fmt.Errorf("%s has the OOM score %q, want %s", name, score, want)
+		}
+		errs = append(errs, err)
+	}
 	_, err := kubectl("delete", "pod", "guaranteed", "burstable")
-	return "kubepods, burstable, besteffort; memory.max, cpu.max, cpu.weight", err
+	return "kubepods, burstable, besteffort; memory.max, cpu.max, cpu.weight; OOM scores", errors.Join(append(errs, err)...)
 }
 
 // checkpoint asks the kubelet for one of the Pod that qosTree leaves, which runs
