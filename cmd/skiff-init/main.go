@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"os"
 	"runtime"
+	"runtime/debug"
+	"time"
 
 	machine "github.com/skiff-k8s/skiff/apis/machine/v1alpha1"
 	"github.com/skiff-k8s/skiff/hostnode/namespaces/pid1"
@@ -16,6 +18,9 @@ import (
 // supervisorFD is the socket on which the supervisor hands over the
 // MachineConfiguration and hears how the boot went.
 const supervisorFD = 3
+
+// settleAfter is when nothing waits for this process any more.
+const settleAfter = 5 * time.Second
 
 func init() {
 	// The main thread makes the cgroup namespace and starts the services
@@ -54,6 +59,8 @@ func runMachine(log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+	// What only the boot needed.
+	time.AfterFunc(settleAfter, debug.FreeOSMemory)
 	services.Run()
 	return nil
 }
