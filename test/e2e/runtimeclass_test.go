@@ -15,6 +15,7 @@ var _ = Describe("a runtime handler of the config file", Ordered, func() {
 		log  = "/var/log/handler.log"
 	)
 	var c cluster
+	var program string
 	// handler is a program around runc, as vendors of devices have them.
 	handler := func(mode os.FileMode) (path string) {
 		GinkgoHelper()
@@ -47,9 +48,9 @@ spec:
 	}
 
 	BeforeAll(func() {
-		path := handler(0o755)
+		program = handler(0o755)
 		var r result
-		c, r = create("handlers", config(path))
+		c, r = create("handlers", config(program))
 		DeferCleanup(func() { c.delete().must() })
 		r.must()
 		c.loadImages()
@@ -74,8 +75,14 @@ spec:
 		c.kubectl("wait", "pod/others", "--for=condition=Ready", "--timeout=60s").must()
 	})
 
-	It("is there again after a stop and a start", func() {
-		skiff("restart", "cluster", "--name", "handlers").must()
+	It("is there again after a stop and a start, which miss it by its field", func() {
+		skiff("stop", "cluster", "--name", "handlers").must()
+		Expect(os.Rename(program, program+".away")).To(Succeed())
+		start := skiff("start", "cluster", "--name", "handlers")
+		Expect(os.Rename(program+".away", program)).To(Succeed())
+		Expect(start.code).NotTo(BeZero())
+		Expect(start.errOut).To(ContainSubstring("runtimeHandlers[0].path: stat " + program + ": no such file or directory"))
+		skiff("start", "cluster", "--name", "handlers").must()
 		c.apply(pod("later", "vendor")).must()
 		c.kubectl("wait", "pod/later", "--for=condition=Ready", "--timeout=60s").must()
 	})
