@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"fmt"
+	"log/slog"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -66,7 +67,8 @@ func containerManager(ctx context.Context, s *options.KubeletServer, podTasks in
 	if podTasks > 0 {
 		capacity, err := unexported[corev1.ResourceList](manager, "internalCapacity")
 		if err != nil {
-			return nil, err
+			slog.Warn("Pods may have as many processes as the machine", "reason", err)
+			return manager, nil
 		}
 		(*capacity)[pidlimit.PIDs] = *resource.NewQuantity(int64(podTasks), resource.DecimalSI)
 	}
