@@ -262,7 +262,7 @@ spec:
 		c.kubectl("wait", "pod/right", "--for=condition=Ready", "--timeout=30s").must()
 		Expect(diary("right")()).To(Equal("left on " + here + "\nright on cloud-worker3"))
 		Eventually(func() string {
-			return c.kubectl("events", "--for", "pod/second", "--types=Warning", "--no-headers").out
+			return c.warnings("pod/second")
 		}).Should(ContainSubstring("already used by pod(s) holder"))
 		c.kubectl("delete", "pod", "holder", "--wait=true").must()
 		c.kubectl("wait", "pod/second", "--for=condition=Ready", "--timeout=30s").must()
@@ -271,7 +271,7 @@ spec:
 		c.apply(cloudClass("refused", "pd.csi.storage.gke.io", "", "  accessModes: [ReadWriteMany]") +
 			cloudPod("refused", here, claimOf("refused"))).must()
 		Eventually(func() string {
-			return c.kubectl("events", "--for", "pvc/refused", "--types=Warning", "--no-headers").out
+			return c.warnings("pvc/refused")
 		}).Should(ContainSubstring("one node at a time"))
 	})
 

@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"fmt"
-	"syscall"
 	"time"
 
 	. "github.com/onsi/ginkgo/v2"
@@ -70,7 +69,7 @@ spec:
 
 		shared.apply(user("device-three")).must()
 		Eventually(func() string {
-			return shared.kubectl("events", "--for", "pod/device-three", "--types=Warning", "--no-headers").out
+			return shared.warnings("pod/device-three")
 		}).Should(ContainSubstring("Insufficient example.com/resource"))
 		shared.kubectl("delete", "pod", "device-one").must()
 		shared.kubectl("wait", "pod/device-three", "--for=condition=Ready", "--timeout=60s").must()
@@ -78,10 +77,8 @@ spec:
 
 	It("stay with their containers when the node's process is killed", func() {
 		before := device("device-two")
-		pids := find("skiff-machine node", node)
-		Expect(pids).To(HaveLen(1))
-		Expect(syscall.Kill(pids[0], syscall.SIGKILL)).To(Succeed())
-		Eventually(func() []int { return find("skiff-machine node", node) }).ShouldNot(Or(BeEmpty(), ContainElements(pids)))
+		Expect(find("skiff-machine node", node)).To(HaveLen(1))
+		killAll("skiff-machine node", node)
 		// Until the kubelet is back, exec fails.
 		Eventually(device).WithArguments("device-two").WithTimeout(time.Minute).Should(Equal(before))
 		// Once the plugin has seen the kubelet, too.

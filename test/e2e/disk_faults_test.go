@@ -78,7 +78,7 @@ spec:
 		const why = `The node was low on resource: ephemeral-storage\. Threshold quantity: \S+, available: 0\. ` +
 			`Container c was using \d+Ki, request is 0, has larger consumption of ephemeral-storage\. `
 		Expect(c.get("pod/"+name, "{.status.message}")).To(MatchRegexp(why))
-		Expect(c.kubectl("events", "--for", "pod/"+name, "--types=Warning", "--no-headers").out).To(MatchRegexp(`Evicted .*` + strings.TrimSpace(why)))
+		Expect(c.warnings("pod/" + name)).To(MatchRegexp(`Evicted .*` + strings.TrimSpace(why)))
 		Expect(pressure(node)).To(Equal(under))
 	}
 	othersLive := func() {

@@ -43,13 +43,7 @@ spec:
 			shared.kubectl("create", "configmap", marker).must()
 			container := shared.get("pod/survivor", "{.status.containerStatuses[0].containerID}")
 
-			pids := find(v.pattern, v.node)
-			Expect(pids).NotTo(BeEmpty(), "no process "+v.pattern)
-			for _, pid := range pids {
-				Expect(syscall.Kill(pid, syscall.SIGKILL)).To(Succeed())
-			}
-
-			Eventually(func() []int { return find(v.pattern, v.node) }).ShouldNot(Or(BeEmpty(), ContainElements(pids)), "it is started again")
+			killAll(v.pattern, v.node)
 			Eventually(func() int { return shared.kubectl("get", "configmap", marker).code }).Should(BeZero(), "nothing acknowledged is lost")
 			Eventually(func() string {
 				return shared.get("nodes", `{.items[*].status.conditions[?(@.type=="Ready")].status}`)
@@ -105,6 +99,18 @@ func (c cluster) find(pattern, node string) (pids []int) {
 		}
 	}
 	return pids
+}
+
+// killAll kills the processes that find lists, and waits for those that come in
+// their place.
+func killAll(pattern, node string) {
+	GinkgoHelper()
+	pids := find(pattern, node)
+	Expect(pids).NotTo(BeEmpty(), "no process "+pattern)
+	for _, pid := range pids {
+		Expect(syscall.Kill(pid, syscall.SIGKILL)).To(Succeed())
+	}
+	Eventually(func() []int { return find(pattern, node) }).ShouldNot(Or(BeEmpty(), ContainElements(pids)), "it is started again")
 }
 
 var _ = Describe("clusters side by side", func() {

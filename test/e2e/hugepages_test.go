@@ -80,7 +80,7 @@ spec:
 		c.apply(pod("some", 4) + pod("too-many", pool("nr_hugepages")+1)).must()
 		c.kubectl("wait", "pod/some", "--for=condition=Ready", "--timeout=60s").must()
 		Eventually(func() string {
-			return c.kubectl("events", "--for", "pod/too-many", "--types=Warning", "--no-headers").out
+			return c.warnings("pod/too-many")
 		}).Should(ContainSubstring("Insufficient hugepages-2Mi"))
 
 		inPod := func(script string) result { return c.kubectl("exec", "some", "--", "sh", "-c", script) }

@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"fmt"
-	"syscall"
 	"time"
 
 	. "github.com/onsi/ginkgo/v2"
@@ -62,12 +61,7 @@ var _ = Describe("network policies", Ordered, func() {
 	})
 
 	It("hold while the node's process is killed, and hold for pods that start", func() {
-		pids := find("skiff-machine node", "e2e-worker")
-		Expect(pids).NotTo(BeEmpty())
-		for _, pid := range pids {
-			Expect(syscall.Kill(pid, syscall.SIGKILL)).To(Succeed())
-		}
-		Eventually(func() []int { return find("skiff-machine node", "e2e-worker") }).ShouldNot(Or(BeEmpty(), ContainElements(pids)))
+		killAll("skiff-machine node", "e2e-worker")
 		// Until the kubelet is back, exec fails; the server is never reached.
 		Eventually(func() string {
 			answer := reach("far")

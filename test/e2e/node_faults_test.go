@@ -141,7 +141,7 @@ var _ = Describe("a node that is small", Ordered, func() {
 		} {
 			Eventually(func() string { return c.get("pod/"+pod, "{.status.phase} {.status.reason} {.status.message}") }).
 				WithTimeout(2 * time.Minute).Should(Equal("Failed Evicted " + why))
-			Expect(c.kubectl("events", "--for", "pod/"+pod, "--types=Warning", "--no-headers").out).To(ContainSubstring("Evicted"))
+			Expect(c.warnings("pod/" + pod)).To(ContainSubstring("Evicted"))
 		}
 
 		Expect(c.get("pod/content", "{.status.containerStatuses[0].containerID} {.status.containerStatuses[0].restartCount}")).To(Equal(was + " 0"))
@@ -245,7 +245,7 @@ spec:
 				ContainSubstring(inside), ContainSubstring("Mend: rm "+file)))
 			Expect(skiff("get", "clusters", "-o", "wide").must()).To(MatchRegexp(`(?m)^e2e +degraded `))
 			Eventually(func() string {
-				return shared.kubectl("events", "--for", "node/"+node, "--types=Warning", "--no-headers").out
+				return shared.warnings("node/" + node)
 			}).Should(MatchRegexp(`KubeletSetupFailed .*delete .* checkpoint file "` + inside + `" before restarting Kubelet`))
 			Expect(skiff("logs", node, "--name", shared.name).must()).To(ContainSubstring("kubelet does not start"))
 

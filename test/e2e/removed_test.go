@@ -69,7 +69,7 @@ removedVolumes: emulate
 	warning := func(object, text string) {
 		GinkgoHelper()
 		Eventually(func() string {
-			return c.kubectl("events", "--for", object, "--types=Warning", "--no-headers").out
+			return c.warnings(object)
 		}).WithTimeout(time.Minute).Should(ContainSubstring(text))
 	}
 	BeforeAll(func() {

@@ -97,6 +97,11 @@ func (c cluster) get(object, path string, flags ...string) string {
 	return c.kubectl(append([]string{"get", object, "--ignore-not-found", "-o", "jsonpath=" + path}, flags...)...).out
 }
 
+// warnings are the Events of that type of an object, a line each.
+func (c cluster) warnings(object string) string {
+	return c.kubectl("events", "--for", object, "--types=Warning", "--no-headers").out
+}
+
 // interruptedCreate sends SIGINT to a create after a while, as ^C does, and
 // waits for it; a create that was faster is deleted.
 func interruptedCreate(name string, after time.Duration) {

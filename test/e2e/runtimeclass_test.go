@@ -90,7 +90,7 @@ spec:
 	It("is missed by name where there is none", func() {
 		c.apply(class("gone", "gone") + pod("lost", "gone")).must()
 		Eventually(func() string {
-			return c.kubectl("events", "--for", "pod/lost", "--types=Warning", "--no-headers").out
+			return c.warnings("pod/lost")
 		}).Should(ContainSubstring(`no runtime for "gone" is configured`))
 	})
 

@@ -64,7 +64,7 @@ var _ = Describe("a volume that vanishes under a running Pod", Ordered, func() {
 	}
 	warnings := func(pod string) func() string {
 		return func() string {
-			return c.kubectl("events", "--for", "pod/"+pod, "--types=Warning", "--no-headers").out
+			return c.warnings("pod/" + pod)
 		}
 	}
 	witness := func() string {

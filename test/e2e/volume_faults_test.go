@@ -37,7 +37,7 @@ var _ = Describe("a volume whose directory is gone", Ordered, func() {
 		return c.get("pod/diary-0", "{.status.phase} {.status.containerStatuses[0].state.waiting.reason}")
 	}
 	mounts := func() string {
-		return c.kubectl("events", "--for", "pod/diary-0", "--types=Warning", "--no-headers").out
+		return c.warnings("pod/diary-0")
 	}
 
 	It("keeps its Pod waiting, says which one it is, and harms no other", func() {

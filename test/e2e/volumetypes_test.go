@@ -33,7 +33,7 @@ spec:
 	}
 	warnings := func(name string) func() string {
 		return func() string {
-			return shared.kubectl("events", "--for", "pod/kinds-"+name, "--types=Warning", "--no-headers").out
+			return shared.warnings("pod/kinds-" + name)
 		}
 	}
 	AfterAll(func() {
