@@ -219,8 +219,9 @@ func dependencies(ctx context.Context, cfg Config, s *options.KubeletServer, c *
 	health.Start(ctx)
 
 	tracker := util.NewPodStartupLatencyTracker()
+	counter := taskCounter{machine: machine, podRoot: manager.GetPodCgroupRoot(), most: int64(cfg.Node.PodTasks)}
 	deps := &kubelet.Dependencies{
-		Options:                   []kubelet.Option{func(k *kubelet.Kubelet) { openSeams(ctx, cfg, k, drivers); handle.Store(k) }},
+		Options:                   []kubelet.Option{func(k *kubelet.Kubelet) { openSeams(ctx, cfg, k, drivers, counter); handle.Store(k) }},
 		Auth:                      auth,
 		CAdvisorInterface:         machine,
 		ContainerManager:          manager,
@@ -250,7 +251,7 @@ func dependencies(ctx context.Context, cfg Config, s *options.KubeletServer, c *
 
 // openSeams takes away what upstream waits for, and adds what it does not look
 // at, in fields without exported names. What is not possible is left as upstream has it.
-func openSeams(ctx context.Context, cfg Config, k *kubelet.Kubelet, drivers *cloud.Registrar) {
+func openSeams(ctx context.Context, cfg Config, k *kubelet.Kubelet, drivers *cloud.Registrar, counter taskCounter) {
 	for _, seam := range []struct {
 		name string
 		open func() error
@@ -259,7 +260,7 @@ func openSeams(ctx context.Context, cfg Config, k *kubelet.Kubelet, drivers *clo
 		{"containers wait for volumes that are gone", func() error { return missVolumes(k, drivers.Lost) }},
 		{"exits and deletions are looked at when they happen", func() error { return eagerStatus(k) }},
 		{"probes of a fresh node start at once", func() error { return promptProbes(ctx, k, cfg.Runtime) }},
-		{"processes are counted node by node", func() error { return ownTasks(k, cfg.Node.PodTasks) }},
+		{"processes are counted node by node", func() error { return ownTasks(k, counter) }},
 	} {
 		if err := seam.open(); err != nil {
 			slog.Warn("kubelet does as upstream's", "without", seam.name, "reason", err)

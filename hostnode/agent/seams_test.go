@@ -129,7 +129,7 @@ func TestUpstreamStillHasTheSeams(t *testing.T) {
 			t.Errorf("the probes' start is %v", start)
 		}
 
-		if err := ownTasks(k, 100); err != nil {
+		if err := ownTasks(k, taskCounter{most: 100}); err != nil {
 			t.Errorf("tasks: %v", err)
 		} else if summary := fieldOf[serverstats.SummaryProvider](t, fieldOf[eviction.Manager](t, k, "evictionManager"), "summaryProvider"); !is[taskRanking](summary) {
 			t.Errorf("eviction asks a %T", summary)

@@ -12,7 +12,6 @@ import (
 	statsapi "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
 	"k8s.io/kubernetes/pkg/kubelet"
 	"k8s.io/kubernetes/pkg/kubelet/cadvisor"
-	"k8s.io/kubernetes/pkg/kubelet/cm"
 	"k8s.io/kubernetes/pkg/kubelet/eviction"
 	serverstats "k8s.io/kubernetes/pkg/kubelet/server/stats"
 )
@@ -22,19 +21,11 @@ import (
 // there, who starts too many harms a machine of his own.
 const minTasksFree = "10%"
 
-// ownTasks makes k count the processes and threads of its own Pods, of which
-// there are most, where upstream counts those of the host; 0 is upstream's way.
-func ownTasks(k *kubelet.Kubelet, most int) error {
-	if most == 0 {
+// ownTasks makes k count as counter does, where upstream counts the processes and
+// threads of the host.
+func ownTasks(k *kubelet.Kubelet, counter taskCounter) error {
+	if counter.most == 0 {
 		return nil
-	}
-	machine, err := unexported[cadvisor.Interface](k, "cadvisor")
-	if err != nil {
-		return err
-	}
-	containers, err := unexported[cm.ContainerManager](k, "containerManager")
-	if err != nil {
-		return err
 	}
 	analyzer, err := unexported[serverstats.ResourceAnalyzer](k, "resourceAnalyzer")
 	if err != nil {
@@ -48,7 +39,7 @@ func ownTasks(k *kubelet.Kubelet, most int) error {
 	if err != nil {
 		return err
 	}
-	counter := taskCounter{ResourceAnalyzer: *analyzer, machine: *machine, podRoot: (*containers).GetPodCgroupRoot(), most: int64(most)}
+	counter.ResourceAnalyzer = *analyzer
 	*analyzer, *summary = counter, taskRanking{counter}
 	return nil
 }
@@ -59,7 +50,8 @@ type taskCounter struct {
 	machine cadvisor.Interface
 	// podRoot is the cgroup of all Pods.
 	podRoot string
-	most    int64
+	// most is how many they may have together; 0 leaves upstream's way.
+	most int64
 }
 
 // Get is the summary.
@@ -105,6 +97,7 @@ type taskRanking struct{ taskCounter }
 // Get is the summary.
 func (r taskRanking) Get(ctx context.Context, update bool) (*statsapi.Summary, error) {
 	summary, err := r.taskCounter.Get(ctx, update)
+	// Below half nobody is evicted for it, and nothing more is read.
 	if err != nil || summary.Node.Rlimit == nil || *summary.Node.Rlimit.NumOfRunningProcesses < r.most/2 {
 		return summary, err
 	}

@@ -75,6 +75,8 @@ func planMachine(rec *record, i int, h host) (*machinePlan, error) {
 	if err != nil {
 		return nil, err
 	}
+	var handlerMounts []machine.Mount
+	node.RuntimeHandlers, handlerMounts = planHandlers(c)
 	resolvers := reachable(h.resolvers, familiesOf(&c.Networking))
 	plan := &machinePlan{node: *node, limits: limits, sockets: planSockets(rec, i)}
 	var portNames []string
@@ -105,7 +107,7 @@ func planMachine(rec *record, i int, h host) (*machinePlan, error) {
 	plan.init = machine.MachineConfiguration{
 		Name:     m.Name,
 		Cgroups:  h.layout.Machine(machineCgroup(c.Name, m.Name)),
-		Mounts:   planMounts(rec, i, h),
+		Mounts:   planMounts(rec, i, h, handlerMounts),
 		NewRoot:  h.paths.root(c.Name),
 		Files:    planFiles(rec, i, resolvers),
 		Services: services,
@@ -156,10 +158,6 @@ func planNode(rec *record, i, hostTasks int) (*machine.NodeConfiguration, namesp
 		ClusterDNS: dns[0], DNSDomain: dnsDomain, MTU: rec.MTU, ForeignCNI: c.Networking.DisableDefaultCNI,
 		CPU: int(cpu), MemoryBytes: memory, Pods: n.Resources.Pods,
 		FeatureGates: c.FeatureGates, SeccompDefault: c.SeccompDefault, Cloud: cloud, Verbosity: rec.Verbosity,
-	}
-	for _, handler := range c.RuntimeHandlers {
-		_, program := handlerMount(handler)
-		cfg.RuntimeHandlers = append(cfg.RuntimeHandlers, machine.RuntimeHandler{Name: handler.Name, Path: program})
 	}
 	limits := namespaces.Limits{CPU: int(cpu), MemoryBytes: memory}
 	limits.PIDs, cfg.PodTasks = tasks(n.Resources.Pods, hostTasks)
@@ -272,8 +270,9 @@ func planSockets(rec *record, i int) map[string]socket {
 	return sockets
 }
 
-// planMounts are the directories that the machine shares with the host.
-func planMounts(rec *record, i int, h host) []machine.Mount {
+// planMounts are the directories that the machine shares with the host, those of
+// runtime handlers among them.
+func planMounts(rec *record, i int, h host, handlers []machine.Mount) []machine.Mount {
 	c, m := &rec.Cluster, rec.Machines[i]
 	dir := h.paths.Cluster(c.Name)
 	var mounts []machine.Mount
@@ -291,10 +290,7 @@ func planMounts(rec *record, i int, h host) []machine.Mount {
 		machine.Mount{Source: h.paths.pulled(c.Name), Target: machine.PulledDir, Type: "bind", ReadOnly: true},
 		machine.Mount{Source: h.paths.Libexec, Target: machine.LibexecDir, Type: "bind", ReadOnly: true},
 	)
-	for _, handler := range c.RuntimeHandlers {
-		mount, _ := handlerMount(handler)
-		mounts = append(mounts, mount)
-	}
+	mounts = append(mounts, handlers...)
 	if c.Networking.DisableDefaultCNI {
 		mounts = append(mounts,
 			machine.Mount{Source: own + "/cni/net.d", Target: machine.CNIConfDir, Type: "bind"},
@@ -310,16 +306,20 @@ func planMounts(rec *record, i int, h host) []machine.Mount {
 	return mounts
 }
 
-// handlerMount brings the directory of a handler's program into the machine,
-// where it is program: runc looks at the directory that it is in. A link leads
-// out of it, and is followed anew at each start.
-func handlerMount(handler cluster.RuntimeHandler) (mount machine.Mount, program string) {
-	path := handler.Path
-	if real, err := filepath.EvalSymlinks(path); err == nil {
-		path = real
+// planHandlers names the runtime handlers in a machine, and brings in the
+// directory of each one's program: runc looks at the directory that it is in. A
+// link leads out of it, and is followed anew at each start.
+func planHandlers(c *cluster.Cluster) (handlers []machine.RuntimeHandler, mounts []machine.Mount) {
+	for _, handler := range c.RuntimeHandlers {
+		path := handler.Path
+		if real, err := filepath.EvalSymlinks(path); err == nil {
+			path = real
+		}
+		dir := machine.RuntimeHandlersDir + "/" + handler.Name
+		handlers = append(handlers, machine.RuntimeHandler{Name: handler.Name, Path: dir + "/" + filepath.Base(path)})
+		mounts = append(mounts, machine.Mount{Source: filepath.Dir(path), Target: dir, Type: "bind", ReadOnly: true})
 	}
-	dir := machine.RuntimeHandlersDir + "/" + handler.Name
-	return machine.Mount{Source: filepath.Dir(path), Target: dir, Type: "bind", ReadOnly: true}, dir + "/" + filepath.Base(path)
+	return handlers, mounts
 }
 
 // propagation translates kind's words.

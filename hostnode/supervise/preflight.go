@@ -98,7 +98,6 @@ func checkFiles(c *cluster.Cluster) []error {
 		}
 	}
 	errs = append(errs, checkMounts(c)...)
-	errs = append(errs, checkRuntimeHandlers(c)...)
 	check("auditPolicy", c.AuditPolicy)
 	if t := c.EtcdTLS; t != nil {
 		check("etcdTLS.caFile", t.CAFile)
@@ -108,9 +107,9 @@ func checkFiles(c *cluster.Cluster) []error {
 	return errs
 }
 
-// checkMounts looks for the directories of the host that machines mount.
+// checkMounts looks for what machines mount of the host.
 func checkMounts(c *cluster.Cluster) []error {
-	var errs []error
+	errs := checkRuntimeHandlers(c)
 	for i, n := range c.Nodes {
 		for j, m := range n.ExtraMounts {
 			field := fmt.Sprintf("nodes[%d].extraMounts[%d]", i, j)

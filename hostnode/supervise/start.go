@@ -114,7 +114,7 @@ func (p Paths) startable(rec *record) error {
 	if err := p.usable(c); err != nil {
 		return err
 	}
-	if err := errors.Join(append(checkMounts(c), checkRuntimeHandlers(c)...)...); err != nil {
+	if err := errors.Join(checkMounts(c)...); err != nil {
 		return err
 	}
 	if err := p.verify(rec); err != nil {

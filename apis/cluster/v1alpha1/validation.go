@@ -34,8 +34,14 @@ var label = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`)
 
 // ValidateName says what is wrong with a cluster's name.
 func ValidateName(name string, at *field.Path) field.ErrorList {
+	return validateLabel(name, validation.DNS1123LabelMaxLength-len("-"+ControlPlaneRole), at)
+}
+
+// validateLabel says what keeps name from being a DNS label of up to longest
+// characters.
+func validateLabel(name string, longest int, at *field.Path) field.ErrorList {
 	var errs field.ErrorList
-	if longest := validation.DNS1123LabelMaxLength - len("-"+ControlPlaneRole); len(name) > longest {
+	if len(name) > longest {
 		errs = append(errs, field.TooLong(at, name, longest))
 	}
 	if !label.MatchString(name) {
@@ -71,12 +77,10 @@ func validateRuntimeHandlers(handlers []RuntimeHandler, at *field.Path) field.Er
 			errs = append(errs, field.Required(name, "the handler of a RuntimeClass, for example crun"))
 		case handler.Name == "runc":
 			errs = append(errs, field.Invalid(name, handler.Name, "nodes have this one; take another name"))
-		case len(handler.Name) > validation.DNS1123LabelMaxLength:
-			errs = append(errs, field.TooLong(name, handler.Name, validation.DNS1123LabelMaxLength))
-		case !label.MatchString(handler.Name):
-			errs = append(errs, field.Invalid(name, handler.Name, "a name has lower case letters, digits and '-', and begins and ends with a letter or digit"))
 		case seen[handler.Name]:
 			errs = append(errs, field.Duplicate(name, handler.Name))
+		default:
+			errs = append(errs, validateLabel(handler.Name, validation.DNS1123LabelMaxLength, name)...)
 		}
 		seen[handler.Name] = true
 		errs = append(errs, validatePath(handler.Path, at.Child("path"))...)
