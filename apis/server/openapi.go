@@ -54,6 +54,12 @@ type document struct {
 	handler *mux.PathRecorderMux
 }
 
+// shared is what each server of the chain has. The aggregator lists and serves
+// a document of several from any of them, so that theirs, whose etags are of
+// what it holds, must not stand beside one with ours: its address in the list
+// would then answer, at random, with a redirect.
+const shared = "/version"
+
 // installOpenAPI is for a server with SkipOpenAPIInstallation whose groups are
 // all installed.
 func installOpenAPI(s *genericapiserver.GenericAPIServer, c *genericapiserver.Config) error {
@@ -66,6 +72,9 @@ func installOpenAPI(s *genericapiserver.GenericAPIServer, c *genericapiserver.Co
 	}
 	salt := fmt.Sprint(version.Get(), modules(), c.FeatureGate, c.OpenAPIV3Config.Info)
 	for _, service := range o.container.RegisteredWebServices() {
+		if service.RootPath() == shared {
+			continue
+		}
 		hash := sha512.New()
 		fmt.Fprintln(hash, salt, service.RootPath())
 		for _, route := range service.Routes() {

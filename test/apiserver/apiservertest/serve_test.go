@@ -175,6 +175,16 @@ func TestOpenAPI(t *testing.T) {
 			t.Errorf("%s: %d", path, resp.StatusCode)
 		}
 	}
+	// The aggregator takes a document of several servers from any of them.
+	for range 50 {
+		var again root
+		get("/openapi/v3", &again)
+		for path, document := range v3.Paths {
+			if now := again.Paths[path]; now != document {
+				t.Fatalf("%s: %s in one list, %s in another", path, document.ServerRelativeURL, now.ServerRelativeURL)
+			}
+		}
+	}
 
 	createCRD(t, config)
 	eventually(t, func() error {
