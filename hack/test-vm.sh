@@ -37,7 +37,9 @@ base() { # suite
 	# Of the machine that this runs on.
 	echo skiff-vm >"$root.new/etc/hostname"
 	rm -f "$root.new/etc/resolv.conf"
-	echo '/dev/vda / ext4 defaults 0 1' >"$root.new/etc/fstab"
+	echo '/dev/vda / ext4 defaults,prjquota 0 1' >"$root.new/etc/fstab"
+	# For the root file system's project quotas.
+	echo quota_v2 >>"$root.new/etc/initramfs-tools/modules"
 	mv "$root.new" "$root"
 }
 
@@ -67,13 +69,13 @@ disk() { # suite package dir
 
 	mkdir -p "$root/opt/skiff"
 	cp -a bin "$root/opt/skiff/bin"
-	cp "$out/guest" "$out/nodenat.test" "$out/images.tar" config/samples/demo.yaml "$root/opt/skiff/"
+	cp "$out/guest" "$out/nodenat.test" "$out/projectquota.test" "$out/images.tar" config/samples/demo.yaml "$root/opt/skiff/"
 	ln -s /opt/skiff/bin/skiff "$root/usr/local/bin/skiff"
 	cp _output/bin/kubectl "$root/usr/local/bin/kubectl"
 	cp test/vm/guest/skiff-vm.service "$root/etc/systemd/system/"
 	ln -s ../skiff-vm.service "$root/etc/systemd/system/multi-user.target.wants/skiff-vm.service"
 	truncate -s 8G "$dir/disk.img"
-	mke2fs -q -t ext4 -d "$root" "$dir/disk.img"
+	mke2fs -q -t ext4 -O project,quota -E quotatype=prjquota -d "$root" "$dir/disk.img"
 	rm -rf "$root"
 }
 
@@ -94,6 +96,7 @@ need mke2fs e2fsprogs
 mkdir -p "$out"
 go build -ldflags '-s -w' -o "$out/guest" ./test/vm/guest
 go test -c -o "$out/nodenat.test" ./dataplane/lb/nodenat
+go test -c -o "$out/projectquota.test" ./hostnode/projectquota
 go run ./test/images -set vm -cache "$out/images" -o "$out/images.tar"
 failed=0
 for k in "${kernels[@]}"; do

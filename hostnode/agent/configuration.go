@@ -91,9 +91,9 @@ func kubeletServer(cfg Config) (*options.KubeletServer, error) {
 
 // limitEviction takes upstream's limits off file systems that are the host's:
 // they are the developer's and often fairly full, so, as in kind, neither evicts
-// a full one Pods nor are images collected. A node with a file system of its
-// own, by extraMounts, keeps them. Processes have a limit here, which upstream's
-// do not.
+// a full one Pods nor are images collected. A node with declared storage, or a
+// file system of its own by extraMounts, keeps them. Processes have a limit
+// here, which upstream's do not.
 func limitEviction(cfg Config, c *kubeletconfig.KubeletConfiguration) error {
 	hard := maps.Clone(eviction.DefaultEvictionHard)
 	for _, disk := range []struct{ dir, signals string }{{cfg.RootDir, "nodefs"}, {cfg.ImageDir, "imagefs"}} {
@@ -101,7 +101,7 @@ func limitEviction(cfg Config, c *kubeletconfig.KubeletConfiguration) error {
 		if err != nil {
 			return fmt.Errorf("find the file system of %s: %w", disk.dir, err)
 		}
-		if own {
+		if own || cfg.Node.EphemeralStorageBytes > 0 {
 			continue
 		}
 		hard[disk.signals+".available"], hard[disk.signals+".inodesFree"] = "0%", "0%"

@@ -94,14 +94,16 @@ func TestANodesOwnDiskKeepsUpstreamsLimits(t *testing.T) {
 	for _, tt := range []struct {
 		name, root, image, nodefs, imagefs string
 		collect                            int32
+		declared                           int64
 	}{
-		{"the host's", cfg.SharedDir, cfg.SharedDir, "0%", "0%", 100},
-		{"the kubelet's own", "/proc", cfg.SharedDir, "10%", "0%", 100},
-		{"containerd's own", cfg.SharedDir, "/proc", "0%", "15%", 85},
-		{"both's own", "/proc", "/proc", "10%", "15%", 85},
-		{"not there yet", "/no/such/dir", "/no/such/dir", "0%", "0%", 100},
+		{"the host's", cfg.SharedDir, cfg.SharedDir, "0%", "0%", 100, 0},
+		{"the kubelet's own", "/proc", cfg.SharedDir, "10%", "0%", 100, 0},
+		{"containerd's own", cfg.SharedDir, "/proc", "0%", "15%", 85, 0},
+		{"both's own", "/proc", "/proc", "10%", "15%", 85, 0},
+		{"not there yet", "/no/such/dir", "/no/such/dir", "0%", "0%", 100, 0},
+		{"a part of the host's", cfg.SharedDir, cfg.SharedDir, "10%", "15%", 85, 1 << 30},
 	} {
-		cfg.RootDir, cfg.ImageDir = tt.root, tt.image
+		cfg.RootDir, cfg.ImageDir, cfg.Node.EphemeralStorageBytes = tt.root, tt.image, tt.declared
 		s, err := kubeletServer(cfg)
 		if err != nil {
 			t.Fatal(err)

@@ -182,12 +182,16 @@ func fillMachine(dir string, rec *record, i int, h host) error {
 	return copyGiven(dir, rec, own)
 }
 
-// writeConfigurations writes what the machine's programs read. A start does
-// so again: the host may have changed since, and so may skiff.
+// writeConfigurations writes what the machine's programs read, and limits its
+// storage. A start does so again: the host may have changed since, and so may
+// skiff.
 func writeConfigurations(dir string, rec *record, i int, h host) error {
 	own := filepath.Join(dir, "machines", rec.Machines[i].Name)
 	plan, err := planMachine(rec, i, h)
 	if err != nil {
+		return err
+	}
+	if err := limitStorage(own, rec, i, plan.node.EphemeralStorageBytes); err != nil {
 		return err
 	}
 	if err := writeJSON(filepath.Join(own, "etc", filepath.Base(machine.NodeConfigFile)), plan.node); err != nil {

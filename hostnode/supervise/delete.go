@@ -133,7 +133,7 @@ func (p Paths) removeDirectories(dirs ...string) error {
 			return err
 		}
 		for _, m := range machines {
-			g.Go(func() error { return os.RemoveAll(m) })
+			g.Go(func() error { return errors.Join(freeStorage(m), os.RemoveAll(m)) })
 		}
 	}
 	err := g.Wait()

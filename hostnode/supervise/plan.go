@@ -134,6 +134,10 @@ func planNode(rec *record, i, hostTasks int) (*machine.NodeConfiguration, namesp
 	if err != nil {
 		return nil, namespaces.Limits{}, &Refusal{Field: fmt.Sprintf("nodes[%d].resources.memory", i), Err: err, Help: "a quantity, for example 4Gi"}
 	}
+	storage, err := wholeNumber(n.Resources.EphemeralStorage)
+	if err != nil {
+		return nil, namespaces.Limits{}, &Refusal{Field: storageField(i), Err: err, Help: "a quantity, for example 10Gi"}
+	}
 	cloud, err := planCloud(c)
 	if err != nil {
 		return nil, namespaces.Limits{}, err
@@ -156,7 +160,7 @@ func planNode(rec *record, i, hostTasks int) (*machine.NodeConfiguration, namesp
 		ProviderID: "skiff://" + c.Name + "/" + m.Name,
 		PodCIDRs:   m.PodCIDRs, PodSubnets: ranges.PodSubnets, ServiceSubnets: ranges.ServiceSubnets,
 		ClusterDNS: dns[0], DNSDomain: dnsDomain, MTU: rec.MTU, ForeignCNI: c.Networking.DisableDefaultCNI,
-		CPU: int(cpu), MemoryBytes: memory, Pods: n.Resources.Pods,
+		CPU: int(cpu), MemoryBytes: memory, Pods: n.Resources.Pods, EphemeralStorageBytes: storage,
 		FeatureGates: c.FeatureGates, SeccompDefault: c.SeccompDefault, Cloud: cloud, Verbosity: rec.Verbosity,
 	}
 	limits := namespaces.Limits{CPU: int(cpu), MemoryBytes: memory}

@@ -33,7 +33,7 @@ func plannedRecord(t *testing.T) *record {
 		ServiceSubnet: "10.96.0.0/16", LoadBalancerSubnet: "172.31.0.0/24", DNSSearch: &[]string{"example.org"},
 	}
 	c.Nodes[1].Labels = map[string]string{"tier": "db"}
-	c.Nodes[1].Resources = cluster.Resources{CPU: "2", Memory: "4Gi", Pods: 20}
+	c.Nodes[1].Resources = cluster.Resources{CPU: "2", Memory: "4Gi", Pods: 20, EphemeralStorage: "10Gi"}
 	c.Nodes[1].ExtraMounts = []cluster.Mount{{HostPath: "/data", ContainerPath: "/mnt/data", ReadOnly: true, Propagation: "HostToContainer"}}
 	c.Nodes[1].ExtraPortMappings = []cluster.PortMapping{{ContainerPort: 30080, HostPort: 8080, ListenAddress: "127.0.0.1", Protocol: "TCP"}}
 	rec, err := newRecord(c, 1500, time.Unix(0, 0))

@@ -97,7 +97,7 @@ func (m machine) judge() error {
 // takes their cycle counters for unsynchronized and asks a device for the time
 // instead, thousands of times a second and one core at a time. What guards
 // against other people's code costs time for nothing here.
-const kernelArguments = "root=/dev/vda rw console=ttyS0 panic=10 tsc=reliable clocksource=tsc nowatchdog mitigations=off"
+const kernelArguments = "root=/dev/vda rw rootflags=prjquota console=ttyS0 panic=10 tsc=reliable clocksource=tsc nowatchdog mitigations=off"
 
 // qemu runs the guest. Reboots stay inside of it. The disk is thrown away, so
 // qemu itself need not flush it; the guest's page cache is lost by a power cut

@@ -147,6 +147,10 @@ type Resources struct {
 	// Pods is the most Pods on the node, at most 250 (a node has a /24).
 	// Default 110.
 	Pods int `json:"pods,omitempty"`
+	// EphemeralStorage is what containers' layers, logs and emptyDirs may
+	// take together, for example "10Gi"; at least 64Mi. Where skiff keeps
+	// clusters the file system must have project quotas.
+	EphemeralStorage string `json:"ephemeralStorage,omitempty"`
 }
 
 // Mount is kind's extraMounts entry.

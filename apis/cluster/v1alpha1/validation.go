@@ -27,6 +27,9 @@ const (
 	// minMemory is what a machine's own processes and their page cache need to
 	// come up at all.
 	minMemory = "128Mi"
+	// minStorage leaves Pods something of what evictions begin at, and
+	// containerd's records.
+	minStorage = "64Mi"
 )
 
 // label is upstream's DNS label, whose own message is three lines long.
@@ -254,6 +257,18 @@ func validateResources(r Resources, at *field.Path) field.ErrorList {
 			errs = append(errs, field.Invalid(at.Child("memory"), r.Memory, "a node needs at least "+minMemory))
 		case q.Cmp(resource.MustParse("1Ei")) >= 0:
 			errs = append(errs, field.Invalid(at.Child("memory"), r.Memory, "not below 1Ei"))
+		}
+	}
+	if r.EphemeralStorage != "" {
+		q, err := resource.ParseQuantity(r.EphemeralStorage)
+		at := at.Child("ephemeralStorage")
+		switch {
+		case err != nil:
+			errs = append(errs, field.Invalid(at, r.EphemeralStorage, "not a quantity; try "+tryMemory(r.EphemeralStorage)))
+		case q.Cmp(resource.MustParse(minStorage)) < 0:
+			errs = append(errs, field.Invalid(at, r.EphemeralStorage, "a node needs at least "+minStorage))
+		case q.Cmp(resource.MustParse("1Ei")) >= 0:
+			errs = append(errs, field.Invalid(at, r.EphemeralStorage, "not below 1Ei"))
 		}
 	}
 	if r.Pods < 1 || r.Pods > maxPods {

@@ -125,10 +125,13 @@ func TestValidateNamesFieldAndType(t *testing.T) {
 
 func TestMessagesProposeWhatWasMeant(t *testing.T) {
 	for file, want := range map[string]string{
-		"nodes: [{resources: {memory: 12Q}}]":      `nodes[0].resources.memory: Invalid value: "12Q": not a quantity; try 12Gi`,
-		"nodes: [{resources: {memory: 512MB}}]":    `nodes[0].resources.memory: Invalid value: "512MB": not a quantity; try 512Mi`,
-		"networking: {podSubnet: 10.1.2.0/16}":     `networking.podSubnet: Invalid value: "10.1.2.0/16": not the first address of its range; try 10.1.0.0/16`,
-		"nodes: [{image: 'kindest/node:v1.36.0'}]": `remove it, or name kindest/node:v1.37.x`,
+		"nodes: [{resources: {memory: 12Q}}]":            `nodes[0].resources.memory: Invalid value: "12Q": not a quantity; try 12Gi`,
+		"nodes: [{resources: {ephemeralStorage: 20GB}}]": `nodes[0].resources.ephemeralStorage: Invalid value: "20GB": not a quantity; try 20Gi`,
+		"nodes: [{resources: {ephemeralStorage: 10Mi}}]": `nodes[0].resources.ephemeralStorage: Invalid value: "10Mi": a node needs at least 64Mi`,
+		"nodes: [{resources: {ephemeralStorage: 1Ei}}]":  `nodes[0].resources.ephemeralStorage: Invalid value: "1Ei": not below 1Ei`,
+		"nodes: [{resources: {memory: 512MB}}]":          `nodes[0].resources.memory: Invalid value: "512MB": not a quantity; try 512Mi`,
+		"networking: {podSubnet: 10.1.2.0/16}":           `networking.podSubnet: Invalid value: "10.1.2.0/16": not the first address of its range; try 10.1.0.0/16`,
+		"nodes: [{image: 'kindest/node:v1.36.0'}]":       `remove it, or name kindest/node:v1.37.x`,
 	} {
 		c, err := Load([]byte(skiffHead + file))
 		if err != nil {

@@ -153,6 +153,9 @@ type NodeConfiguration struct {
 	// PodTasks is the most processes and threads that all Pods have together;
 	// zero means no limit but the machine's.
 	PodTasks int `json:"podTasks,omitempty"`
+	// EphemeralStorageBytes is what the kubelet's, containerd's and the logs'
+	// directories can hold; zero means the host's disk.
+	EphemeralStorageBytes int64 `json:"ephemeralStorageBytes,omitempty"`
 
 	FeatureGates map[string]bool `json:"featureGates,omitempty"`
 	// SeccompDefault runs containers without a seccomp profile under

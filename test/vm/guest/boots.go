@@ -83,6 +83,9 @@ func (g *guest) afterPowerCut() {
 	}
 	g.cameBack("up")
 	g.check("the ConfigMap is there", func() (string, error) { return "", expectField("configmap/last-words", "{.data.said}", "yes") })
+	// The last ones: a node whose disk was full takes no Pod for five minutes.
+	g.check("the file system limits what directories of a project hold", quotas)
+	g.check("a node has the disk that it declares, and evicts who fills it", fillDisk)
 	g.check("`skiff delete cluster` and `uninstall-service` leave nothing", remove)
 }
 

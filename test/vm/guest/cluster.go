@@ -235,18 +235,9 @@ func evict() (string, error) {
 	if err := apply(hog); err != nil {
 		return "", err
 	}
-	if err := untilPhase("hog", "Failed"); err != nil {
-		return "", err
-	}
-	if err := expectField("pod/hog", "{.status.reason}", "Evicted"); err != nil {
-		return "", err
-	}
-	message, err := get("pod/hog", "{.status.message}")
+	message, err := evicted("hog", "memory")
 	if err != nil {
 		return "", err
-	}
-	if !strings.Contains(message, "low on resource: memory") {
-		return "", fmt.Errorf("evicted for another reason: %s", message)
 	}
 	restarts, err := get("pod/diary-0", "{.status.phase} {.status.containerStatuses[0].restartCount}")
 	if err == nil && restarts != "Running 0" {
@@ -257,4 +248,52 @@ func evict() (string, error) {
 	}
 	_, err = kubectl("delete", "pod", "hog", "besteffort")
 	return message, err
+}
+
+// evicted waits for a Pod's end and returns what is said about it.
+func evicted(pod, resource string) (message string, err error) {
+	if err := untilPhase(pod, "Failed"); err != nil {
+		return "", err
+	}
+	if err := expectField("pod/"+pod, "{.status.reason}", "Evicted"); err != nil {
+		return "", err
+	}
+	message, err = get("pod/"+pod, "{.status.message}")
+	if err == nil && !strings.Contains(message, "low on resource: "+resource) {
+		err = fmt.Errorf("evicted for another reason: %s", message)
+	}
+	return message, err
+}
+
+// quotas runs the test of the package that limits storage, which not every
+// kernel can.
+func quotas() (string, error) {
+	said, err := output(here+"/projectquota.test", "-test.v")
+	if err == nil && !strings.Contains(said, "--- PASS: TestLimits") {
+		err = errors.New("the test was not run")
+	}
+	if err != nil {
+		err = fmt.Errorf("%w: %s", err, said)
+	}
+	return "", err
+}
+
+// fillDisk expects that nobody has more of the disk than the node, and that who
+// takes it all is evicted.
+func fillDisk() (string, error) {
+	if err := expectField("node/skiff-worker", "{.status.capacity.ephemeral-storage}", "512Mi"); err != nil {
+		return "", err
+	}
+	if err := apply(packrat); err != nil {
+		return "", err
+	}
+	refused := until(func() error {
+		said, err := kubectl("logs", "packrat")
+		if err == nil && !strings.Contains(said, "quota exceeded") {
+			err = fmt.Errorf("packrat said %q", said)
+		}
+		return err
+	})
+	message, err := evicted("packrat", "ephemeral-storage")
+	return message, errors.Join(refused, err)
 }

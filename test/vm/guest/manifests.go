@@ -7,7 +7,7 @@ apiVersion: skiff.cluster/v1alpha1
 nodes:
 - role: control-plane
 - role: worker
-  resources: {cpu: "1", memory: 640Mi, pods: 20}
+  resources: {cpu: "1", memory: 640Mi, pods: 20, ephemeralStorage: 512Mi}
   extraMounts: [{hostPath: /opt/skiff, containerPath: /opt/skiff, readOnly: true}]
 restart: always
 `
@@ -99,6 +99,25 @@ spec:
     args: ["i=0; while :; do dd if=/dev/zero of=/mem/$i bs=1M count=8; i=$((i+1)); sleep 2; done"]
     volumeMounts: [{name: mem, mountPath: /mem}]
   volumes: [{name: mem, emptyDir: {medium: Memory}}]
+`
+
+// packrat tries to take more of the node's disk than there is, at once, and then
+// does so bit by bit.
+const packrat = `
+apiVersion: v1
+kind: Pod
+metadata: {name: packrat}
+spec:
+  nodeName: skiff-worker
+  terminationGracePeriodSeconds: 0
+  restartPolicy: Never
+  containers:
+  - name: c
+    image: ` + shellImage + `
+    command: [sh, -c]
+    args: ["fallocate -l 600M /big; i=0; while :; do dd if=/dev/zero of=/disk/$i bs=1M count=16; i=$((i+1)); sleep 2; done"]
+    volumeMounts: [{name: disk, mountPath: /disk}]
+  volumes: [{name: disk, emptyDir: {}}]
 `
 
 // closed lets nobody call the demo.
