@@ -60,7 +60,7 @@ func (c *Controller) SetupWithManager(mgr ctrl.Manager) error {
 	}
 	c.client = mgr.GetClient()
 	for _, setup := range []func(ctrl.Manager) error{
-		c.setupDrivers, c.setupProvision, c.setupReclaim, c.setupAttach, c.setupResize,
+		c.setupDrivers, c.setupProvision, c.setupReclaim, c.setupAttach, c.setupResize, c.setupModify,
 	} {
 		if err := setup(mgr); err != nil {
 			return err

@@ -14,6 +14,7 @@
 //	reclaim.go     released PersistentVolumes are deleted
 //	attach.go      VolumeAttachments
 //	resize.go      claims that grow
+//	modify.go      claims that change their VolumeAttributesClass
 //
 // The storage is called through CSI's own controller interface.
 package cloudvolumes

@@ -123,7 +123,14 @@ func (c *Controller) provision(ctx context.Context, server csi.ControllerServer,
 	if err != nil {
 		return false, err
 	}
-	resp, err := server.CreateVolume(ctx, volumeRequest(claim, parameters, spec, zones, source))
+	request := volumeRequest(claim, parameters, spec, zones, source)
+	attributes := ptr.Deref(claim.Spec.VolumeAttributesClassName, "")
+	if attributes != "" {
+		if request.MutableParameters, err = c.attributes(ctx, attributes, spec.Name); err != nil {
+			return false, err
+		}
+	}
+	resp, err := server.CreateVolume(ctx, request)
 	if err != nil {
 		return false, err
 	}
@@ -214,9 +221,10 @@ func (c *Controller) contentSource(ctx context.Context, claim *corev1.Persistent
 // asClassHasIt is the volume in the form of the class that asked for it:
 // in-tree for an in-tree class, as external-provisioner leaves it. Where
 // upstream derives a region from the zone's name that no node has, or cannot
-// derive one, the volume keeps CSI's form: nothing could be scheduled to it.
+// derive one, the volume keeps CSI's form: nothing could be scheduled to it. So
+// does one with a VolumeAttributesClass, which no other form may have.
 func (c *Controller) asClassHasIt(ctx context.Context, pv *corev1.PersistentVolume, class *storagev1.StorageClass) (*corev1.PersistentVolume, error) {
-	if !c.translator.IsMigratableIntreePluginByName(class.Provisioner) {
+	if !c.translator.IsMigratableIntreePluginByName(class.Provisioner) || pv.Spec.VolumeAttributesClassName != nil {
 		return pv, nil
 	}
 	inTree, err := c.translator.TranslateCSIPVToInTree(pv.DeepCopy())

@@ -95,15 +95,19 @@ func class(t *testing.T, api *apitest.API, name, provisioner string, change func
 
 func claim(t *testing.T, api *apitest.API, ns, name, class string, mode corev1.PersistentVolumeAccessMode) {
 	t.Helper()
-	_, err := api.Client.CoreV1().PersistentVolumeClaims(ns).Create(t.Context(), &corev1.PersistentVolumeClaim{
+	_, err := api.Client.CoreV1().PersistentVolumeClaims(ns).Create(t.Context(), newClaim(name, class, mode), metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func newClaim(name, class string, mode corev1.PersistentVolumeAccessMode) *corev1.PersistentVolumeClaim {
+	return &corev1.PersistentVolumeClaim{
 		ObjectMeta: metav1.ObjectMeta{Name: name},
 		Spec: corev1.PersistentVolumeClaimSpec{
 			StorageClassName: &class, AccessModes: []corev1.PersistentVolumeAccessMode{mode},
 			Resources: corev1.VolumeResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("1Gi")}},
 		},
-	}, metav1.CreateOptions{})
-	if err != nil {
-		t.Fatal(err)
 	}
 }
 

@@ -89,6 +89,14 @@ func accessMode(modes []corev1.PersistentVolumeAccessMode) csi.VolumeCapability_
 	return csi.VolumeCapability_AccessMode_UNKNOWN
 }
 
+// attributesClass is the one that a claim wants, if any.
+func attributesClass(claim *corev1.PersistentVolumeClaim) *string {
+	if ptr.Deref(claim.Spec.VolumeAttributesClassName, "") == "" {
+		return nil
+	}
+	return claim.Spec.VolumeAttributesClassName
+}
+
 // newVolume is the PersistentVolume of what the driver created.
 func newVolume(claim *corev1.PersistentVolumeClaim, class *storagev1.StorageClass, spec machinev1alpha1.CloudDriver, made *csi.Volume) *corev1.PersistentVolume {
 	_, fsType := driverParameters(class, spec.FSType)
@@ -106,6 +114,7 @@ func newVolume(claim *corev1.PersistentVolumeClaim, class *storagev1.StorageClas
 			AccessModes:                   claim.Spec.AccessModes,
 			PersistentVolumeReclaimPolicy: ptr.Deref(class.ReclaimPolicy, corev1.PersistentVolumeReclaimDelete),
 			StorageClassName:              class.Name,
+			VolumeAttributesClassName:     attributesClass(claim),
 			VolumeMode:                    claim.Spec.VolumeMode,
 			MountOptions:                  class.MountOptions,
 			NodeAffinity:                  affinity(made.GetAccessibleTopology()),

@@ -27,6 +27,9 @@ func (d *Driver) ControllerGetCapabilities(context.Context, *csi.ControllerGetCa
 			csi.ControllerServiceCapability_RPC_PUBLISH_READONLY,
 			csi.ControllerServiceCapability_RPC_LIST_VOLUMES_PUBLISHED_NODES)
 	}
+	if d.spec.Attributes != nil {
+		can = append(can, csi.ControllerServiceCapability_RPC_MODIFY_VOLUME)
+	}
 	resp := &csi.ControllerGetCapabilitiesResponse{}
 	for _, c := range can {
 		resp.Capabilities = append(resp.Capabilities, &csi.ControllerServiceCapability{

@@ -54,6 +54,7 @@ func TestSanity(t *testing.T) {
 		config.StagingPath = filepath.Join(dir, "staging")
 		config.TestVolumeSize = 64 << 20
 		config.TestVolumeExpandSize = 96 << 20
+		config.TestVolumeMutableParameters = map[string]string{"iops": "3000"}
 		config.IDGen = &sanity.DefaultIDGenerator{}
 		ginkgo.Describe(c.driver, func() { sanity.GinkgoTest(&config) })
 	}

@@ -29,6 +29,9 @@ func (d *Driver) CreateVolume(ctx context.Context, req *csi.CreateVolumeRequest)
 	if err != nil {
 		return nil, err
 	}
+	if err := d.checkAttributes(req.GetMutableParameters()); err != nil {
+		return nil, err
+	}
 	want, most, err := sizes(req.GetCapacityRange())
 	if err != nil {
 		return nil, err

@@ -7,6 +7,8 @@
 #                                      that need more nodes or zones skip themselves
 #   IP_FAMILY=dual|ipv6                default: ipv4
 #   CSI=1                              load the CSI sidecars as well, for "CSI Mock"
+#   DRIVERS=1                          "External Storage" of the emulated cloud, as
+#                                      drivers/*.yaml say
 #   GATES="A: true, B: true"           feature gates of the cluster
 #   NAME=name SUBNET=a.b.c             default: conformance 172.30.77; so that two
 #                                      runs go side by side
@@ -91,6 +93,11 @@ bin/skiff load image-archive "$archive" --name "$name"
 [ -z "${CSI:-}" ] || bin/skiff load image-archive _output/images-csi.tar --name "$name"
 _output/bin/mirror -listen "$mirror" "$archive" >"$out/mirror.log" 2>&1 &
 mirror_pid=$!
+drivers=()
+if [ -n "${DRIVERS:-}" ]; then
+	_output/bin/kubectl --kubeconfig "$kubeconfig" apply -f test/conformance/drivers/classes.yaml
+	drivers=(--storage.testdriver "$PWD/test/conformance/drivers/ebs.yaml" --storage.testdriver "$PWD/test/conformance/drivers/azurefile.yaml")
+fi
 
 suite() { # suite NAME PROCS FOCUS SKIP
 	echo "== $1: procs $2"
@@ -98,7 +105,7 @@ suite() { # suite NAME PROCS FOCUS SKIP
 		--focus "$3" ${4:+--skip "$4"} --succinct --output-dir "$out" --junit-report "junit_$1.xml" \
 		_output/bin/e2e.test -- \
 		--kubeconfig "$kubeconfig" --provider skeleton --kubectl-path "$PWD/_output/bin/kubectl" \
-		--num-nodes "$workers" --disable-log-dump --report-dir "$out/reports_$1" >"$out/$1.log" 2>&1 || true
+		--num-nodes "$workers" --disable-log-dump --report-dir "$out/reports_$1" "${drivers[@]}" >"$out/$1.log" 2>&1 || true
 	tail -n 3 "$out/$1.log"
 }
 

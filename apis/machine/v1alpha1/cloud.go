@@ -47,19 +47,42 @@ type CloudDriver struct {
 	AttachLimit int
 	// NamedByUser says that the name of a volume is its id.
 	NamedByUser bool
+	// Attributes are the parameters that a VolumeAttributesClass may have, in
+	// lower case; a number may follow. None: volumes keep what they are made
+	// with.
+	Attributes map[string]AttributeKind
 	// FSGroupPolicy, FSType and PodInfo are what the driver is installed with.
 	FSGroupPolicy string
 	FSType        string
 	PodInfo       bool
 }
 
+// AttributeKind is what values an attribute has.
+type AttributeKind string
+
+// Kinds of attributes.
+const (
+	TextAttribute     AttributeKind = "text"
+	IntegerAttribute  AttributeKind = "whole number"
+	QuantityAttribute AttributeKind = "quantity"
+)
+
 // CloudDrivers are those to which upstream translates its in-tree volumes.
 func CloudDrivers() []CloudDriver {
 	const byType, always = "ReadWriteOnceWithFSType", "File"
+	pd := map[string]AttributeKind{"iops": IntegerAttribute, "throughput": QuantityAttribute}
+	ebs := map[string]AttributeKind{
+		"type": TextAttribute, "volumetype": TextAttribute, "iops": IntegerAttribute, "throughput": IntegerAttribute,
+		"tagspecification": TextAttribute, "tagdeletion": TextAttribute,
+	}
+	azure := map[string]AttributeKind{
+		"skuname": TextAttribute, "storageaccounttype": TextAttribute,
+		"diskiopsreadwrite": IntegerAttribute, "diskmbpsreadwrite": IntegerAttribute,
+	}
 	return []CloudDriver{
-		{Name: "pd.csi.storage.gke.io", ZoneKey: "topology.gke.io/zone", ReadOnlyMany: true, AttachLimit: 127, FSGroupPolicy: byType, FSType: "ext4"},
-		{Name: "ebs.csi.aws.com", ZoneKey: "topology.ebs.csi.aws.com/zone", AttachLimit: 25, FSGroupPolicy: always, FSType: "ext4"},
-		{Name: "disk.csi.azure.com", ZoneKey: "topology.disk.csi.azure.com/zone", AttachLimit: 16, FSGroupPolicy: always, FSType: "ext4"},
+		{Name: "pd.csi.storage.gke.io", ZoneKey: "topology.gke.io/zone", ReadOnlyMany: true, AttachLimit: 127, Attributes: pd, FSGroupPolicy: byType, FSType: "ext4"},
+		{Name: "ebs.csi.aws.com", ZoneKey: "topology.ebs.csi.aws.com/zone", AttachLimit: 25, Attributes: ebs, FSGroupPolicy: always, FSType: "ext4"},
+		{Name: "disk.csi.azure.com", ZoneKey: "topology.disk.csi.azure.com/zone", AttachLimit: 16, Attributes: azure, FSGroupPolicy: always, FSType: "ext4"},
 		{Name: "file.csi.azure.com", Shared: true, FSGroupPolicy: byType, PodInfo: true},
 		{Name: "cinder.csi.openstack.org", ZoneKey: "topology.cinder.csi.openstack.org/zone", AttachLimit: 256, FSGroupPolicy: byType, FSType: "ext4"},
 		{Name: "csi.vsphere.vmware.com", ZoneKey: "topology.csi.vmware.com/zone", AttachLimit: 59, FSGroupPolicy: byType, FSType: "ext4"},
