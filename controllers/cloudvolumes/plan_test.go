@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	volumehelpers "k8s.io/component-helpers/storage/volume"
+	"k8s.io/utils/ptr"
 )
 
 func TestZones(t *testing.T) {
@@ -165,6 +166,24 @@ func TestAccessModes(t *testing.T) {
 	} {
 		if got := accessMode(modes); got != want {
 			t.Errorf("%v: %v", modes, got)
+		}
+	}
+}
+
+func TestVolumesOfPopulators(t *testing.T) {
+	for name, tt := range map[string]struct {
+		from *corev1.TypedObjectReference
+		want bool
+	}{
+		"empty":    {nil, false},
+		"claim":    {&corev1.TypedObjectReference{Kind: "PersistentVolumeClaim", Name: "x"}, false},
+		"snapshot": {&corev1.TypedObjectReference{APIGroup: ptr.To("snapshot.storage.k8s.io"), Kind: "VolumeSnapshot", Name: "x"}, false},
+		"other":    {&corev1.TypedObjectReference{APIGroup: ptr.To("hello.example.com"), Kind: "Hello", Name: "x"}, true},
+		"its kind": {&corev1.TypedObjectReference{APIGroup: ptr.To("hello.example.com"), Kind: "VolumeSnapshot", Name: "x"}, true},
+	} {
+		claim := &corev1.PersistentVolumeClaim{Spec: corev1.PersistentVolumeClaimSpec{DataSourceRef: tt.from}}
+		if have := populated(claim); have != tt.want {
+			t.Errorf("%s: %t", name, have)
 		}
 	}
 }

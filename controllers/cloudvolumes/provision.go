@@ -78,6 +78,10 @@ func (c *Controller) reconcileClaim(ctx context.Context, req reconcile.Request) 
 	if c.driverName(class.Provisioner) != driver || tooEarly(&claim, &class) {
 		return reconcile.Result{}, nil
 	}
+	if populated(&claim) {
+		c.cfg.Recorder.Event(&claim, corev1.EventTypeNormal, "Provisioning", "Assuming an external populator will provision the volume")
+		return reconcile.Result{}, nil
+	}
 	made, err := c.provision(ctx, server, &claim, &class)
 	switch {
 	case err != nil:
@@ -95,6 +99,17 @@ func (c *Controller) reconcileClaim(ctx context.Context, req reconcile.Request) 
 func tooEarly(claim *corev1.PersistentVolumeClaim, class *storagev1.StorageClass) bool {
 	return ptr.Deref(class.VolumeBindingMode, storagev1.VolumeBindingImmediate) == storagev1.VolumeBindingWaitForFirstConsumer &&
 		claim.Annotations[volumehelpers.AnnSelectedNode] == ""
+}
+
+// populated tells whether the volume's contents are of a kind that somebody
+// else knows, who then makes the volume: a volume populator, see KEP-1495.
+func populated(claim *corev1.PersistentVolumeClaim) bool {
+	from := claim.Spec.DataSourceRef
+	if from == nil {
+		return false
+	}
+	group := ptr.Deref(from.APIGroup, "")
+	return !(group == "" && from.Kind == claimKind) && !(group == snapshotv1.GroupName && from.Kind == snapshotKind)
 }
 
 // final tells whether asking again is of no use until the claim changes.

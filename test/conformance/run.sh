@@ -8,7 +8,8 @@
 #   IP_FAMILY=dual|ipv6                default: ipv4
 #   CSI=1                              load the CSI sidecars as well, for "CSI Mock"
 #   DRIVERS=1                          "External Storage" of the emulated cloud, as
-#                                      drivers/*.yaml say
+#                                      drivers/*.yaml say; FILESYSTEMS=images: with
+#                                      file systems of their own, which two specs want
 #   GATES="A: true, B: true"           feature gates of the cluster
 #   NAME=name SUBNET=a.b.c             default: conformance 172.30.77; so that two
 #                                      runs go side by side
@@ -69,6 +70,7 @@ node() { # node ROLE [LABEL]
 		kind: Cluster
 		apiVersion: skiff.cluster/v1alpha1
 		featureGates: {${GATES:-}}
+		cloud: {filesystems: ${FILESYSTEMS:-directories}}
 		runtimeHandlers: [{name: test-handler, path: $PWD/bin/libexec/skiff/runc}]
 		networking:
 		  ipFamily: ${IP_FAMILY:-ipv4}

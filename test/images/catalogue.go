@@ -49,11 +49,15 @@ const (
 	shellPath   = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 )
 
-// users are those of upstream's agnhost image: the SupplementalGroups specs
-// look for user-defined-in-image (1000) and its group (50000).
+const (
+	passwd = "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\nwww-data:x:33:33:www-data:/var/www:/bin/false\n"
+	group  = "root:x:0:\ntty:x:5:\nwww-data:x:33:\nnogroup:x:65534:\n"
+)
+
+// users are those of every image.
 var users = map[string]file{
-	"etc/passwd": {content: "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\nwww-data:x:33:33:www-data:/var/www:/bin/false\nuser-defined-in-image:x:1000:1000::/home/user-defined-in-image:/bin/sh\n", mode: 0o644},
-	"etc/group":  {content: "root:x:0:\ntty:x:5:\nwww-data:x:33:\nnogroup:x:65534:\nuser-defined-in-image:x:1000:\ngroup-defined-in-image:x:50000:user-defined-in-image\n", mode: 0o644},
+	"etc/passwd": {content: passwd, mode: 0o644},
+	"etc/group":  {content: group, mode: 0o644},
 	// The ImageVolume spec reads this name out of the kitten image.
 	"etc/os-release":    {content: "NAME=\"Alpine Linux\"\nID=alpine\nPRETTY_NAME=\"Alpine Linux (skiff's stand-in)\"\n", mode: 0o644},
 	"etc/nsswitch.conf": {content: "passwd: files\ngroup: files\nhosts: files dns\n", mode: 0o644},
@@ -61,6 +65,14 @@ var users = map[string]file{
 	"etc/wgetrc":    {content: "tries = 1\n", mode: 0o644},
 	"tmp/.keep":     {mode: 0o644},
 	"uploads/.keep": {mode: 0o644},
+}
+
+// definedInImage are the user (1000) and the group (50000) of upstream's agnhost
+// image that the SupplementalGroups specs look for. Others must not have them:
+// those of fsGroup read numbers out of ls.
+var definedInImage = map[string]file{
+	"etc/passwd": {content: passwd + "user-defined-in-image:x:1000:1000::/home/user-defined-in-image:/bin/sh\n", mode: 0o644},
+	"etc/group":  {content: group + "user-defined-in-image:x:1000:\ngroup-defined-in-image:x:50000:user-defined-in-image\n", mode: 0o644},
 }
 
 // commands are those that Debian's busybox lacks.
@@ -88,7 +100,7 @@ func agnhost(names ...string) recipe {
 		names:    names,
 		debs:     tools,
 		programs: map[string]string{"agnhost": kubernetes + "/test/images/agnhost", "coredns": "github.com/coredns/coredns"},
-		files:    commands,
+		files:    merge(commands, definedInImage),
 		from: map[string]moduleFile{
 			"localhost.crt": {kubernetes, "test/images/agnhost/porter/localhost.crt"},
 			"localhost.key": {kubernetes, "test/images/agnhost/porter/localhost.key"},
