@@ -10,6 +10,9 @@
 #   DRIVERS=1                          "External Storage" of the emulated cloud, as
 #                                      drivers/*.yaml say; FILESYSTEMS=images: with
 #                                      file systems of their own, which two specs want
+#   SSH=1                              serve SSH on the nodes, for [Disruptive] specs
+#                                      that restart kubelets; wants openssh-server
+#                                      and crictl on the host
 #   GATES="A: true, B: true"           feature gates of the cluster
 #   NAME=name SUBNET=a.b.c             default: conformance 172.30.77; so that two
 #                                      runs go side by side
@@ -44,7 +47,7 @@ workers=${WORKERS:-2} zones=${ZONES:-0}
 alone='\[Serial\]|\[Disruptive\]'
 
 rm -rf "$out"
-mkdir -p "$out/containerd/certs.d/registry.k8s.io"
+mkdir -p "$out/containerd/certs.d/registry.k8s.io" "$out/ssh"
 mkdir -p _output/bin
 go build -o _output/bin/mirror ./test/images/mirror
 go build -o _output/bin/ginkgo github.com/onsi/ginkgo/v2/ginkgo
@@ -62,7 +65,9 @@ TOML
 # By this file the suite finds out that nodes have the handler of its RuntimeClass.
 echo '# runtimes.test-handler is in runtimeHandlers of the cluster' >"$out/containerd/config.toml"
 node() { # node ROLE [LABEL]
-	printf -- '- role: %s\n  extraMounts:\n  - hostPath: %s\n    containerPath: /etc/containerd\n    readOnly: true\n' "$1" "$out/containerd"
+	printf -- '- role: %s\n  extraMounts:\n' "$1"
+	printf -- '  - hostPath: %s\n    containerPath: %s\n    readOnly: true\n' "$out/containerd" /etc/containerd \
+		"$out/ssh" /opt/keys "$PWD/test/conformance/ssh" /opt/ssh
 	[ -z "${2:-}" ] || printf '  labels:\n    %s\n' "$2"
 }
 {
@@ -95,6 +100,15 @@ bin/skiff load image-archive "$archive" --name "$name"
 [ -z "${CSI:-}" ] || bin/skiff load image-archive _output/images-csi.tar --name "$name"
 _output/bin/mirror -listen "$mirror" "$archive" >"$out/mirror.log" 2>&1 &
 mirror_pid=$!
+if [ -n "${SSH:-}" ]; then
+	ssh-keygen -q -t ed25519 -N '' -f "$out/ssh/host"
+	ssh-keygen -q -t ed25519 -N '' -f "$out/ssh/user"
+	cp "$out/ssh/user.pub" "$out/ssh/authorized_keys"
+	for machine in $(bin/skiff get nodes --name "$name" -o name); do
+		bin/skiff exec "$machine" -- /opt/ssh/serve.sh /opt/keys
+	done
+	export KUBE_SSH_KEY=$out/ssh/user KUBE_SSH_USER=root
+fi
 drivers=()
 if [ -n "${DRIVERS:-}" ]; then
 	_output/bin/kubectl --kubeconfig "$kubeconfig" apply -f test/conformance/drivers/classes.yaml

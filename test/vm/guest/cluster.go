@@ -281,7 +281,7 @@ func quotas() (string, error) {
 // fillDisk expects that nobody has more of the disk than the node, and that who
 // takes it all is evicted.
 func fillDisk() (string, error) {
-	if err := expectField("node/skiff-worker", "{.status.capacity.ephemeral-storage}", "512Mi"); err != nil {
+	if err := expectField("node/skiff-worker", "{.status.capacity.ephemeral-storage}", fmt.Sprint(512<<20)); err != nil {
 		return "", err
 	}
 	if err := apply(packrat); err != nil {
