@@ -125,7 +125,7 @@ func runOnStorage(ctx context.Context, cfg machinev1alpha1.ControlPlaneConfigura
 			_ = os.Remove(machinev1alpha1.TroubleFile)
 		case <-ctx.Done():
 		}
-		return settled(ctx)
+		return settled(ctx, controlPlaneLook, controlPlaneShare)
 	})
 	group.Go(func() error { return rep.serve(ctx, api, etcd) })
 	group.Go(func() error {

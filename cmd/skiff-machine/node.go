@@ -69,7 +69,7 @@ func nodeCommand(ctx context.Context, args []string) error {
 		return portmap.Run(ctx, portmap.Config{NodeIPs: node.NodeIPs, Files: files, Log: slog.Default()})
 	})
 	group.Go(func() error { return runKubelet(ctx, node, network) })
-	group.Go(func() error { return settled(ctx) })
+	group.Go(func() error { return settled(ctx, nodeLook, nodeShare) })
 	if err := group.Wait(); !errors.Is(err, errStopped) {
 		return err
 	}

@@ -15,14 +15,16 @@ const (
 	// timerSlack is below all that users wait for, and makes one wake-up of
 	// the many that a second has otherwise.
 	timerSlack = 5 * time.Millisecond
-	// heapLook is how often an idle process may give memory back. For a node
-	// that is 12 ms of processor time, and four megabytes.
-	heapLook = 30 * time.Second
+	// looks at the heap of an idle node give back two megabytes, those at a
+	// control plane's twenty. They take 12 and 60 ms of processor time.
+	nodeLook, nodeShare                 = 20 * time.Second, 8
+	controlPlaneLook, controlPlaneShare = 30 * time.Second, 3
 )
 
 // settled makes this process cheap to keep once its start is over, and whenever
-// there is nothing to do later. What is not possible is no reason to end.
-func settled(ctx context.Context) error {
+// there is nothing to do later, at every look. What is not possible is no reason
+// to end.
+func settled(ctx context.Context, every time.Duration, share uint64) error {
 	select {
 	case <-ctx.Done():
 		return nil
@@ -34,8 +36,9 @@ func settled(ctx context.Context) error {
 	if err := settle.Timers(timerSlack); err != nil {
 		slog.Warn("every timer wakes the process", "error", err)
 	}
-	var heap settle.Heap
-	look := time.NewTicker(heapLook)
+	heap := settle.Heap{Share: share}
+	heap.Look()
+	look := time.NewTicker(every)
 	defer look.Stop()
 	for {
 		select {

@@ -8,12 +8,16 @@ import (
 // Heap gives back what the heap keeps beyond what lives in it, while there is
 // nothing to do: Go collects when the heap has doubled, which takes an idle
 // process minutes, and keeps the pages for as long as it might need them again.
-// The zero value is ready. It is for one goroutine.
-type Heap struct{ allocated uint64 }
+// It is for one goroutine.
+type Heap struct {
+	// Share of what lives, one in so many, may be kept needlessly.
+	Share     uint64
+	allocated uint64
+}
 
 // Look is to be called from time to time, and tells whether it gave something
 // back. It does so if since the last call less was allocated than lives, and
-// what is kept needlessly is more than a third of that, and a megabyte.
+// what is kept needlessly is more than a Share of that, and a megabyte.
 func (h *Heap) Look() bool {
 	const live, objects, free, allocated = 0, 1, 2, 3
 	samples := []metrics.Sample{
@@ -27,7 +31,7 @@ func (h *Heap) Look() bool {
 	since := value(allocated) - h.allocated
 	h.allocated = value(allocated)
 	needless := value(objects) + value(free) - min(value(live), value(objects))
-	if since > value(live) || needless < max(value(live)/3, 1<<20) {
+	if since > value(live) || needless < max(value(live)/h.Share, 1<<20) {
 		return false
 	}
 	debug.FreeOSMemory()

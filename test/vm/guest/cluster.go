@@ -287,13 +287,14 @@ func fillDisk() (string, error) {
 	if err := apply(packrat); err != nil {
 		return "", err
 	}
-	refused := until(func() error {
-		said, err := kubectl("logs", "packrat")
-		if err == nil && !strings.Contains(said, "quota exceeded") {
-			err = fmt.Errorf("packrat said %q", said)
-		}
-		return err
-	})
-	message, err := evicted("packrat", "ephemeral-storage")
-	return message, errors.Join(refused, err)
+	if err := untilPhase("packrat", "Running"); err != nil {
+		return "", err
+	}
+	if said, err := kubectl("exec", "packrat", "--", "fallocate", "-l", "600M", "/big"); err == nil || !strings.Contains(err.Error(), "quota exceeded") {
+		return "", fmt.Errorf("600 MiB at once: %q, %w", said, err)
+	}
+	if _, err := kubectl("exec", "packrat", "--", "touch", "/disk/go"); err != nil {
+		return "", err
+	}
+	return evicted("packrat", "ephemeral-storage")
 }

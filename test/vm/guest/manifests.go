@@ -101,8 +101,7 @@ spec:
   volumes: [{name: mem, emptyDir: {medium: Memory}}]
 `
 
-// packrat tries to take more of the node's disk than there is, at once, and then
-// does so bit by bit.
+// packrat takes the node's disk bit by bit, once it is told to.
 const packrat = `
 apiVersion: v1
 kind: Pod
@@ -115,7 +114,7 @@ spec:
   - name: c
     image: ` + shellImage + `
     command: [sh, -c]
-    args: ["fallocate -l 600M /big; i=0; while :; do dd if=/dev/zero of=/disk/$i bs=1M count=16; i=$((i+1)); sleep 2; done"]
+    args: ["until [ -e /disk/go ]; do sleep 1; done; i=0; while :; do dd if=/dev/zero of=/disk/$i bs=1M count=16; i=$((i+1)); sleep 2; done"]
     volumeMounts: [{name: disk, mountPath: /disk}]
   volumes: [{name: disk, emptyDir: {}}]
 `
