@@ -118,3 +118,32 @@ func (c *Controller) driverOf(pv *corev1.PersistentVolume) string {
 	}
 	return c.driverName(plugin)
 }
+
+// boundVolume is a claim's, and who serves it.
+type boundVolume struct {
+	claim  *corev1.PersistentVolumeClaim
+	pv     *corev1.PersistentVolume
+	driver string
+	server csi.ControllerServer
+}
+
+// volumeOf is the volume of a claim that wants something of a driver of ours,
+// else nil.
+func (c *Controller) volumeOf(ctx context.Context, req ctrl.Request, wants func(*corev1.PersistentVolumeClaim) bool) (*boundVolume, error) {
+	v := &boundVolume{claim: &corev1.PersistentVolumeClaim{}, pv: &corev1.PersistentVolume{}}
+	if err := c.client.Get(ctx, req.NamespacedName, v.claim); err != nil {
+		return nil, client.IgnoreNotFound(err)
+	}
+	if !wants(v.claim) {
+		return nil, nil
+	}
+	if err := c.client.Get(ctx, client.ObjectKey{Name: v.claim.Spec.VolumeName}, v.pv); err != nil {
+		return nil, client.IgnoreNotFound(err)
+	}
+	v.driver = c.driverOf(v.pv)
+	var err error
+	if v.server, err = c.serves(ctx, v.driver); err != nil || v.server == nil {
+		return nil, err
+	}
+	return v, nil
+}

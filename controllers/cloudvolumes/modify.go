@@ -66,24 +66,12 @@ func wantsOtherAttributes(claim *corev1.PersistentVolumeClaim) bool {
 }
 
 func (c *Controller) reconcileAttributes(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
-	var claim corev1.PersistentVolumeClaim
-	if err := c.client.Get(ctx, req.NamespacedName, &claim); err != nil {
-		return reconcile.Result{}, client.IgnoreNotFound(err)
-	}
-	if !wantsOtherAttributes(&claim) {
-		return reconcile.Result{}, nil
-	}
-	var pv corev1.PersistentVolume
-	if err := c.client.Get(ctx, client.ObjectKey{Name: claim.Spec.VolumeName}, &pv); err != nil {
-		return reconcile.Result{}, client.IgnoreNotFound(err)
-	}
-	driver := c.driverOf(&pv)
-	server, err := c.serves(ctx, driver)
-	if err != nil || server == nil || c.specs[driver].Attributes == nil {
+	v, err := c.volumeOf(ctx, req, wantsOtherAttributes)
+	if err != nil || v == nil || c.specs[v.driver].Attributes == nil {
 		return reconcile.Result{}, err
 	}
-	if err := c.modify(ctx, server, driver, &claim, &pv); err != nil {
-		return reconcile.Result{}, fmt.Errorf("modify volume %s: %w", pv.Name, err)
+	if err := c.modify(ctx, v.server, v.driver, v.claim, v.pv); err != nil {
+		return reconcile.Result{}, fmt.Errorf("modify volume %s: %w", v.pv.Name, err)
 	}
 	return reconcile.Result{}, nil
 }

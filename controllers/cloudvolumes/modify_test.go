@@ -81,7 +81,7 @@ func isNotModified(t *testing.T, api *apitest.API, ns, name, class string, how c
 }
 
 func TestVolumeAttributesClasses(t *testing.T) {
-	api, _ := start(t)
+	api, volumes := start(t)
 	ns := api.Namespace(t)
 	class(t, api, "disks", ebs, nil)
 	class(t, api, "in-tree", "kubernetes.io/aws-ebs", nil)
@@ -134,4 +134,9 @@ func TestVolumeAttributesClasses(t *testing.T) {
 		}
 		return ""
 	})
+
+	if err := api.Client.CoreV1().PersistentVolumeClaims(ns).DeleteCollection(t.Context(), metav1.DeleteOptions{}, metav1.ListOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	noVolumes(t, api, volumes)
 }

@@ -67,6 +67,13 @@ func start(t *testing.T) (api *apitest.API, volumes func() []string) {
 			}
 		})
 	}
+	// After the controllers' end, for the next test.
+	t.Cleanup(func() {
+		err := api.Client.StorageV1().CSIDrivers().Delete(context.Background(), ebs, metav1.DeleteOptions{})
+		if err != nil && !apierrors.IsNotFound(err) {
+			t.Error(err)
+		}
+	})
 	apitest.RunWith(t, controllers.Config{CloudDrivers: map[string]csi.ControllerServer{ebs: driver}})
 	return api, func() []string {
 		found, err := filepath.Glob(filepath.Join(root, ebs, "volumes", "*"))
@@ -241,8 +248,14 @@ func TestLifeOfAVolume(t *testing.T) {
 		return ""
 	})
 	detach(t, api, "a")
+	noVolumes(t, api, volumes)
+}
+
+// noVolumes waits until the last one is gone.
+func noVolumes(t *testing.T, api *apitest.API, volumes func() []string) {
+	t.Helper()
 	apitest.Eventually(t, func() string {
-		list, err := api.Client.CoreV1().PersistentVolumes().List(ctx, metav1.ListOptions{})
+		list, err := api.Client.CoreV1().PersistentVolumes().List(t.Context(), metav1.ListOptions{})
 		if err != nil || len(list.Items) > 0 || len(volumes()) > 0 {
 			return fmt.Sprint(list, err, volumes())
 		}
@@ -257,17 +270,9 @@ func TestSomebodyElsesDriver(t *testing.T) {
 	api, volumes := start(t)
 	ns := api.Namespace(t)
 	drivers := api.Client.StorageV1().CSIDrivers()
-	if err := drivers.Delete(ctx, ebs, metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
-		t.Fatal(err)
-	}
 	if _, err := drivers.Create(ctx, &storagev1.CSIDriver{ObjectMeta: metav1.ObjectMeta{Name: ebs}}, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if err := drivers.Delete(context.Background(), ebs, metav1.DeleteOptions{}); err != nil {
-			t.Error(err)
-		}
-	})
 	class(t, api, "theirs", ebs, nil)
 	claim(t, api, ns, "theirs", "theirs", corev1.ReadWriteOnce)
 	apitest.Eventually(t, func() string {

@@ -46,24 +46,12 @@ func wantsMore(claim *corev1.PersistentVolumeClaim) bool {
 }
 
 func (c *Controller) reconcileSize(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
-	var claim corev1.PersistentVolumeClaim
-	if err := c.client.Get(ctx, req.NamespacedName, &claim); err != nil {
-		return reconcile.Result{}, client.IgnoreNotFound(err)
-	}
-	if !wantsMore(&claim) {
-		return reconcile.Result{}, nil
-	}
-	var pv corev1.PersistentVolume
-	if err := c.client.Get(ctx, client.ObjectKey{Name: claim.Spec.VolumeName}, &pv); err != nil {
-		return reconcile.Result{}, client.IgnoreNotFound(err)
-	}
-	driver := c.driverOf(&pv)
-	server, err := c.serves(ctx, driver)
-	if err != nil || server == nil {
+	v, err := c.volumeOf(ctx, req, wantsMore)
+	if err != nil || v == nil {
 		return reconcile.Result{}, err
 	}
-	if err := c.resize(ctx, server, driver, &claim, &pv); err != nil {
-		return reconcile.Result{}, fmt.Errorf("resize volume %s: %w", pv.Name, err)
+	if err := c.resize(ctx, v.server, v.driver, v.claim, v.pv); err != nil {
+		return reconcile.Result{}, fmt.Errorf("resize volume %s: %w", v.pv.Name, err)
 	}
 	return reconcile.Result{}, nil
 }

@@ -20,13 +20,6 @@ import (
 // TestSnapshots: a snapshot is made of a volume, and a volume of it.
 func TestSnapshots(t *testing.T) {
 	ctx := t.Context()
-	drivers := apitest.Server(t).Client.StorageV1().CSIDrivers()
-	// Once the controllers have stopped, which would make it again.
-	t.Cleanup(func() {
-		if err := drivers.Delete(context.Background(), ebs, metav1.DeleteOptions{}); err != nil {
-			t.Error(err)
-		}
-	})
 	api, volumes := start(t)
 	ns := api.Namespace(t)
 	class(t, api, "disks", ebs, nil)
