@@ -107,7 +107,6 @@ func (c *Controller) modify(ctx context.Context, server csi.ControllerServer, dr
 	if err := c.client.Patch(ctx, updated, client.MergeFrom(pv)); err != nil {
 		return err
 	}
-	claim = claim.DeepCopy()
 	claim.Status.CurrentVolumeAttributesClassName = &want
 	if err := c.setModifying(ctx, claim, nil); err != nil {
 		return err

@@ -248,37 +248,33 @@ func validateResources(r Resources, at *field.Path) field.ErrorList {
 			errs = append(errs, field.Invalid(at.Child("cpu"), r.CPU, "a node has whole cores, from 1 to 4096"))
 		}
 	}
-	if r.Memory != "" {
-		q, err := resource.ParseQuantity(r.Memory)
-		switch {
-		case err != nil:
-			errs = append(errs, field.Invalid(at.Child("memory"), r.Memory, "not a quantity; try "+tryMemory(r.Memory)))
-		case q.Cmp(resource.MustParse(minMemory)) < 0:
-			errs = append(errs, field.Invalid(at.Child("memory"), r.Memory, "a node needs at least "+minMemory))
-		case q.Cmp(resource.MustParse("1Ei")) >= 0:
-			errs = append(errs, field.Invalid(at.Child("memory"), r.Memory, "not below 1Ei"))
-		}
-	}
-	if r.EphemeralStorage != "" {
-		q, err := resource.ParseQuantity(r.EphemeralStorage)
-		at := at.Child("ephemeralStorage")
-		switch {
-		case err != nil:
-			errs = append(errs, field.Invalid(at, r.EphemeralStorage, "not a quantity; try "+tryMemory(r.EphemeralStorage)))
-		case q.Cmp(resource.MustParse(minStorage)) < 0:
-			errs = append(errs, field.Invalid(at, r.EphemeralStorage, "a node needs at least "+minStorage))
-		case q.Cmp(resource.MustParse("1Ei")) >= 0:
-			errs = append(errs, field.Invalid(at, r.EphemeralStorage, "not below 1Ei"))
-		}
-	}
+	errs = append(errs, validateBytes(r.Memory, minMemory, at.Child("memory"))...)
+	errs = append(errs, validateBytes(r.EphemeralStorage, minStorage, at.Child("ephemeralStorage"))...)
 	if r.Pods < 1 || r.Pods > maxPods {
 		errs = append(errs, field.Invalid(at.Child("pods"), r.Pods, validation.InclusiveRangeError(1, maxPods)))
 	}
 	return errs
 }
 
-// tryMemory proposes the number that was meant, with a unit that exists.
-func tryMemory(v string) string {
+// validateBytes says what keeps v, unless it is empty, from being at least least.
+func validateBytes(v, least string, at *field.Path) field.ErrorList {
+	if v == "" {
+		return nil
+	}
+	q, err := resource.ParseQuantity(v)
+	switch {
+	case err != nil:
+		return field.ErrorList{field.Invalid(at, v, "not a quantity; try "+tryBytes(v))}
+	case q.Cmp(resource.MustParse(least)) < 0:
+		return field.ErrorList{field.Invalid(at, v, "a node needs at least "+least)}
+	case q.Cmp(resource.MustParse("1Ei")) >= 0:
+		return field.ErrorList{field.Invalid(at, v, "not below 1Ei")}
+	}
+	return nil
+}
+
+// tryBytes proposes the number that was meant, with a unit that exists.
+func tryBytes(v string) string {
 	digits := strings.TrimRight(v, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ ")
 	if digits == "" || strings.Trim(digits, "0123456789") != "" {
 		return "4Gi"

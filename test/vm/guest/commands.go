@@ -54,6 +54,18 @@ func skiff(args ...string) (string, error) { return output("skiff", args...) }
 
 func kubectl(args ...string) (string, error) { return output("kubectl", args...) }
 
+// passes runs one test of a program of go test -c; to be skipped is not to pass.
+func passes(program, test string) error {
+	said, err := output(here+"/"+program, "-test.v", "-test.run", "^"+test+"$")
+	if err == nil && !strings.Contains(said, "--- PASS: "+test) {
+		err = errors.New("the test was not run")
+	}
+	if err != nil {
+		err = fmt.Errorf("%w: %s", err, said)
+	}
+	return err
+}
+
 func apply(manifest string) error {
 	_, err := outputOf(manifest, "kubectl", "apply", "-f", "-")
 	return err
