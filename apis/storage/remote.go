@@ -4,12 +4,14 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
-	"path"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/client/pkg/v3/transport"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/status"
 )
 
 // These are kube-apiserver's own values for its etcd clients.
@@ -18,6 +20,10 @@ const (
 	keepaliveTimeout = 10 * time.Second
 	dialTimeout      = 20 * time.Second
 )
+
+// firstAnswer is how long an etcd may take to answer at first. It is less than
+// the API server's own clients wait, whose error does not say for whom.
+const firstAnswer = dialTimeout * 3 / 4
 
 func (s *Storage) runRemote(ctx context.Context) error {
 	tlsConfig, err := s.tlsConfig()
@@ -40,10 +46,13 @@ func (s *Storage) runRemote(ctx context.Context) error {
 
 	// The first answer, so that a wrong URL or certificate is an error here
 	// and not a hanging API server.
-	probe, cancel := context.WithTimeout(ctx, dialTimeout)
+	probe, cancel := context.WithTimeout(ctx, firstAnswer)
 	defer cancel()
-	if _, err := client.Get(probe, path.Join("/", "registry", "health")); err != nil {
-		return fmt.Errorf("read from etcd %v: %w", s.cfg.Servers, err)
+	// The call beneath client.Get, which says of a connection that fails till
+	// the end only that time is over.
+	_, err = clientv3.RetryKVClient(client).Range(probe, &etcdserverpb.RangeRequest{Key: []byte("/registry/health")}, grpc.WaitForReady(true))
+	if err != nil {
+		return fmt.Errorf("read from etcd %v: %s", s.cfg.Servers, status.Convert(err).Message())
 	}
 	s.set(client, nil)
 	<-ctx.Done()
