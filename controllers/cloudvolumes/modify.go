@@ -70,19 +70,20 @@ func (c *Controller) reconcileAttributes(ctx context.Context, req reconcile.Requ
 	if err != nil || v == nil || c.specs[v.driver].Attributes == nil {
 		return reconcile.Result{}, err
 	}
-	if err := c.modify(ctx, v.server, v.driver, v.claim, v.pv); err != nil {
+	if err := c.modify(ctx, v); err != nil {
 		return reconcile.Result{}, fmt.Errorf("modify volume %s: %w", v.pv.Name, err)
 	}
 	return reconcile.Result{}, nil
 }
 
 // modify gives the volume the attributes, then the objects the class's name.
-func (c *Controller) modify(ctx context.Context, server csi.ControllerServer, driver string, claim *corev1.PersistentVolumeClaim, pv *corev1.PersistentVolume) error {
+func (c *Controller) modify(ctx context.Context, v *boundVolume) error {
+	claim, pv := v.claim, v.pv
 	want := ptr.Deref(claim.Spec.VolumeAttributesClassName, "")
 	if want == "" {
 		return c.setModifying(ctx, claim, claim.Status.ModifyVolumeStatus, slices.DeleteFunc(slices.Clone(claim.Status.Conditions), isModifying)...)
 	}
-	parameters, err := c.attributes(ctx, want, driver)
+	parameters, err := c.attributes(ctx, want, v.driver)
 	if apierrors.IsNotFound(err) {
 		c.cfg.Recorder.Eventf(claim, corev1.EventTypeWarning, reasonNotModify, "VAC %q does not exist.", want)
 		pending := &corev1.ModifyVolumeStatus{TargetVolumeAttributesClassName: want, Status: corev1.PersistentVolumeClaimModifyVolumePending}
@@ -97,7 +98,7 @@ func (c *Controller) modify(ctx context.Context, server csi.ControllerServer, dr
 		if err := c.setModifying(ctx, claim, target, modifying("Modifying volume to %q is in progress.", want)); err != nil {
 			return err
 		}
-		err = c.callModify(ctx, server, pv, parameters)
+		err = c.callModify(ctx, v.server, pv, parameters)
 	}
 	if err != nil {
 		return c.notModified(ctx, claim, target, err)

@@ -105,11 +105,15 @@ func tooEarly(claim *corev1.PersistentVolumeClaim, class *storagev1.StorageClass
 // else knows, who then makes the volume: a volume populator, see KEP-1495.
 func populated(claim *corev1.PersistentVolumeClaim) bool {
 	from := claim.Spec.DataSourceRef
-	if from == nil {
-		return false
-	}
-	group := ptr.Deref(from.APIGroup, "")
-	return !(group == "" && from.Kind == claimKind) && !(group == snapshotv1.GroupName && from.Kind == snapshotKind)
+	return from != nil && !isClaim(from) && !isSnapshot(from)
+}
+
+func isClaim(from *corev1.TypedObjectReference) bool {
+	return ptr.Deref(from.APIGroup, "") == "" && from.Kind == claimKind
+}
+
+func isSnapshot(from *corev1.TypedObjectReference) bool {
+	return ptr.Deref(from.APIGroup, "") == snapshotv1.GroupName && from.Kind == snapshotKind
 }
 
 // final tells whether asking again is of no use until the claim changes.
@@ -199,16 +203,16 @@ func (c *Controller) zonesFor(ctx context.Context, claim *corev1.PersistentVolum
 	return order, wait, nil
 }
 
-// contentSource is what a claim's volume begins as.
+// contentSource is what a claim's volume that nobody else populates begins as.
 func (c *Controller) contentSource(ctx context.Context, claim *corev1.PersistentVolumeClaim, driver string) (*csi.VolumeContentSource, error) {
-	from := claim.Spec.DataSource
+	from := claim.Spec.DataSourceRef // the API server has dataSource in here too
 	switch {
-	case from == nil && claim.Spec.DataSourceRef == nil:
+	case from == nil:
 		return nil, nil
-	case from != nil && ptr.Deref(from.APIGroup, "") == snapshotv1.GroupName && from.Kind == snapshotKind:
-		return c.snapshotSource(ctx, claim, driver)
-	case from == nil || ptr.Deref(from.APIGroup, "") != "" || from.Kind != claimKind:
-		return nil, status.Error(codes.InvalidArgument, "dataSource: only a PersistentVolumeClaim or a VolumeSnapshot of the same namespace is supported")
+	case ptr.Deref(from.Namespace, claim.Namespace) != claim.Namespace:
+		return nil, status.Error(codes.InvalidArgument, "dataSourceRef.namespace: only sources of the claim's own namespace are supported")
+	case isSnapshot(from):
+		return c.snapshotSource(ctx, claim, from.Name, driver)
 	}
 	var source corev1.PersistentVolumeClaim
 	if err := c.client.Get(ctx, client.ObjectKey{Namespace: claim.Namespace, Name: from.Name}, &source); err != nil {

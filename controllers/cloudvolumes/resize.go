@@ -50,14 +50,15 @@ func (c *Controller) reconcileSize(ctx context.Context, req reconcile.Request) (
 	if err != nil || v == nil {
 		return reconcile.Result{}, err
 	}
-	if err := c.resize(ctx, v.server, v.driver, v.claim, v.pv); err != nil {
+	if err := c.resize(ctx, v); err != nil {
 		return reconcile.Result{}, fmt.Errorf("resize volume %s: %w", v.pv.Name, err)
 	}
 	return reconcile.Result{}, nil
 }
 
 // resize grows the volume, then the objects, and leaves the rest to the node.
-func (c *Controller) resize(ctx context.Context, server csi.ControllerServer, driver string, claim *corev1.PersistentVolumeClaim, pv *corev1.PersistentVolume) error {
+func (c *Controller) resize(ctx context.Context, v *boundVolume) error {
+	claim, pv, driver := v.claim, v.pv, v.driver
 	volume, err := c.asCSI(ctx, pv)
 	if err != nil {
 		return err
@@ -68,7 +69,7 @@ func (c *Controller) resize(ctx context.Context, server csi.ControllerServer, dr
 	if err != nil {
 		return err
 	}
-	resp, err := server.ControllerExpandVolume(ctx, &csi.ControllerExpandVolumeRequest{
+	resp, err := v.server.ControllerExpandVolume(ctx, &csi.ControllerExpandVolumeRequest{
 		VolumeId: volume.Spec.CSI.VolumeHandle, CapacityRange: &csi.CapacityRange{RequiredBytes: want.Value()},
 	})
 	if err != nil {

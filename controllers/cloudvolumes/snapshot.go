@@ -19,10 +19,9 @@ const (
 	annModeChange = "snapshot.storage.kubernetes.io/allow-volume-mode-change"
 )
 
-// snapshotSource is the snapshot with which a claim's volume begins. Until it
-// is ready, asking again helps.
-func (c *Controller) snapshotSource(ctx context.Context, claim *corev1.PersistentVolumeClaim, driver string) (*csi.VolumeContentSource, error) {
-	name := claim.Spec.DataSource.Name
+// snapshotSource is the named snapshot, with which a claim's volume begins.
+// Until it is ready, asking again helps.
+func (c *Controller) snapshotSource(ctx context.Context, claim *corev1.PersistentVolumeClaim, name, driver string) (*csi.VolumeContentSource, error) {
 	snapshot, err := c.cfg.Snapshots.SnapshotV1().VolumeSnapshots(claim.Namespace).Get(ctx, name, metav1.GetOptions{})
 	if err != nil {
 		return nil, fmt.Errorf("dataSource: %w", err)
