@@ -15,8 +15,8 @@ const (
 	// timerSlack is below all that users wait for, and makes one wake-up of
 	// the many that a second has otherwise.
 	timerSlack = 5 * time.Millisecond
-	// Looks at the heap of an idle node give back two megabytes, for 70 ms of
-	// processor time; those at a control plane's twenty.
+	// Looks at the heap of an idle node give back two megabytes, for some 6 ms
+	// of processor time; those at a control plane's twenty.
 	nodeLook, nodeShare                 = 20 * time.Second, 8
 	controlPlaneLook, controlPlaneShare = 30 * time.Second, 3
 )
