@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -26,8 +27,10 @@ import (
 )
 
 // Trouble is a reason why the embedded member cannot serve what is in its
-// files.
+// files, or that an existing etcd does not answer.
 type Trouble struct {
+	// Servers of the existing etcd; there is no file then.
+	Servers []string
 	// File or directory that is to blame.
 	File string
 	// Damaged: what is in it is not what was written. Otherwise the file
@@ -37,6 +40,9 @@ type Trouble struct {
 }
 
 func (t *Trouble) Error() string {
+	if len(t.Servers) > 0 {
+		return fmt.Sprintf("etcd %s does not answer: %v", strings.Join(t.Servers, ", "), t.Err)
+	}
 	if t.Damaged {
 		return fmt.Sprintf("etcd's data is damaged: %s: %v", t.File, t.Err)
 	}

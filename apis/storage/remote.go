@@ -3,7 +3,9 @@ package storage
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -51,8 +53,12 @@ func (s *Storage) runRemote(ctx context.Context) error {
 	// The call beneath client.Get, which says of a connection that fails till
 	// the end only that time is over.
 	_, err = clientv3.RetryKVClient(client).Range(probe, &etcdserverpb.RangeRequest{Key: []byte("/registry/health")}, grpc.WaitForReady(true))
+	if ctx.Err() != nil {
+		return nil
+	}
 	if err != nil {
-		return fmt.Errorf("read from etcd %v: %s", s.cfg.Servers, status.Convert(err).Message())
+		reason := strings.TrimPrefix(status.Convert(err).Message(), "latest balancer error: ")
+		return &Trouble{Servers: s.cfg.Servers, Err: errors.New(reason)}
 	}
 	s.set(client, nil)
 	<-ctx.Done()

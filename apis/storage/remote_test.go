@@ -99,7 +99,7 @@ func TestAnEtcdThatRefusesUsIsAnError(t *testing.T) {
 	first := threeMembers(t, a).URLs()[0]
 	cert, key := pair(t, newAuthority(t), "client")
 	out := apiservertest.Try(t, "-etcd-servers", first, "-etcd-cafile", a.CA(), "-etcd-certfile", cert, "-etcd-keyfile", key)
-	if !strings.Contains(out, "read from etcd ["+first+"]: ") {
+	if !strings.Contains(out, "etcd "+first+" does not answer: ") {
 		t.Error(out)
 	}
 }

@@ -46,8 +46,9 @@ type Config struct {
 	// a data directory.
 	LeaveOthers bool
 	// OnTrouble is called when the embedded member cannot serve what is in its
-	// files, before Run returns or the process ends, which etcd does by
-	// itself. It may be called several times.
+	// files, or the existing etcd does not answer at first, before Run returns
+	// or the process ends, which etcd does by itself. It may be called several
+	// times.
 	OnTrouble func(*Trouble)
 
 	// CompactionInterval is how often old revisions are forgotten; a watch or
@@ -180,10 +181,11 @@ func (s *Storage) Run(ctx context.Context) (err error) {
 			err = nil
 		}
 	}()
+	run := s.runEmbedded
 	if !s.Embedded() {
-		return s.runRemote(ctx)
+		run = s.runRemote
 	}
-	err = s.runEmbedded(ctx)
+	err = run(ctx)
 	var trouble *Trouble
 	if errors.As(err, &trouble) {
 		s.tell(trouble)

@@ -13,10 +13,11 @@ import (
 	"github.com/skiff-k8s/skiff/hostnode/agent"
 )
 
-// tellTrouble leaves word for the host of what etcd cannot serve.
+// tellTrouble leaves word for the host of what etcd cannot serve, or that it
+// does not answer.
 func tellTrouble(t *storage.Trouble) {
-	tell(machinev1alpha1.TroubleFile, machinev1alpha1.Trouble{File: t.File, Damaged: t.Damaged, Cause: t.Err.Error()})
-	slog.Error("etcd cannot serve its data", "file", t.File, "damaged", t.Damaged, "error", t.Err)
+	tell(machinev1alpha1.TroubleFile, machinev1alpha1.Trouble{Servers: t.Servers, File: t.File, Damaged: t.Damaged, Cause: t.Err.Error()})
+	slog.Error("no etcd to serve from", "servers", t.Servers, "file", t.File, "damaged", t.Damaged, "error", t.Err)
 }
 
 // tellDamage leaves word for the host of what the kubelet does not start with,

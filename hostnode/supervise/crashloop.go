@@ -2,6 +2,7 @@ package supervise
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -81,6 +82,9 @@ func readCrashLoop(file string) (c CrashLoop, err error) {
 func (p Paths) crashed(rec *record, err error) error {
 	if refusal := (*Refusal)(nil); errors.As(err, &refusal) {
 		return err
+	}
+	if unanswered := p.unanswered(rec); unanswered != nil && !errors.Is(err, context.Canceled) {
+		return unanswered
 	}
 	for _, m := range p.describe(rec).Machines {
 		if m.Role == cluster.ControlPlaneRole && len(m.CrashLoops) > 0 {

@@ -110,9 +110,11 @@ func (p Paths) create(ctx context.Context, c *cluster.Cluster, from *origin, opt
 	for _, note := range from.changes(rec) {
 		progress(Event{Step: StepBuild, Done: true, Note: note})
 	}
-	err = p.bringUp(ctx, rec, sockets, opts.Within, progress)
+	answered, stop := while(ctx, rec, p.unanswered)
+	defer stop()
+	err = p.bringUp(answered, rec, sockets, opts.Within, progress)
 	if err == nil {
-		err = waitControlPlanes(ctx, rec)
+		err = waitControlPlanes(answered, rec)
 	}
 	if err != nil {
 		return nil, p.blame(err, c.Name)
@@ -273,7 +275,7 @@ func (p Paths) waitReady(ctx context.Context, rec *record, within time.Duration)
 	within = max(within, readyBound)
 	ctx, cancel := context.WithTimeoutCause(ctx, within, fmt.Errorf("the API server is not ready after %v", within))
 	defer cancel()
-	ctx, stop := p.whileServable(ctx, rec)
+	ctx, stop := while(ctx, rec, p.outvoted)
 	defer stop()
 	ca, err := os.ReadFile(filepath.Join(p.Cluster(rec.Cluster.Name), "pki", "ca.crt"))
 	if err != nil {

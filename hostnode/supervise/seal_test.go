@@ -1,6 +1,7 @@
 package supervise
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -152,6 +153,37 @@ func TestAStartOfAClusterInTroubleTriesAgain(t *testing.T) {
 	}
 	if info, err := Start(t.Context(), c.Name, StartOptions{}); err != nil || info.State != Running || info.Trouble != "" {
 		t.Errorf("have %+v, %v", info, err)
+	}
+}
+
+func TestAnEtcdThatDoesNotAnswerIsWaitedForAndThenNamed(t *testing.T) {
+	rec := replicatedRecord(t)
+	rec.Cluster.EtcdServers = []string{"https://192.0.2.7:2379", "https://192.0.2.8:2379"}
+	p := Paths{StateDir: t.TempDir(), RunDir: t.TempDir()}
+	late := errors.New("the API server is not ready after 2m0s")
+	if err := errors.Join(p.outvoted(rec), p.unanswered(rec)); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.crashed(rec, late); !errors.Is(err, late) {
+		t.Error(err)
+	}
+
+	for _, m := range rec.Machines {
+		if err := os.MkdirAll(filepath.Dir(p.troubleNote(rec.Cluster.Name, m.Name)), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := p.note(rec.Cluster.Name, trouble{machine: m.Name, servers: rec.Cluster.EtcdServers, cause: "connection refused"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := p.outvoted(rec); err != nil {
+		t.Errorf("not waited for: %v", err)
+	}
+	want := []string{"etcd https://192.0.2.7:2379, https://192.0.2.8:2379 does not answer: connection refused", "etcdTLS"}
+	wants(t, refusalOf(t, p.unanswered(rec)), want...)
+	wants(t, refusalOf(t, p.crashed(rec, late)), want...)
+	if err := p.crashed(rec, context.Canceled); !errors.Is(err, context.Canceled) {
+		t.Errorf("interrupted: %v", err)
 	}
 }
 

@@ -21,21 +21,31 @@ import (
 // trouble of a control-plane machine, in the host's words.
 type trouble struct {
 	machine string
-	// file on the host.
+	// servers of an existing etcd that do not answer, or the file on the host.
+	servers []string
 	file    string
 	damaged bool
 	cause   string
 }
 
 func (t trouble) Error() string {
+	if t.unanswered() {
+		return fmt.Sprintf("etcd %s does not answer: %s", strings.Join(t.servers, ", "), t.cause)
+	}
 	if t.damaged {
 		return fmt.Sprintf("etcd's data is damaged: %s: %s", t.file, t.cause)
 	}
 	return fmt.Sprintf("etcd cannot use %s: %s", t.file, t.cause)
 }
 
+// unanswered: it is of no file of the machine's, and may be over at any moment.
+func (t trouble) unanswered() bool { return len(t.servers) > 0 }
+
 // mend says what to do about it.
 func (p Paths) mend(name string, t trouble) string {
+	if t.unanswered() {
+		return "have it run and take connections from this host's machines, or put etcdServers and etcdTLS of the config right; a cluster that runs tries again by itself"
+	}
 	if !t.damaged {
 		return "make the file system of " + t.file + " writable, with room on it; a cluster that runs goes on by itself then, another by skiff start cluster --name " + name
 	}
@@ -76,7 +86,7 @@ func (p Paths) troubleOf(name, machineName string) (trouble, error) {
 	if err != nil {
 		return trouble{}, err
 	}
-	return trouble{machine: machineName, file: p.onHost(name, machineName, told.File), damaged: told.Damaged, cause: told.Cause}, nil
+	return trouble{machine: machineName, servers: told.Servers, file: p.onHost(name, machineName, told.File), damaged: told.Damaged, cause: told.Cause}, nil
 }
 
 // inRoot is the host's path of a file in the root of a machine that runs.
@@ -154,7 +164,7 @@ func (p Paths) note(name string, t trouble) error {
 // inMachine is a trouble in the machine's words.
 func (p Paths) inMachine(name string, t trouble) machine.Trouble {
 	file := strings.TrimPrefix(t.file, filepath.Join(p.Cluster(name), "machines", t.machine))
-	return machine.Trouble{File: file, Damaged: t.damaged, Cause: t.cause}
+	return machine.Trouble{Servers: t.servers, File: file, Damaged: t.damaged, Cause: t.cause}
 }
 
 // forget what an earlier start noted.
@@ -172,14 +182,15 @@ func (p Paths) forget(rec *record) error {
 // they are in other mount namespaces, from where no event comes.
 const troubleRetry = 50 * time.Millisecond
 
-// whileServable ends the context it returns when nobody will ever serve. A
-// client would not learn of that: its connection waits for who accepts it.
-func (p Paths) whileServable(ctx context.Context, rec *record) (context.Context, func()) {
+// while ends the context it returns when hopeless finds a reason why waiting is
+// of no use. A client would not learn of that: its connection waits for who
+// accepts it.
+func while(ctx context.Context, rec *record, hopeless func(*record) error) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	var watch sync.WaitGroup
 	watch.Go(func() {
 		for sleep(ctx, troubleRetry) == nil {
-			if err := p.outvoted(rec); err != nil {
+			if err := hopeless(rec); err != nil {
 				cancel(err)
 			}
 		}
@@ -193,8 +204,21 @@ func (p Paths) whileServable(ctx context.Context, rec *record) (context.Context,
 // outvoted is an error when so many control planes are in trouble that the
 // others are no majority: nobody will ever be ready.
 func (p Paths) outvoted(rec *record) error {
-	all := p.troubles(rec)
+	all := slices.DeleteFunc(p.troubles(rec), trouble.unanswered)
 	if p.majorityWithout(rec, all) {
+		return nil
+	}
+	return p.refuse(rec.Cluster.Name, all)
+}
+
+// unanswered is an error when the existing etcd does not answer. A new cluster's
+// never may; an older one's is waited for, which may be starting too.
+func (p Paths) unanswered(rec *record) error {
+	if len(rec.Cluster.EtcdServers) == 0 {
+		return nil
+	}
+	all := slices.DeleteFunc(p.troubles(rec), func(t trouble) bool { return !t.unanswered() })
+	if len(all) == 0 {
 		return nil
 	}
 	return p.refuse(rec.Cluster.Name, all)

@@ -107,6 +107,15 @@ spec:
 		Expect(keys(members)).To(BeNumerically(">", 100))
 	})
 
+	It("is named when nobody answers there, and nothing is left of the create", func() {
+		members, config := existingEtcd(1)
+		members.Stop()
+		_, r := create("e2etcdno", config)
+		Expect(r.code).NotTo(BeZero())
+		Expect(r.errOut).To(SatisfyAll(ContainSubstring("etcd "+members.URLs()[0]), ContainSubstring("does not answer: "), ContainSubstring("Mend: "), ContainSubstring("etcdServers")))
+		Expect("/var/lib/skiff/clusters/e2etcdno").NotTo(BeADirectory())
+	})
+
 	It("holds the state of several control planes, of which one may die, and a member, too", func() {
 		members, config := existingEtcd(3)
 		c, r := create("e2etcd3", config)

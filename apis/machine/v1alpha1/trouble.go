@@ -11,10 +11,14 @@ const TroubleFile = RunDir + "/trouble.json"
 // start, for as long as it does not.
 const KubeletTroubleFile = RunDir + "/kubelet-trouble.json"
 
-// Trouble of a control plane or a kubelet with its files.
+// Trouble of a control plane or a kubelet with its files, or of a control plane
+// with the existing etcd that it is to use.
 type Trouble struct {
+	// Servers are the URLs of an etcd that does not answer; there is no File
+	// then.
+	Servers []string `json:"servers,omitempty"`
 	// File is a path in the machine.
-	File string `json:"file"`
+	File string `json:"file,omitempty"`
 	// Damaged: what is in it is not what was written.
 	Damaged bool      `json:"damaged,omitempty"`
 	Cause   string    `json:"cause"`
