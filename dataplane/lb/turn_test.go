@@ -26,7 +26,7 @@ func TestTheSwitchIsWrittenByOneLoaderAtATime(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-	case <-time.After(5 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("the next one does not get it")
 	}
 	third.end()

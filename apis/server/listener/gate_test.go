@@ -7,6 +7,9 @@ import (
 	"time"
 )
 
+// patient is how long is waited for what must come, which takes a moment.
+const patient = time.Minute
+
 // accepting hands out what a listener accepts.
 func accepting(t *testing.T, l net.Listener) <-chan net.Conn {
 	t.Helper()
@@ -47,7 +50,7 @@ func connect(t *testing.T, l net.Listener) net.Conn {
 
 // ends says that the other side ends the connection.
 func ends(c net.Conn) bool {
-	_ = c.SetReadDeadline(time.Now().Add(2 * time.Second))
+	_ = c.SetReadDeadline(time.Now().Add(patient))
 	_, err := c.Read(make([]byte, 1))
 	ne, ok := err.(net.Error)
 	return err == io.EOF || !ok || !ne.Timeout()
@@ -75,7 +78,7 @@ func TestBehindAShutGateSharedConnectionsWaitForSomebodyElse(t *testing.T) {
 	theirs := accepting(t, other)
 	select {
 	case <-theirs:
-	case <-time.After(2 * time.Second):
+	case <-time.After(patient):
 		t.Fatal("nobody else gets it")
 	}
 	other.Close()
@@ -84,7 +87,7 @@ func TestBehindAShutGateSharedConnectionsWaitForSomebodyElse(t *testing.T) {
 	c := connect(t, l)
 	select {
 	case <-ours:
-	case <-time.After(2 * time.Second):
+	case <-time.After(patient):
 		t.Fatal("not accepted through an open gate")
 	}
 	g.Shut()
@@ -100,7 +103,7 @@ func TestBehindAShutGateSharedConnectionsWaitForSomebodyElse(t *testing.T) {
 	g.Open()
 	select {
 	case <-ours:
-	case <-time.After(2 * time.Second):
+	case <-time.After(patient):
 		t.Fatal("who waited is forgotten")
 	}
 	if err := late.SetDeadline(time.Now()); err != nil {
@@ -122,7 +125,7 @@ func TestBehindAShutGateOwnConnectionsAreRefused(t *testing.T) {
 	c := connect(t, l)
 	select {
 	case <-ours:
-	case <-time.After(2 * time.Second):
+	case <-time.After(patient):
 		t.Fatal("not accepted through an open gate")
 	}
 	g.Shut()

@@ -14,12 +14,12 @@ func TestServesOnAfterItIsToldToStop(t *testing.T) {
 		t.Fatal(err)
 	}
 	ctx, stop := context.WithCancel(t.Context())
-	slow := make(chan struct{})
+	slow, began := make(chan struct{}), make(chan struct{})
 	mux := http.NewServeMux()
 	mux.HandleFunc("/", func(http.ResponseWriter, *http.Request) {})
-	mux.HandleFunc("/slow", func(http.ResponseWriter, *http.Request) { <-slow })
+	mux.HandleFunc("/slow", func(http.ResponseWriter, *http.Request) { close(began); <-slow })
 	done := make(chan error, 1)
-	go func() { done <- serve(ctx, l, mux, 200*time.Millisecond) }()
+	go func() { done <- serve(ctx, l, mux, 2*time.Second) }()
 
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 	get := func(path string) error {
@@ -35,13 +35,16 @@ func TestServesOnAfterItIsToldToStop(t *testing.T) {
 	}
 	finished := make(chan error, 1)
 	go func() { finished <- get("/slow") }()
+	<-began
+	for end := time.Now().Add(time.Minute); get("/") == nil; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("it takes connections after its farewell")
+		}
+	}
 	select {
 	case err := <-done:
 		t.Fatalf("it ended with a request in hand: %v", err)
-	case <-time.After(400 * time.Millisecond):
-	}
-	if err := get("/"); err == nil {
-		t.Error("it takes connections after its farewell")
+	default:
 	}
 	close(slow)
 	if err := <-finished; err != nil {
