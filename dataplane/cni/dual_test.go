@@ -155,7 +155,7 @@ func TestPodCannotForgeItsIPv6Address(t *testing.T) {
 		send(forged)
 		send(own)
 		buf := make([]byte, 64)
-		must(t, listener.SetReadDeadline(time.Now().Add(2*time.Second)))
+		must(t, listener.SetReadDeadline(time.Now().Add(time.Minute)))
 		for {
 			size, _, err := listener.ReadFrom(buf)
 			must(t, err)
@@ -219,7 +219,7 @@ func TestPodPacketsOfFullSizePass(t *testing.T) {
 					_, err = c.Write(make([]byte, 1500-headers))
 					return err
 				}))
-				must(t, listener.SetReadDeadline(time.Now().Add(2*time.Second)))
+				must(t, listener.SetReadDeadline(time.Now().Add(time.Minute)))
 				if size, _, err := listener.ReadFrom(make([]byte, 2000)); err != nil || size != 1500-headers {
 					t.Errorf("%s: received %d, %v", ip, size, err)
 				}

@@ -47,7 +47,7 @@ func setConfigMap(t *testing.T, api *apitest.Server, data map[string]string) {
 func awaitEvent(t *testing.T, api *apitest.Server, reason, words string) {
 	t.Helper()
 	var seen []string
-	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
 		events, err := api.Client.CoreV1().Events("kube-system").List(t.Context(), metav1.ListOptions{FieldSelector: "involvedObject.name=coredns"})
 		if err != nil {
 			t.Fatal(err)
@@ -286,7 +286,7 @@ func TestMetrics(t *testing.T) {
 	t.Run("health and ready where they are told to", func(t *testing.T) {
 		setConfigMap(t, api, corefile(" health 172.30.0.10:8080 {\n lameduck 60s\n }\n ready 172.30.0.10:8181\n"))
 		for _, url := range []string{"http://172.30.0.10:8080/health", "http://172.30.0.10:8181/ready"} {
-			deadline := time.Now().Add(5 * time.Second)
+			deadline := time.Now().Add(time.Minute)
 			for {
 				code, text, err := get(url)
 				if err == nil && code == http.StatusOK {
@@ -324,7 +324,7 @@ func scrape(t *testing.T, address string) string {
 func eventuallyServes(t *testing.T, address string) {
 	t.Helper()
 	var last error
-	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 		code, _, err := get("http://" + address + "/metrics")
 		if err == nil && code == http.StatusOK {
 			return

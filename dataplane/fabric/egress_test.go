@@ -94,7 +94,7 @@ func TestFabricRunFollowsTheHostsForwarding(t *testing.T) {
 	eventually := func(what string, ok func(error) bool) {
 		t.Helper()
 		var err error
-		for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+		for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 			if _, _, err = fabrictest.Ask(worker, "tcp", outside, time.Second); ok(err) {
 				return
 			}

@@ -138,7 +138,7 @@ func TestTakeFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	got.Close()
-	_ = r.SetReadDeadline(time.Now().Add(5 * time.Second))
+	_ = r.SetReadDeadline(time.Now().Add(time.Minute))
 	buf := make([]byte, 16)
 	if n, err := r.Read(buf); err != nil || string(buf[:n]) != "through" {
 		t.Errorf("read %q, %v", buf[:n], err)

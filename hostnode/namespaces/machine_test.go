@@ -162,9 +162,9 @@ func (s *stand) log(service string) string {
 
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); !ok(); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("after 10 s: not yet: %s", what)
+			t.Fatalf("not even after a minute: %s", what)
 		}
 	}
 }

@@ -342,7 +342,7 @@ func must(tb testing.TB, err error) {
 // eventually waits for something that another process does.
 func eventually(tb testing.TB, what string, check func() error) {
 	tb.Helper()
-	within(tb, 10*time.Second, what, check)
+	within(tb, time.Minute, what, check)
 }
 
 func within(tb testing.TB, limit time.Duration, what string, check func() error) {

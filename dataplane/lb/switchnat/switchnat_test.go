@@ -365,7 +365,7 @@ func checkFlowsOfOneSourcePortLiveSideBySide(t *testing.T, f *fabric) {
 	})
 	for i, c := range conns {
 		defer c.Close()
-		if err := c.SetDeadline(time.Now().Add(2 * time.Second)); err != nil {
+		if err := c.SetDeadline(time.Now().Add(time.Minute)); err != nil {
 			t.Fatal(err)
 		}
 		fmt.Fprintf(c, "flow-%d\n", i)
@@ -395,7 +395,7 @@ func checkReusedPortsAndEndedFlowsLeaveNothing(t *testing.T, f *fabric) {
 				return nil
 			}
 			defer c.Close()
-			if err := c.SetDeadline(time.Now().Add(2 * time.Second)); err != nil {
+			if err := c.SetDeadline(time.Now().Add(time.Minute)); err != nil {
 				return err
 			}
 			if i%2 == 0 { // RST
@@ -419,7 +419,7 @@ func checkReusedPortsAndEndedFlowsLeaveNothing(t *testing.T, f *fabric) {
 		})
 	}
 	// The last ACK is on its way.
-	deadline := time.Now().Add(2 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for {
 		flows, replies := f.count(natMapNatFlows), f.count(natMapNatReplies)
 		if flows == 0 && replies == 0 {
@@ -450,7 +450,7 @@ func checkASecondLoadKeepsConnections(t *testing.T, f *fabric) {
 		t.Fatal(err)
 	}
 	t.Logf("load: %s", time.Since(start))
-	if err := c.SetDeadline(time.Now().Add(2 * time.Second)); err != nil {
+	if err := c.SetDeadline(time.Now().Add(time.Minute)); err != nil {
 		t.Fatal(err)
 	}
 	fmt.Fprintln(c, "still-here")
