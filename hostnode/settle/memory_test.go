@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Only the program's own pages are looked at: the race detector's memory, if
-// it is on, is many times theirs and stays.
+// Only the pages of the program's file are looked at: those that it has written
+// stay, and so does the race detector's memory, many times as much.
 func TestMemoryGivesPagesBack(t *testing.T) {
 	self, err := os.Readlink("/proc/self/exe")
 	if err != nil {
@@ -32,7 +32,7 @@ func TestMemoryGivesPagesBack(t *testing.T) {
 				}
 				total += kb
 			} else if strings.Contains(line, "-") && strings.Contains(line, " r") {
-				own = strings.HasSuffix(strings.TrimSpace(line), self)
+				own = strings.HasSuffix(strings.TrimSpace(line), self) && !strings.Contains(line, " rw")
 			}
 		}
 		return total
@@ -45,7 +45,7 @@ func TestMemoryGivesPagesBack(t *testing.T) {
 	after := resident()
 	t.Logf("resident pages of %s: %d kB, then %d kB", self, before, after)
 	// What this test itself runs is mapped again by then.
-	if before == 0 || after > before*9/10 {
+	if before == 0 || after > before*3/4 {
 		t.Errorf("resident pages: %d kB, then %d kB", before, after)
 	}
 }
